@@ -1,0 +1,205 @@
+package adm
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// Version is the version of the protocol that this package speaks.
+const Version = 1
+
+// Bounds of one line in bytes, newline included.
+const (
+	// MaxRequest is ample for a name and a few options.
+	MaxRequest = 16 << 10
+	// MaxResponse holds the status of some thousand volumes.
+	MaxResponse = 16 << 20
+)
+
+// maxName bounds resource, node and command names, in bytes; drbd.conf words
+// have at most 128.
+const maxName = 255
+
+// Command is what a Request asks for.
+type Command string
+
+// The commands. All but the first four name a resource.
+const (
+	CmdHello            Command = "hello"  // -> Hello
+	CmdStatus           Command = "status" // of one resource or all -> Status
+	CmdEvents           Command = "events" // of one resource or all; turns the connection into a stream of Event
+	CmdReload           Command = "reload" // read all configuration files again
+	CmdUp               Command = "up"
+	CmdDown             Command = "down"
+	CmdAdjust           Command = "adjust"
+	CmdAttach           Command = "attach" // one volume or all
+	CmdDetach           Command = "detach" // one volume or all; Force
+	CmdConnect          Command = "connect"
+	CmdDisconnect       Command = "disconnect"
+	CmdPrimary          Command = "primary"
+	CmdSecondary        Command = "secondary"
+	CmdInvalidate       Command = "invalidate"        // one volume or all
+	CmdInvalidateRemote Command = "invalidate-remote" // one volume or all
+	CmdOutdate          Command = "outdate"
+)
+
+// NeedsResource reports whether a request with c must name a resource, and
+// whether c is a command of this version at all.
+func (c Command) NeedsResource() (needs, known bool) {
+	switch c {
+	case CmdHello, CmdStatus, CmdEvents, CmdReload:
+		return false, true
+	case CmdUp, CmdDown, CmdAdjust, CmdAttach, CmdDetach, CmdConnect, CmdDisconnect, CmdPrimary,
+		CmdSecondary, CmdInvalidate, CmdInvalidateRemote, CmdOutdate:
+		return true, true
+	}
+	return false, false
+}
+
+// A Request is one line from the client.
+type Request struct {
+	V        int     `json:"v"`
+	ID       uint64  `json:"id"` // chosen by the client, comes back in the response
+	Cmd      Command `json:"cmd"`
+	Resource string  `json:"resource,omitempty"`
+	Volume   *int    `json:"volume,omitempty"` // nil: all volumes of the resource
+	Args     Args    `json:"args,omitzero"`
+}
+
+// Args are the options of all commands; each command's zero value is the
+// plain form.
+type Args struct {
+	Force         bool `json:"force,omitempty"`           // detach, disconnect, primary
+	DiscardMyData bool `json:"discard_my_data,omitempty"` // connect
+	Tentative     bool `json:"tentative,omitempty"`       // connect: only show what would happen
+}
+
+// Validate reports the first thing wrong with r, as a *ProtocolError.
+func (r *Request) Validate() error {
+	if r.V != Version {
+		return &ProtocolError{What: fmt.Sprintf("version %d of the control protocol, this side speaks %d", r.V, Version)}
+	}
+	needs, known := r.Cmd.NeedsResource()
+	switch {
+	case !known:
+		return &ProtocolError{What: fmt.Sprintf("unknown command %q", clip(string(r.Cmd)))}
+	case needs && r.Resource == "":
+		return &ProtocolError{What: fmt.Sprintf("command %q without a resource", r.Cmd)}
+	case len(r.Resource) > maxName || strings.ContainsAny(r.Resource, "\x00\n"):
+		return &ProtocolError{What: fmt.Sprintf("resource name %q", clip(r.Resource))}
+	case r.Volume != nil && (*r.Volume < 0 || *r.Volume > 65535):
+		return &ProtocolError{What: fmt.Sprintf("volume %d is not within 0..65535", *r.Volume)}
+	}
+	return nil
+}
+
+// A Response answers the Request with the same ID.
+type Response struct {
+	V      int             `json:"v"`
+	ID     uint64          `json:"id"`
+	OK     bool            `json:"ok"`
+	Code   int             `json:"code"`             // exit status for the client: 0, 5, 10, 11, 16, 17 or 20 (drbdsetup's)
+	Number int             `json:"number,omitempty"` // DRBD's own: -1...-20 state change, 100...170 request
+	Error  string          `json:"error,omitempty"`
+	Advice string          `json:"advice,omitempty"` // one line: what to do next
+	Data   json.RawMessage `json:"data,omitempty"`
+}
+
+// Err is the failure that r reports, an *Error, or nil.
+func (r *Response) Err() error {
+	if r.OK {
+		return nil
+	}
+	code := r.Code
+	if code == 0 {
+		code = ExitEnvironment // a refusal must never look like success
+	}
+	return &Error{Exit: code, Number: r.Number, Text: r.Error, Advice: r.Advice}
+}
+
+// Exit statuses of drbdsetup, and of drbdadm that ran it.
+const (
+	ExitOK           = 0
+	ExitUsage        = 1
+	ExitLowerState   = 5  // state lower than Outdated; a wait ran into its timeout
+	ExitRefused      = 10 // request refused; configuration invalid
+	ExitStateChange  = 11 // state change refused, all but the next two
+	ExitNoLocalDisk  = 16 // (-4)
+	ExitNeedUpToDate = 17 // (-2)
+	ExitEnvironment  = 20 // daemon absent, bad answer
+	ExitFilesystem   = 40 // create-md would destroy a file system
+)
+
+// An Error is a refusal with everything that the user is to see of it.
+type Error struct {
+	Exit   int    // exit status for the client, never 0
+	Number int    // DRBD's number, 0 if there is none
+	Text   string // "r0: State change failed: (-2) Need access to UpToDate data"
+	Advice string // one line, may be empty
+}
+
+func (e *Error) Error() string { return e.Text }
+
+// StateExit is the exit status for a refused state change with DRBD's number
+// (drbd-utils, drbdsetup: exit codes of state changes).
+func StateExit(number int) int {
+	switch number {
+	case -2:
+		return ExitNeedUpToDate
+	case -4:
+		return ExitNoLocalDisk
+	case -16:
+		return ExitLowerState
+	}
+	return ExitStateChange
+}
+
+// Hello describes the daemon.
+type Hello struct {
+	Version     string   `json:"version"`
+	Protocol    int      `json:"protocol"`
+	PID         int      `json:"pid"`
+	Node        string   `json:"node"`
+	BootID      string   `json:"boot_id"`
+	ConfigFiles []string `json:"config_files"` // the resource files in use
+	NBDListen   []string `json:"nbd_listen"`   // unix:PATH or ADDRESS:PORT
+}
+
+// Kinds of Event.
+const (
+	EventStatus = "status" // Resource holds the new status
+	EventGone   = "gone"   // the resource called Name is no longer configured
+	EventReady  = "ready"  // the initial dump is complete
+)
+
+// An Event is one line of an event stream.
+type Event struct {
+	V        int       `json:"v"`
+	Kind     string    `json:"event"`
+	Name     string    `json:"name,omitempty"`
+	Resource *Resource `json:"resource,omitempty"`
+}
+
+// A ProtocolError is a line that isn't one of this protocol.
+type ProtocolError struct {
+	What string
+	Err  error // cause, may be nil
+}
+
+func (e *ProtocolError) Error() string {
+	if e.Err == nil {
+		return "control protocol: " + e.What
+	}
+	return fmt.Sprintf("control protocol: %s: %v", e.What, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *ProtocolError) Unwrap() error { return e.Err }
+
+func clip(s string) string {
+	if len(s) > 40 {
+		return s[:40] + "..."
+	}
+	return s
+}

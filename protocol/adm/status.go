@@ -1,0 +1,84 @@
+package adm
+
+import "time"
+
+// Status is the answer to CmdStatus. Its JSON names are stable.
+type Status struct {
+	Node      string     `json:"node"`
+	Resources []Resource `json:"resources"` // sorted by name
+}
+
+// Whether a resource runs.
+const (
+	StateUp     = "up"
+	StateDown   = "down"   // taken down, or not brought up yet
+	StateFailed = "failed" // could not be brought up; Reason says why
+)
+
+// Resource is the status of one resource on this node. State words are
+// DRBD 8.4's ("WFConnection", "UpToDate", ...); they are empty unless State
+// is StateUp.
+type Resource struct {
+	Name          string     `json:"name"`
+	State         string     `json:"state"`
+	Reason        string     `json:"reason,omitempty"` // why it isn't up
+	Advice        string     `json:"advice,omitempty"` // what to do about Reason or LastError
+	Node          string     `json:"node"`
+	Peer          string     `json:"peer"`
+	Role          string     `json:"role,omitempty"`
+	PeerRole      string     `json:"peer_role,omitempty"`
+	Connection    string     `json:"connection,omitempty"`
+	Protocol      string     `json:"protocol,omitempty"`  // "A", "B" or "C"
+	Suspended     []string   `json:"suspended,omitempty"` // user, no-data, fencing
+	SplitBrain    string     `json:"split_brain,omitempty"`
+	LastError     string     `json:"last_error,omitempty"`
+	PeerLostSince *time.Time `json:"peer_lost_since,omitempty"`
+	Address       string     `json:"address,omitempty"`      // this node's, ADDRESS:PORT
+	PeerAddress   string     `json:"peer_address,omitempty"` // the peer's
+	Volumes       []Volume   `json:"volumes,omitempty"`      // sorted by number
+}
+
+// Volume is the status of one volume.
+type Volume struct {
+	Volume         int       `json:"volume"`
+	Minor          int       `json:"minor"`
+	Device         string    `json:"device"`                   // /dev/drbdN
+	BlockDevice    string    `json:"block_device,omitempty"`   // what attach-device made of it
+	BackingDisk    string    `json:"backing_disk,omitempty"`   // empty: diskless by configuration
+	Export         string    `json:"export,omitempty"`         // NBD export name
+	Replication    string    `json:"replication,omitempty"`    // 8.4's cstate of this volume
+	Disk           string    `json:"disk,omitempty"`           //
+	PeerDisk       string    `json:"peer_disk,omitempty"`      //
+	SizeBytes      uint64    `json:"size_bytes"`               //
+	OutOfSyncBytes uint64    `json:"out_of_sync_bytes"`        //
+	Resync         *Resync   `json:"resync,omitempty"`         // while one runs
+	OpenCount      int       `json:"open_count"`               // clients that hold it open
+	DiskError      string    `json:"disk_error,omitempty"`     // why the disk was detached
+	UUIDs          [4]string `json:"uuids"`                    // current, bitmap, history; 16 hex digits each
+	Flags          uint32    `json:"flags"`                    // metadata flags (v08 superblock)
+	ReadBytes      uint64    `json:"read_bytes"`               // from the local disk
+	WrittenBytes   uint64    `json:"written_bytes"`            // to the local disk
+	SentBytes      uint64    `json:"sent_bytes"`               // to the peer
+	ReceivedBytes  uint64    `json:"received_bytes"`           // from the peer
+	ALWrites       uint64    `json:"activity_log_writes"`      //
+	BitmapWrites   uint64    `json:"bitmap_writes"`            //
+	AttachProblem  string    `json:"attach_problem,omitempty"` // why there is no BlockDevice
+}
+
+// Resync is the progress of a resync.
+type Resync struct {
+	Source          bool   `json:"source"` // this node's data goes to the peer
+	Paused          bool   `json:"paused"`
+	TotalBytes      uint64 `json:"total_bytes"`
+	LeftBytes       uint64 `json:"left_bytes"`
+	RateBytesPerSec uint64 `json:"rate_bytes_per_second"`
+	ETASeconds      int64  `json:"eta_seconds"` // negative: unknown
+}
+
+// Done is the finished part in percent, 0 to 100.
+func (r *Resync) Done() float64 {
+	if r.TotalBytes == 0 || r.LeftBytes > r.TotalBytes {
+		return 0
+	}
+	return 100 * float64(r.TotalBytes-r.LeftBytes) / float64(r.TotalBytes)
+}
