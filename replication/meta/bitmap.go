@@ -1,0 +1,403 @@
+package meta
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+)
+
+// Units of the bitmap. Source: drbd84-protocol 6.1 and 8.7; DRBD 8.4
+// drbd_int.h, BM_BLOCK_SIZE and BM_PAGE_*.
+const (
+	sectorsPerBit = bytesPerBit / sectorSize
+	bitsPerWord   = 64
+	bitsPerPage   = BlockSize * 8
+	wordsPerPage  = bitsPerPage / bitsPerWord
+)
+
+// A Bit numbers one 4 KiB block of the device.
+type Bit uint64
+
+// Sector is the first sector of the block.
+func (b Bit) Sector() drbd.Sector { return drbd.Sector(b) * sectorsPerBit }
+
+// BitOf is the block that holds sector s.
+func BitOf(s drbd.Sector) Bit { return Bit(s / sectorsPerBit) }
+
+// BitsOutward returns the first and last bit of all blocks that [s, s+size)
+// touches: what has to be set. size is in bytes, > 0.
+func BitsOutward(s drbd.Sector, size uint32) (first, last uint64) {
+	if size == 0 {
+		panic(fmt.Sprintf("meta: BitsOutward(%d, 0)", s))
+	}
+	end := uint64(s) + (uint64(size)+sectorSize-1)/sectorSize
+	return uint64(s) / sectorsPerBit, (end - 1) / sectorsPerBit
+}
+
+// The state of one page, which is one 4 KiB block of the bitmap on disk.
+type page struct {
+	weight uint16 // set bits, 0..32768
+	flags  pageFlags
+}
+
+type pageFlags uint8
+
+const (
+	pageSets        pageFlags = 1 << iota // bits set since the page was encoded
+	pageClears                            // bits cleared since
+	pageSetsEnc                           // encoded, not yet marked clean: sets
+	pageClearsEnc                         // encoded, not yet marked clean: clears
+	pageAnySets     = pageSets | pageSetsEnc
+	pageAnyClears   = pageClears | pageClearsEnc
+	pageFlagsNew    = pageSets | pageClears
+	pageEncodeShift = 2
+)
+
+// A Bitmap is the quick-sync bitmap in memory: bit n stands for the 4 KiB
+// block n of the device and is 1 if that block may differ from the peer's.
+// It knows which of its pages differ from the disk, and how: a page with sets
+// is a promise still to be kept, a page with clears may be written only once
+// the data of those blocks is on stable storage.
+//
+// It is used under the resource's lock. Ranges are inclusive and must lie
+// within the device, or the method panics. It satisfies drbd.BitSource and
+// drbd.BitSink. Memory: 32 KiB per GiB of the device and 4 bytes per page.
+type Bitmap struct {
+	size   drbd.Sector
+	bits   uint64
+	weight uint64
+	words  []uint64 // whole pages
+	pages  []page
+	dirty  int // pages with flags
+}
+
+// NewBitmap returns a bitmap for a device of size sectors, all clear, all
+// pages counting as equal to the disk.
+func NewBitmap(size drbd.Sector) *Bitmap {
+	b := &Bitmap{}
+	b.allocate(size)
+	return b
+}
+
+func (b *Bitmap) allocate(size drbd.Sector) {
+	b.size = size
+	b.bits = (uint64(size) + sectorsPerBit - 1) / sectorsPerBit
+	n := (b.bits + bitsPerPage - 1) / bitsPerPage
+	b.words = make([]uint64, n*wordsPerPage)
+	b.pages = make([]page, n)
+	b.weight, b.dirty = 0, 0
+}
+
+// Size is the device's size in sectors.
+func (b *Bitmap) Size() drbd.Sector { return b.size }
+
+// Bits is the number of bits.
+func (b *Bitmap) Bits() uint64 { return b.bits }
+
+// Weight is the number of set bits; it is kept up to date, not counted.
+func (b *Bitmap) Weight() uint64 { return b.weight }
+
+// BitsInward returns the first and last bit of all blocks that lie wholly in
+// [s, s+size): what may be cleared. The last, partial block of the device
+// counts as whole. size is in bytes; ok is false if there is no such block.
+func (b *Bitmap) BitsInward(s drbd.Sector, size uint32) (first, last uint64, ok bool) {
+	end := uint64(s) + uint64(size)/sectorSize
+	first = (uint64(s) + sectorsPerBit - 1) / sectorsPerBit
+	stop := end / sectorsPerBit
+	if end >= uint64(b.size) {
+		stop = b.bits
+	}
+	if first >= stop {
+		return 0, 0, false
+	}
+	return first, stop - 1, true
+}
+
+func (b *Bitmap) mustContain(op string, first, last uint64) {
+	if first > last || last >= b.bits {
+		panic(fmt.Sprintf("meta: Bitmap.%s(%d, %d) of %d bits", op, first, last, b.bits))
+	}
+}
+
+// wordMask covers the bits of word w that are within [first, last].
+func wordMask(w, first, last uint64) uint64 {
+	m := ^uint64(0)
+	if base := w * bitsPerWord; first > base {
+		m <<= first - base
+	}
+	if end := w*bitsPerWord + bitsPerWord - 1; last < end {
+		m &= ^uint64(0) >> (end - last)
+	}
+	return m
+}
+
+func (b *Bitmap) mark(p uint64, f pageFlags) {
+	if b.pages[p].flags == 0 {
+		b.dirty++
+	}
+	b.pages[p].flags |= f
+}
+
+// Set sets the bits first to last and returns how many were clear.
+func (b *Bitmap) Set(first, last uint64) (changed uint64) {
+	b.mustContain("Set", first, last)
+	for w := first / bitsPerWord; w <= last/bitsPerWord; w++ {
+		changed += b.orWord(w, wordMask(w, first, last))
+	}
+	return changed
+}
+
+func (b *Bitmap) orWord(w, mask uint64) (changed uint64) {
+	add := mask &^ b.words[w]
+	if add == 0 {
+		return 0
+	}
+	b.words[w] |= add
+	n := bits.OnesCount64(add)
+	p := w / wordsPerPage
+	b.pages[p].weight += uint16(n)
+	b.weight += uint64(n)
+	b.mark(p, pageSets)
+	return uint64(n)
+}
+
+// Clear clears the bits first to last and returns how many were set.
+func (b *Bitmap) Clear(first, last uint64) (changed uint64) {
+	b.mustContain("Clear", first, last)
+	for w := first / bitsPerWord; w <= last/bitsPerWord; w++ {
+		gone := wordMask(w, first, last) & b.words[w]
+		if gone == 0 {
+			continue
+		}
+		b.words[w] &^= gone
+		n := bits.OnesCount64(gone)
+		p := w / wordsPerPage
+		b.pages[p].weight -= uint16(n)
+		b.weight -= uint64(n)
+		b.mark(p, pageClears)
+		changed += uint64(n)
+	}
+	return changed
+}
+
+// Test reports whether one bit is set.
+func (b *Bitmap) Test(bit uint64) bool {
+	b.mustContain("Test", bit, bit)
+	return b.words[bit/bitsPerWord]>>(bit%bitsPerWord)&1 != 0
+}
+
+// Any reports whether a bit of first to last is set.
+func (b *Bitmap) Any(first, last uint64) bool {
+	b.mustContain("Any", first, last)
+	return b.NextSet(first) <= last
+}
+
+// Count returns the number of set bits of first to last.
+func (b *Bitmap) Count(first, last uint64) (n uint64) {
+	b.mustContain("Count", first, last)
+	for w := first / bitsPerWord; w <= last/bitsPerWord; w++ {
+		n += uint64(bits.OnesCount64(b.words[w] & wordMask(w, first, last)))
+	}
+	return n
+}
+
+// NextSet returns the first set bit at or after from, Bits() if there is none.
+// Empty pages are skipped whole.
+func (b *Bitmap) NextSet(from uint64) uint64 {
+	if from >= b.bits {
+		return b.bits
+	}
+	w := from / bitsPerWord
+	if v := b.words[w] >> (from % bitsPerWord); v != 0 {
+		return from + uint64(bits.TrailingZeros64(v))
+	}
+	for w++; w < uint64(len(b.words)); w++ {
+		if w%wordsPerPage == 0 && b.pages[w/wordsPerPage].weight == 0 {
+			w += wordsPerPage - 1
+			continue
+		}
+		if v := b.words[w]; v != 0 {
+			return w*bitsPerWord + uint64(bits.TrailingZeros64(v))
+		}
+	}
+	return b.bits
+}
+
+// NextClear returns the first clear bit at or after from, Bits() if there is
+// none. Full pages are skipped whole.
+func (b *Bitmap) NextClear(from uint64) uint64 {
+	if from >= b.bits {
+		return b.bits
+	}
+	w := from / bitsPerWord
+	if v := ^b.words[w] >> (from % bitsPerWord); v != 0 {
+		return min(b.bits, from+uint64(bits.TrailingZeros64(v)))
+	}
+	for w++; w < uint64(len(b.words)); w++ {
+		if w%wordsPerPage == 0 && b.pages[w/wordsPerPage].weight == bitsPerPage {
+			w += wordsPerPage - 1
+			continue
+		}
+		if v := ^b.words[w]; v != 0 {
+			return min(b.bits, w*bitsPerWord+uint64(bits.TrailingZeros64(v)))
+		}
+	}
+	return b.bits
+}
+
+// Words copies the bitmap from 64-bit word number word on into dst as little
+// endian bytes. len(dst) must be a multiple of 8; what lies beyond the device
+// is zero.
+func (b *Bitmap) Words(word uint64, dst []byte) {
+	if len(dst)%8 != 0 {
+		panic(fmt.Sprintf("meta: Bitmap.Words into %d bytes", len(dst)))
+	}
+	for ; len(dst) > 0; dst = dst[8:] {
+		var v uint64
+		if word < uint64(len(b.words)) {
+			v = b.words[word]
+		}
+		binary.LittleEndian.PutUint64(dst, v)
+		word++
+	}
+}
+
+// SetRange is Set without the count.
+func (b *Bitmap) SetRange(first, last uint64) { b.Set(first, last) }
+
+// OrWords sets the bits that are set in le, little endian bytes that begin at
+// 64-bit word number word. Bits beyond the device are ignored. len(le) must be
+// a multiple of 8.
+func (b *Bitmap) OrWords(word uint64, le []byte) {
+	if len(le)%8 != 0 {
+		panic(fmt.Sprintf("meta: Bitmap.OrWords of %d bytes", len(le)))
+	}
+	for ; len(le) > 0 && word*bitsPerWord < b.bits; le = le[8:] {
+		b.orWord(word, binary.LittleEndian.Uint64(le)&wordMask(word, 0, b.bits-1))
+		word++
+	}
+}
+
+// SetAll sets every bit. All pages become dirty, whatever they held.
+func (b *Bitmap) SetAll() {
+	if b.bits > 0 {
+		b.Set(0, b.bits-1)
+	}
+	b.markAll(pageSets)
+}
+
+// ClearAll clears every bit. All pages become dirty, whatever they held.
+func (b *Bitmap) ClearAll() {
+	if b.bits > 0 {
+		b.Clear(0, b.bits-1)
+	}
+	b.markAll(pageClears)
+}
+
+func (b *Bitmap) markAll(f pageFlags) {
+	for p := range b.pages {
+		b.mark(uint64(p), f)
+	}
+}
+
+// Resize changes the device's size, in sectors. Bits of blocks that are new
+// are set if setNew, else clear. All pages become dirty, as the bitmap of
+// internal metadata moves.
+func (b *Bitmap) Resize(size drbd.Sector, setNew bool) {
+	old := *b
+	b.allocate(size)
+	copy(b.words, old.words)
+	if b.bits > 0 {
+		b.words[(b.bits-1)/bitsPerWord] &= wordMask((b.bits-1)/bitsPerWord, 0, b.bits-1)
+		clear(b.words[(b.bits-1)/bitsPerWord+1:])
+	}
+	for p := range b.pages {
+		b.recount(p)
+	}
+	if setNew && b.bits > old.bits {
+		b.Set(old.bits, b.bits-1)
+	}
+	b.markAll(pageSets | pageClears)
+}
+
+// recount brings the weights up to date after page p's words were replaced.
+func (b *Bitmap) recount(p int) {
+	n := 0
+	for _, v := range b.words[p*wordsPerPage:][:wordsPerPage] {
+		n += bits.OnesCount64(v)
+	}
+	b.weight = b.weight - uint64(b.pages[p].weight) + uint64(n)
+	b.pages[p].weight = uint16(n)
+}
+
+// Pages is the number of 4 KiB pages that the bitmap takes on disk.
+func (b *Bitmap) Pages() int { return len(b.pages) }
+
+// PageOf is the page that holds bit.
+func PageOf(bit uint64) int { return int(bit / bitsPerPage) }
+
+// DirtyPages appends to dst the pages that differ from the disk.
+func (b *Bitmap) DirtyPages(dst []int) []int {
+	for p, left := 0, b.dirty; left > 0; p++ {
+		if b.pages[p].flags != 0 {
+			dst = append(dst, p)
+			left--
+		}
+	}
+	return dst
+}
+
+// PageDirty reports whether page p differs from the disk.
+func (b *Bitmap) PageDirty(p int) bool { return b.pages[p].flags != 0 }
+
+// PageHasSets reports whether page p has bits set that are clear on disk.
+func (b *Bitmap) PageHasSets(p int) bool { return b.pages[p].flags&pageAnySets != 0 }
+
+// PageHasClears reports whether page p has bits cleared that are set on disk:
+// the data of these blocks must be stable before the page is written.
+func (b *Bitmap) PageHasClears(p int) bool { return b.pages[p].flags&pageAnyClears != 0 }
+
+// EncodePage writes page p as it goes to disk to dst[:BlockSize]. The page
+// stays dirty until MarkClean; one page must not be encoded again before that
+// unless the first copy is given up.
+func (b *Bitmap) EncodePage(p int, dst []byte) {
+	dst = dst[:BlockSize]
+	for i, v := range b.words[p*wordsPerPage:][:wordsPerPage] {
+		binary.LittleEndian.PutUint64(dst[i*8:], v)
+	}
+	// Flags of an earlier copy that never was marked clean are kept.
+	f := &b.pages[p].flags
+	*f = *f&^pageFlagsNew | *f&pageFlagsNew<<pageEncodeShift
+}
+
+// MarkClean tells that page p is on stable storage as EncodePage last gave it.
+// Changes made since then stay dirty.
+func (b *Bitmap) MarkClean(p int) {
+	f := &b.pages[p].flags
+	if *f == 0 {
+		return
+	}
+	if *f &= pageFlagsNew; *f == 0 {
+		b.dirty--
+	}
+}
+
+// LoadPage replaces page p by what the disk holds, src[:BlockSize]. Bits
+// beyond the device, which DRBD may leave there, are ignored.
+func (b *Bitmap) LoadPage(p int, src []byte) {
+	src = src[:BlockSize]
+	words := b.words[p*wordsPerPage:][:wordsPerPage]
+	for i := range words {
+		words[i] = 0
+		if w := uint64(p*wordsPerPage + i); w*bitsPerWord < b.bits {
+			words[i] = binary.LittleEndian.Uint64(src[i*8:]) & wordMask(w, 0, b.bits-1)
+		}
+	}
+	b.recount(p)
+	if b.pages[p].flags != 0 {
+		b.pages[p].flags = 0
+		b.dirty--
+	}
+}
