@@ -64,6 +64,8 @@ type Layout struct {
 	BitmapBytes int64       // room of the bitmap area
 	MDSize      uint32      // sectors of the whole area, as the superblock has it
 	Usable      drbd.Sector // capacity left for data; it's d_size in P_SIZES
+
+	DataBytes, MetaBytes int64 // as given to NewLayout
 }
 
 // NewLayout computes the layout of metadata. dataBytes is the capacity of the
@@ -84,7 +86,7 @@ func NewLayout(p Placement, index int, dataBytes, metaBytes int64, stripes, stri
 	}
 	l := Layout{
 		Placement: p, Stripes: stripes, StripeSize4k: stripeSize4k,
-		ALBlocks: stripes * stripeSize4k,
+		ALBlocks: stripes * stripeSize4k, DataBytes: dataBytes, MetaBytes: metaBytes,
 	}
 	switch p {
 	case Internal:
@@ -96,6 +98,21 @@ func NewLayout(p Placement, index int, dataBytes, metaBytes int64, stripes, stri
 		return l.indexed(dataBytes, metaBytes)
 	}
 	return Layout{}, fmt.Errorf("metadata layout: unknown placement %d", uint8(p))
+}
+
+// withStripes is the layout that sb describes: with its activity log geometry
+// and, if flexible, its own size, which may be less than the device has now.
+func (l Layout) withStripes(sb Superblock) (Layout, error) {
+	meta := l.MetaBytes
+	if l.Placement == FlexExternal {
+		meta = min(meta, int64(sb.MDSize)*sectorSize)
+	}
+	got, err := NewLayout(l.Placement, l.Index, l.DataBytes, meta, int(sb.ALStripes), int(sb.ALStripeSize4k))
+	if err != nil {
+		return l, &CorruptError{Offset: l.Superblock, What: "superblock does not fit its device: " + err.Error(), Err: err}
+	}
+	got.MetaBytes = l.MetaBytes
+	return got, nil
 }
 
 // checkStripes checks the geometry of the activity log (drbd84-protocol, 8.6).
