@@ -234,9 +234,7 @@ func (l Layout) Start() int64 {
 }
 
 // Check compares a superblock with the layout that its placement, its device's
-// size and its own activity log geometry ask for. Errors: *CorruptError for
-// impossible sizes and offsets, *ShrunkError if a consistent device has become
-// smaller than its agreed size.
+// size and its own activity log geometry ask for. The error is a *CorruptError.
 //
 // Internal offsets must be those of the formula, as drbdmeta insists: if they
 // are not, the device has been resized or the superblock is not this device's.
@@ -260,9 +258,6 @@ func (l Layout) Check(sb Superblock) error {
 	}
 	if room := uint64(l.BitmapBytes) / sectorSize * sectorsPerBMSector; uint64(sb.LASize) > min(room, maxSectors) {
 		return bad(0, "la_size_sect is %d sectors, the bitmap has room for %d", sb.LASize, room)
-	}
-	if sb.Flags&MDFConsistent != 0 && sb.LASize > l.Usable {
-		return &ShrunkError{Agreed: uint64(sb.LASize), Usable: uint64(l.Usable)}
 	}
 	return nil
 }

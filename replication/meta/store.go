@@ -30,7 +30,7 @@ const ioChunk = 1 << 20
 // layout that holds on the device: l's placement with the superblock's own
 // activity log geometry. All plausibility checks have been made.
 // Errors: I/O errors, *CorruptError (wrapping ErrNoMetadata or *VersionError
-// where it applies), *ShrunkError.
+// where it applies).
 func ReadSuperblock(dev io.ReaderAt, l Layout) (Superblock, Layout, error) {
 	block := make([]byte, BlockSize)
 	if _, err := dev.ReadAt(block, l.Superblock); err != nil {
@@ -89,7 +89,8 @@ func syncDev(dev Device) error {
 // it are masked. If the bitmap on disk is not to be trusted (MDFFullSync, or a
 // crashed Primary without activity log), all its bits are set and its pages
 // are dirty: write them, then drop MDFFullSync.
-// Errors: as ReadSuperblock, and ErrUnclean if ApplyAL has to come first.
+// Errors: as ReadSuperblock; ErrUnclean if ApplyAL has to come first;
+// *ShrunkError if a consistent device has become smaller than its agreed size.
 func Load(dev io.ReaderAt, l Layout) (Superblock, *Bitmap, error) {
 	sb, l, err := ReadSuperblock(dev, l)
 	if err != nil {
@@ -97,6 +98,9 @@ func Load(dev io.ReaderAt, l Layout) (Superblock, *Bitmap, error) {
 	}
 	if !sb.Clean() {
 		return Superblock{}, nil, ErrUnclean
+	}
+	if sb.Flags&MDFConsistent != 0 && sb.LASize > l.Usable {
+		return Superblock{}, nil, &ShrunkError{Agreed: uint64(sb.LASize), Usable: uint64(l.Usable)}
 	}
 	b, err := LoadBitmap(dev, l, sb)
 	if err != nil {
