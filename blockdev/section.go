@@ -68,5 +68,8 @@ func (s *section) BlockSize() int { return s.dev.BlockSize() }
 func (s *section) Direct() bool   { return s.dev.Direct() }
 func (s *section) Close() error   { return nil }
 
+// Base returns the Device that the section is part of.
+func (s *section) Base() Device { return s.dev }
+
 // String names the device and the range.
 func (s *section) String() string { return fmt.Sprintf("%v[%d+%d]", s.dev, s.off, s.size) }
