@@ -70,7 +70,7 @@ func (c *RateController) Next(sectIn int) int {
 		blocks = c.plannedStep(in) / sectorsPerBlock
 	}
 	if c.maxPages > 0 {
-		blocks = max(min(blocks, c.maxPages/2-c.inFlight/sectorsPerBlock), 0)
+		blocks = max(min(blocks, c.maxPages/2-(c.inFlight+sectorsPerBlock-1)/sectorsPerBlock), 0)
 	}
 	switch {
 	case blocks > 0 || !idle:

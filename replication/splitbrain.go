@@ -118,8 +118,8 @@ func (d *decision) refusal() string {
 	switch v := d.verdict; v {
 	case VerdictUnrelated:
 		return "unrelated data: the two copies never had a common data generation, so neither can be brought up to date from the other; " +
-			"nothing was changed; to make this node a copy of its peer run `polluxadm invalidate " + d.resource() +
-			"` on the node whose data are to be thrown away, then `polluxadm connect " + d.resource() + "` on both"
+			"nothing was changed; to make one node a copy of the other run `polluxadm down " + d.resource() +
+			"`, `polluxadm create-md " + d.resource() + "` and `polluxadm up " + d.resource() + "` on the node whose data are to be thrown away"
 	case VerdictNeeds91:
 		return fmt.Sprintf("the end of the last resync was seen by one node only, and correcting that needs protocol version %d, but version %d is agreed; upgrade the older node",
 			versionCorrections, d.Version)
@@ -316,7 +316,7 @@ func (d *decision) primaryMayLose() bool {
 	if d.RRConflict == SBCallPriLost {
 		d.res.Handlers = append(d.res.Handlers, handlerPriLost)
 	}
-	d.res.Reason = fmt.Sprintf("this node is Primary, but the peer's data are newer (%s) and would overwrite what the application here is using; stop it, run `polluxadm secondary %[2]s` and then `polluxadm connect %[2]s` here",
+	d.res.Reason = fmt.Sprintf("this node is Primary, but it would have to take the peer's data (%s), which overwrites what the application here is using; stop the application, run `polluxadm secondary %[2]s` and then `polluxadm connect %[2]s` here",
 		d.why, d.resource())
 	return false
 }
