@@ -128,10 +128,16 @@ func (r *replay) order() error {
 		}
 	}
 	oldest := r.number[r.first]
-	if span := newest - oldest; span >= uint32(r.n) {
+	// Where the counter passes 2^32 positions jump if n is no power of two, and
+	// numbers of two rounds may be there.
+	wraps := newest < oldest
+	limit := uint64(r.n)
+	if wraps {
+		limit *= 2
+	}
+	if uint64(newest-oldest) >= limit {
 		return r.corrupt(r.first, "transactions %d to %d cannot be in one ring of %d blocks", oldest, newest, r.n)
 	}
-	wraps := newest < oldest // the counter passed 2^32, where positions jump if n is no power of two
 	for k, kind := range r.kind {
 		if kind != blockUpdate || wraps {
 			continue
