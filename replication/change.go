@@ -1,0 +1,295 @@
+package replication
+
+import (
+	"fmt"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+)
+
+func (r *Resource) context(v *volume) StateContext {
+	ctx := StateContext{
+		Fencing: v.opts.Fencing, OnNoDataSuspend: r.cfg.NoDataSuspend, AllowTwoPrimaries: r.net.AllowTwoPrimaries,
+		DeviceOpen: r.opens > 0, HasVerifyAlg: r.net.VerifyAlg != "", Version: r.link.Version,
+		StateSent: r.stateSent, HandshakeDone: true,
+		NegotiatedDisk: v.negDisk, NegotiatedPdsk: v.negPdsk, ExposedUUIDMatches: v.exposed&^1 == v.uuids.Current&^1,
+	}
+	for _, o := range r.vols {
+		ctx.HandshakeDone = ctx.HandshakeDone && o.handshakeDone
+		if o != v && o.st.Peer == drbd.Primary {
+			ctx.OtherVolumePeerPrimary = true
+		}
+	}
+	return ctx
+}
+
+// check is whether v may go to ns (softly); ns is completed by Sanitize.
+func (r *Resource) check(v *volume, ns drbd.State, clusterWide bool) StateCode {
+	ctx := r.context(v)
+	return CheckState(ctx, v.st, Sanitize(ctx, v.st, ns), false, clusterWide)
+}
+
+// setState is a change that has been decided: v goes to ns, completed by
+// Sanitize, and everything follows that has to.
+func (r *Resource) setState(v *volume, ns drbd.State, reason string) {
+	os := v.st
+	ns = Sanitize(r.context(v), os, ns)
+	if ns == os {
+		return
+	}
+	v.st = ns
+	if ns.SuspFen {
+		r.suspFen = true
+	}
+	r.emit(Action{Kind: StateChanged, Volume: v.num, From: os, To: ns, Text: reason})
+	r.afterState(v, os, ns)
+}
+
+// setConn moves the connection as a whole; for states up to WFReportParams.
+func (r *Resource) setConn(c drbd.ConnState, reason string) {
+	r.conn = c
+	for _, v := range r.vols {
+		ns := v.st
+		ns.Conn = c
+		r.setState(v, ns, reason)
+	}
+}
+
+func (r *Resource) setRole(role drbd.Role, reason string) {
+	r.role = role
+	for _, v := range r.vols {
+		ns := v.st
+		ns.Role = role
+		r.setState(v, ns, reason)
+	}
+}
+
+// afterState is what follows from the step of v from os to ns.
+func (r *Resource) afterState(v *volume, os, ns drbd.State) {
+	r.kick = true
+	if os.Conn == drbd.WFReportParams && ns.Conn >= drbd.Connected {
+		r.sendStateWord(v, ns)
+	}
+	if ns.Disk == drbd.UpToDate && ns.Pdsk == drbd.UpToDate {
+		v.crashed = false
+	}
+	if v.hasDisk() && FlagsOf(ns, v.sb.Flags, v.crashed) != v.sb.Flags {
+		v.storeSuperblock()
+	}
+	if os.Disk == drbd.Inconsistent && os.Pdsk == drbd.Inconsistent && os.Peer != drbd.Primary && ns.Peer == drbd.Primary {
+		v.forcedPeer = true // 4.6 step 7 (iii)
+	}
+	if LostContact(os, ns) && v.uuids.Bitmap == 0 {
+		if r.suspFen {
+			r.fencePending = true // the new UUID waits for the fence
+		} else {
+			r.newCurrent(v)
+		}
+	}
+	if os.Peer != drbd.Primary && ns.Peer == drbd.Primary && ns.Pdsk <= drbd.Failed && ns.Disk == drbd.UpToDate && v.uuids.Bitmap == 0 {
+		r.newCurrent(v) // a diskless peer writes here alone; it adopts this UUID
+	}
+	if ns.Conn < drbd.Connected && os.Conn >= drbd.Connected || ns.Conn == drbd.Connected && os.Conn > drbd.Connected {
+		r.resyncOver(v)
+	}
+	if os.Pdsk == drbd.Diskless && ns.Pdsk > drbd.Diskless && ns.Pdsk != drbd.DUnknown && os.Conn >= drbd.Connected && v.hasDisk() {
+		r.sendUUIDs(v, 0)
+		r.sendStateWord(v, ns)
+	}
+	if r.isUp() && os.Conn >= drbd.Connected && ns.Conn >= drbd.Connected {
+		isp := os.AftrISP != ns.AftrISP || os.UserISP != ns.UserISP
+		if isp || os.Disk == drbd.UpToDate && ns.Disk == drbd.Inconsistent && ns.Conn == drbd.Connected {
+			r.sendStateWord(v, ns)
+		}
+	}
+	if ns.Conn == drbd.WFBitMapS && os.Conn != drbd.WFBitMapS {
+		r.startBitmap(v)
+	}
+	if r.role == drbd.Primary && ns.Disk == drbd.UpToDate {
+		v.exposed = v.uuids.Current
+	}
+	if ns.Role == drbd.Primary && os.Role != drbd.Primary && v.hasDisk() {
+		v.uuids.Current |= 1
+		v.requireSuperblock()
+	}
+	if ns.Role != drbd.Primary && os.Role == drbd.Primary && v.hasDisk() {
+		v.uuids.Current &^= 1
+		v.storeSuperblock()
+	}
+}
+
+// newCurrent begins a new data generation, on disk before the next client is answered.
+func (r *Resource) newCurrent(v *volume) {
+	NewCurrent(&v.uuids, r.random(), r.role == drbd.Primary)
+	if r.role == drbd.Primary {
+		v.exposed = v.uuids.Current
+	}
+	job := v.requireSuperblock()
+	if r.isUp() && v.st.Conn >= drbd.Connected {
+		gen := r.connGen
+		v.whenStored(job, func() {
+			if gen == r.connGen {
+				r.sendUUIDs(v, 0)
+			}
+		})
+	}
+	r.emit(Action{Kind: StateChanged, Volume: v.num, From: v.st, To: v.st, Text: fmt.Sprintf("new current UUID %016X", v.uuids.Current)})
+}
+
+// diskError applies on-io-error. Metadata that cannot be written, and a failed
+// fdatasync, always cost the disk.
+func (r *Resource) diskError(v *volume, err error, fatal bool) {
+	if v.st.Disk <= drbd.Failed {
+		return
+	}
+	r.lastError = fmt.Sprintf("volume %d: disk failed: %v", v.num, err)
+	r.report("%s", r.lastError)
+	ns := v.st
+	if v.opts.OnIOError == PassOnError && !fatal {
+		ns.Disk = drbd.Inconsistent
+		r.setState(v, ns, "I/O error, on-io-error pass_on")
+		if r.isUp() {
+			r.sendStateWord(v, v.st)
+		}
+		return
+	}
+	if v.opts.OnIOError == CallLocalIOError {
+		r.emit(Action{Kind: RunHandler, Volume: v.num, Name: "local-io-error"})
+	}
+	r.failDisk(v, "I/O error, on-io-error detach")
+	if fatal && r.recv.q.len() > 0 {
+		// The peer must not hear that its writes are stable here: only a broken
+		// connection makes it keep their blocks as out of sync.
+		r.connectionLost(drbd.NetworkFailure, fmt.Errorf("the peer's writes cannot be made durable here: %w", err))
+	}
+}
+
+// failDisk takes the disk out of use; it is closed when its last I/O has ended.
+func (r *Resource) failDisk(v *volume, reason string) {
+	ns := v.st
+	ns.Disk = drbd.Failed
+	r.setState(v, ns, reason)
+	if r.isUp() && v.handshakeDone {
+		r.sendStateWord(v, v.st)
+	}
+	r.runMetaWaiters(v)
+	r.unpark()
+	r.peerMayGo()
+	r.progressFlushes()
+	r.maybeCloseDisk(v)
+}
+
+// maybeCloseDisk completes Failed -> Diskless.
+func (r *Resource) maybeCloseDisk(v *volume) {
+	if v.st.Disk != drbd.Failed || v.local > 0 || v.meta.running || v.sync.running {
+		return
+	}
+	for _, id := range r.req.waiting {
+		if q := r.req.get(id); q.v == v {
+			q.clear(alHeld)
+		}
+	}
+	for i := range r.req.log.len() {
+		if q := r.req.get(*r.req.log.at(i)); q.v == v {
+			q.clear(alHeld)
+		}
+	}
+	for _, id := range r.peer.waiting {
+		if p := r.peer.get(id); p.v == v {
+			p.alHeld = false
+		}
+	}
+	for _, id := range r.req.parked {
+		if q := r.req.get(id); q.v == v {
+			q.clear(alHeld)
+		}
+	}
+	v.bitmap, v.al, v.tx, v.rx = nil, nil, nil, nil
+	v.rs = resync{}
+	ns := v.st
+	ns.Disk = drbd.Diskless
+	r.setState(v, ns, "disk closed")
+	if r.isUp() && v.handshakeDone {
+		r.sendStateWord(v, v.st)
+	}
+	r.emit(Action{Kind: CloseDisk, Volume: v.num})
+	r.commandStep()
+}
+
+// attached takes a disk into use (drbd84-protocol, 8.3).
+func (r *Resource) attached(ev *Event) {
+	v := r.volume(ev.Volume)
+	d := ev.Disk
+	if v.st.Disk != drbd.Diskless {
+		panic(fmt.Sprintf("replication: attach of volume %d of %s, whose disk is %v", v.num, r.cfg.Name, v.st.Disk))
+	}
+	if r.role == drbd.Primary && v.exposed != 0 && v.exposed&^1 != d.Superblock.UUIDs.Current&^1 {
+		r.emit(Action{Kind: CommandDone, Tag: ev.Tag, Err: &RequestError{Code: 150, Text: fmt.Sprintf(
+			"%s/%d: this disk does not hold the data that the Primary uses now: attach the disk that was detached, or demote this node first", r.cfg.Name, v.num)}})
+		r.emit(Action{Kind: CloseDisk, Volume: v.num})
+		return
+	}
+	v.opts = d.Options
+	v.sb, v.uuids, v.bitmap, v.al = d.Superblock, d.Superblock.UUIDs, d.Bitmap, d.AL
+	v.usable, v.blockSize = d.Usable, d.BlockSize
+	v.meta = metaIO{next: v.meta.next, done: v.meta.done}
+	if v.meta.next == 0 {
+		v.meta.next = 1
+	}
+	v.meta.done = v.meta.next - 1
+	v.sync = dataSync{started: v.sync.started, done: v.sync.started}
+	v.negDisk, v.negPdsk = DiskStateAtAttach(v.sb.Flags, v.opts.Fencing)
+	v.crashed = v.sb.Flags&(markCrashed) != 0
+	if r.role != drbd.Primary {
+		v.uuids.Current &^= 1
+	}
+	r.sizeAtAttach(v)
+	if v.sb.Flags&markFullSync != 0 || v.crashed && v.sb.Flags&markALDisabled != 0 {
+		r.setAllBits(v)
+	}
+	ns := v.st
+	if v.st.Conn >= drbd.Connected {
+		ns.Disk = drbd.Negotiating
+		r.setState(v, ns, "attach")
+		r.sendSizes(v, 0)
+		r.sendUUIDs(v, 0)
+		r.sendStateWord(v, v.st)
+	} else {
+		ns.Disk, ns.Pdsk = v.negDisk, v.negPdsk
+		r.setState(v, ns, "attach")
+	}
+	v.storeAll()
+	r.emit(Action{Kind: CommandDone, Tag: ev.Tag})
+}
+
+// sizeAtAttach settles what the volume exports until the peer was heard.
+func (r *Resource) sizeAtAttach(v *volume) {
+	size, err := AgreeSize(SizeInput{MySize: v.usable, Agreed: v.sb.LASize, MyUser: drbd.Sector(v.opts.SizeSectors), State: drbd.State{}})
+	if err != nil || size == 0 {
+		size = v.usable
+	}
+	r.resize(v, size)
+}
+
+// resize sets the size that v exports. New space counts as different.
+func (r *Resource) resize(v *volume, size drbd.Sector) {
+	if v.bitmap != nil && v.bitmap.Size() != size {
+		v.bitmap.Resize(size, true)
+		v.meta.touched = true
+		v.storeAll()
+	}
+	v.size = size
+}
+
+// setAllBits marks everything as different; until the bitmap is on disk the
+// superblock says so (MDF_FULL_SYNC).
+func (r *Resource) setAllBits(v *volume) {
+	v.bitmap.SetAll()
+	v.sb.Flags |= markFullSync
+	job := v.storeSuperblock()
+	v.whenStored(job, func() {
+		if v.bitmap != nil {
+			v.sb.Flags &^= markFullSync
+			v.storeAll()
+		}
+	})
+}

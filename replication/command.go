@@ -1,0 +1,844 @@
+package replication
+
+import (
+	"fmt"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+)
+
+// command is the operator's command under way; one at a time, the others wait.
+type command struct {
+	Command
+	phase    phase
+	began    Tick
+	retryAt  Tick
+	vol      int // index of the volume that is being asked for
+	forced   map[uint16]bool
+	mask     uint32
+	val      uint32
+	reply    StateCode // of the peer; 0 while none came
+	fenced   bool      // the fence-peer handler was asked
+	pinged   bool
+	outdated int // disconnect: 1 with the peer outdated, 2 with this node outdated
+	retried  bool
+}
+
+type phase uint8
+
+const (
+	phaseBegin phase = iota
+	phaseCheck
+	phaseAsk   // a request is with the peer
+	phaseFence // the fence-peer handler runs
+	phaseDrain // waits for I/O to end
+	phaseStore // waits for metadata
+	phaseDone
+)
+
+const (
+	commandLimitMS = 30000 // a command that waits longer is refused
+	drainLimitMS   = 2000  // a disconnect waits so long for outstanding epochs
+)
+
+// commanded takes a command. Opening and closing the device is answered at
+// once, so that nobody waits for another's command.
+func (r *Resource) commanded(c Command) {
+	switch c.Kind {
+	case CmdOpen:
+		r.open(c)
+	case CmdClose:
+		r.opens--
+		r.done(c, nil)
+		r.commandStep()
+	default:
+		r.cmdQueue = append(r.cmdQueue, c)
+		r.commandStep()
+	}
+}
+
+func (r *Resource) done(c Command, err error) {
+	r.emit(Action{Kind: CommandDone, Tag: c.Tag, Err: err})
+}
+
+func (r *Resource) open(c Command) {
+	v := r.volume(c.Volume)
+	switch {
+	case v == nil:
+		r.done(c, &RequestError{Code: 127, Text: fmt.Sprintf("%s: no volume %d", r.cfg.Name, c.Volume)})
+	case r.role != drbd.Primary:
+		r.done(c, fmt.Errorf("%s/%d: %w: run `polluxadm primary %s` here first", r.cfg.Name, v.num, ErrNotPrimary, r.cfg.Name))
+	case r.cmd != nil && r.cmd.Kind == CmdSecondary:
+		r.done(c, fmt.Errorf("%s/%d: this node is being demoted", r.cfg.Name, v.num))
+	case v.size == 0:
+		r.done(c, fmt.Errorf("%s/%d: %w", r.cfg.Name, v.num, ErrNoData))
+	default:
+		r.opens++
+		r.done(c, nil)
+	}
+}
+
+// stateError is the refusal of the running command.
+func (r *Resource) stateError(v *volume, code StateCode) error {
+	e := &StateError{Resource: r.cfg.Name, Volume: -1, Code: code}
+	if v != nil {
+		e.Volume, e.From = int(v.num), v.st
+	}
+	return e
+}
+
+// commandStep does whatever the running command can do now, and goes on with
+// the next one. It is called whenever something has changed.
+func (r *Resource) commandStep() {
+	if r.stepping {
+		return
+	}
+	r.stepping = true
+	for {
+		if r.cmd == nil {
+			if len(r.cmdQueue) == 0 {
+				break
+			}
+			r.cmd = &command{Command: r.cmdQueue[0], began: r.now, forced: map[uint16]bool{}}
+			r.cmdQueue = r.cmdQueue[1:]
+		}
+		before := r.cmd.phase
+		r.runCommand(r.cmd)
+		if r.cmd != nil && r.cmd.phase == phaseDone {
+			r.cmd = nil
+			r.stopTimer(timerCommand)
+			continue
+		}
+		if r.cmd != nil && r.cmd.phase == before {
+			break
+		}
+	}
+	r.stepping = false
+}
+
+func (r *Resource) commandTimer() {
+	c := r.cmd
+	if c == nil {
+		return
+	}
+	if r.now-c.began > commandLimitMS {
+		if c.Kind == CmdDisconnect {
+			r.finish(c, nil)
+			r.connectionLost(drbd.Disconnecting, nil)
+		} else {
+			r.finish(c, r.stateError(nil, SSInTransientState))
+		}
+	}
+	r.commandStep()
+}
+
+func (r *Resource) finish(c *command, err error) {
+	c.phase = phaseDone
+	r.done(c.Command, err)
+}
+
+// retryLater has the command looked at again.
+func (r *Resource) retryLater(c *command) {
+	c.retryAt = r.now + commandRetryMS
+	c.phase = phaseCheck
+	r.setTimer(timerCommand, commandRetryMS)
+}
+
+func (r *Resource) runCommand(c *command) {
+	if c.retryAt > r.now {
+		r.setTimerOnce(timerCommand, c.retryAt-r.now)
+		return
+	}
+	switch c.Kind {
+	case CmdPrimary:
+		r.runPrimary(c)
+	case CmdSecondary:
+		r.runSecondary(c)
+	case CmdConnect:
+		r.runConnect(c)
+	case CmdDisconnect:
+		r.runDisconnect(c)
+	case CmdDetach:
+		r.runDetach(c)
+	case CmdInvalidate, CmdInvalidateRemote:
+		r.runInvalidate(c)
+	case CmdOutdate:
+		r.runOutdate(c)
+	case CmdSetOptions:
+		r.runSetOptions(c)
+	default:
+		panic(fmt.Sprintf("replication: no case for command %d", c.Kind))
+	}
+}
+
+// ask sends a request for a volume and waits for the reply.
+func (r *Resource) ask(c *command, v *volume, mask, val uint32) {
+	c.mask, c.val, c.reply, c.phase = mask, val, 0, phaseAsk
+	start := r.beginPacket(drbd.CmdStateChgReq, v.num, 8)
+	r.arena = drbd.ReqState{Mask: mask, Val: val}.Append(r.arena)
+	r.endPacket(drbd.DataSocket, start, nil)
+	r.setTimer(timerCommand, commandLimitMS)
+}
+
+func (r *Resource) askConn(c *command, mask, val uint32) {
+	c.mask, c.val, c.reply, c.phase = mask, val, 0, phaseAsk
+	start := r.beginPacket(drbd.CmdConnStChgReq, 0, 8)
+	r.arena = drbd.ReqState{Mask: mask, Val: val}.Append(r.arena)
+	r.endPacket(drbd.DataSocket, start, nil)
+	r.setTimer(timerCommand, commandLimitMS)
+}
+
+// receivedStateReply is the peer's answer to a request of ours.
+func (r *Resource) receivedStateReply(cmd drbd.Command, b []byte) error {
+	var p drbd.ReqStateReply
+	if err := p.Decode(b); err != nil {
+		return err
+	}
+	if r.cmd == nil || r.cmd.phase != phaseAsk || r.cmd.reply != 0 {
+		return &drbd.ProtocolError{Packet: cmd, Field: "retcode", Got: p.Code, Want: "no reply: nothing was asked"}
+	}
+	r.cmd.reply = StateCode(p.Code)
+	if r.cmd.reply == 0 {
+		r.cmd.reply = SSCWFailedByPeer
+	}
+	r.commandStep()
+	return nil
+}
+
+// cancelCommand: the connection is gone, so a request is answered by nobody.
+func (r *Resource) cancelCommand() {
+	if c := r.cmd; c != nil && c.phase == phaseAsk {
+		c.phase, c.reply = phaseCheck, 0
+		c.pinged = false
+	}
+	if c := r.cmd; c != nil && c.phase == phaseBegin {
+		c.pinged = false
+	}
+}
+
+// ready waits until no handshake is under way and a connected peer has
+// answered a ping: a dead one must not be asked.
+func (r *Resource) ready(c *command) bool {
+	switch {
+	case r.conn == drbd.WFReportParams:
+		r.setTimerOnce(timerCommand, commandRetryMS)
+		return false
+	case r.conn < drbd.Connected:
+		return true
+	case !c.pinged:
+		c.pinged = true
+		c.phase = phaseBegin
+		r.whenPinged(func() {
+			if r.cmd == c && c.phase == phaseBegin {
+				c.phase = phaseCheck
+				r.commandStep()
+			}
+		})
+		return false
+	}
+	return c.phase != phaseBegin
+}
+
+func (r *Resource) runPrimary(c *command) {
+	switch c.phase {
+	case phaseBegin, phaseCheck:
+		if r.role == drbd.Primary {
+			r.finish(c, nil)
+			return
+		}
+		if r.ready(c) {
+			r.checkPrimary(c)
+		}
+	case phaseAsk:
+		if c.reply == 0 {
+			return
+		}
+		switch {
+		case c.reply == SSConcurrentStChg, c.reply == SSInTransientState:
+			r.retryLater(c)
+		case c.reply < SSSuccess:
+			r.finish(c, r.refusedByPeer(c))
+		default:
+			c.vol++
+			c.phase = phaseCheck
+		}
+	}
+}
+
+func (r *Resource) refusedByPeer(c *command) error {
+	r.report("the peer refused: (%d) %s", int32(c.reply), c.reply.Text())
+	if c.reply == SSTwoPrimaries || c.reply == SSOVolPeerPri {
+		return r.stateError(nil, SSTwoPrimaries)
+	}
+	return r.stateError(nil, SSCWFailedByPeer)
+}
+
+// promoted is the state of v as Primary, forced if the command says so.
+func (c *command) promoted(v *volume) drbd.State {
+	ns := v.st
+	ns.Role = drbd.Primary
+	if c.forced[v.num] {
+		ns.Disk = drbd.UpToDate
+	}
+	return ns
+}
+
+// checkPrimary asks the rules, then the peer, volume by volume, then promotes.
+func (r *Resource) checkPrimary(c *command) {
+	connected := r.conn >= drbd.Connected
+	for _, v := range r.vols {
+		code := r.check(v, c.promoted(v), connected)
+		if code < SSSuccess && !r.helpPrimary(c, v, code) {
+			return
+		}
+	}
+	if connected && c.vol < len(r.vols) {
+		v := r.vols[c.vol]
+		mask, val := uint32(3), uint32(drbd.Primary)
+		if c.forced[v.num] {
+			mask, val = mask|15<<9, val|uint32(drbd.UpToDate)<<9
+		} else if c.vol > 0 {
+			c.vol++ // the role is the resource's: one volume has asked for it
+			r.checkPrimary(c)
+			return
+		}
+		r.ask(c, v, mask, val)
+		return
+	}
+	r.promote(c)
+}
+
+// helpPrimary looks for a way round a refusal; it reports whether the check
+// passes now. Otherwise it has finished or postponed the command.
+func (r *Resource) helpPrimary(c *command, v *volume, code StateCode) bool {
+	better := v.st.Disk >= drbd.Inconsistent && v.st.Disk < drbd.UpToDate
+	switch {
+	case code == SSNoUpToDateDisk && c.Force && better && !c.forced[v.num]:
+		c.forced[v.num] = true
+		code = r.check(v, c.promoted(v), r.conn >= drbd.Connected)
+		if code >= SSSuccess {
+			return true
+		}
+		return r.helpPrimary(c, v, code)
+	case (code == SSNoUpToDateDisk && v.st.Disk == drbd.Consistent || code == SSPrimaryNOP) && !c.fenced && r.cfg.HasFenceHandler:
+		c.fenced = true
+		c.phase = phaseFence
+		r.runFence(v)
+		return false
+	case code == SSPrimaryNOP && c.Force:
+		ns := v.st
+		ns.Pdsk = drbd.Outdated
+		r.setState(v, ns, "primary --force: the peer is taken as outdated")
+		return true
+	case code == SSTwoPrimaries && !c.retried:
+		c.retried = true // the peer may be dead and not yet missed
+		c.pinged = false
+		c.retryAt = r.now + Tick(r.net.PingTimeoutMS) + 100
+		c.phase = phaseCheck
+		r.setTimer(timerCommand, Tick(r.net.PingTimeoutMS)+100)
+		return false
+	case code == SSInTransientState:
+		r.retryLater(c)
+		return false
+	}
+	r.finish(c, r.stateError(v, code))
+	return false
+}
+
+// promote makes this node Primary. The role, and any new generation, are on
+// disk before the command ends and before the peer hears of it.
+func (r *Resource) promote(c *command) {
+	c.phase = phaseStore
+	r.role = drbd.Primary
+	left := 1
+	one := func() {
+		if left--; left == 0 {
+			r.finish(c, nil)
+			r.commandStep()
+		}
+	}
+	for _, v := range r.vols {
+		forced := c.forced[v.num]
+		alone := v.st.Conn < drbd.Connected || v.st.Pdsk <= drbd.Failed
+		r.setState(v, c.promoted(v), "promoted")
+		if !v.hasDisk() {
+			v.exposed = v.peerUUIDs.Current
+			r.announce(v, false)
+			continue
+		}
+		if forced || alone && v.uuids.Bitmap == 0 {
+			if forced && v.uuids.Bitmap != 0 {
+				ClearBitmap(&v.uuids)
+			}
+			NewCurrent(&v.uuids, r.random(), true)
+		}
+		v.exposed = v.uuids.Current
+		left++
+		v.whenStored(v.requireSuperblock(), func() {
+			r.announce(v, forced)
+			one()
+		})
+	}
+	one()
+}
+
+func (r *Resource) announce(v *volume, uuids bool) {
+	if !r.isUp() || !v.handshakeDone {
+		return
+	}
+	if uuids {
+		r.sendUUIDs(v, 0)
+	}
+	r.sendStateWord(v, v.st)
+}
+
+// runSecondary demotes: all writes are acknowledged and durable before the
+// superblock says that the activity log need not be looked at.
+func (r *Resource) runSecondary(c *command) {
+	switch c.phase {
+	case phaseBegin, phaseCheck:
+		if r.role != drbd.Primary {
+			r.finish(c, nil)
+			return
+		}
+		if r.opens > 0 {
+			r.finish(c, r.stateError(nil, SSDeviceInUse))
+			return
+		}
+		c.phase = phaseDrain
+	case phaseDrain:
+		if r.req.used > 0 {
+			if r.suspended() {
+				r.finish(c, r.stateError(nil, SSInTransientState))
+				return
+			}
+			r.hurry()
+			r.setTimerOnce(timerCommand, commandRetryMS)
+			return
+		}
+		c.phase = phaseStore
+		left := 1
+		one := func() {
+			if left--; left == 0 {
+				r.demote(c)
+			}
+		}
+		for _, v := range r.vols {
+			if v.hasDisk() {
+				left++
+				v.meta.forceSync = true
+				v.whenStored(v.storeAll(), one)
+			}
+		}
+		one()
+	}
+}
+
+func (r *Resource) demote(c *command) {
+	if r.opens > 0 || r.req.used > 0 { // someone came in between
+		c.phase = phaseCheck
+		r.commandStep()
+		return
+	}
+	r.setRole(drbd.Secondary, "demoted")
+	left := 1
+	one := func() {
+		if left--; left == 0 {
+			r.finish(c, nil)
+			r.commandStep()
+		}
+	}
+	for _, v := range r.vols {
+		r.announce(v, false)
+		if v.hasDisk() {
+			left++
+			v.whenStored(v.storeSuperblock(), one)
+		}
+	}
+	one()
+}
+
+func (r *Resource) runConnect(c *command) {
+	if r.conn != drbd.StandAlone {
+		r.finish(c, &RequestError{Code: 125, Text: fmt.Sprintf("%s: Failure: (125) Device has a net-config (use disconnect first)", r.cfg.Name)})
+		return
+	}
+	if c.Force && r.role == drbd.Primary { // Force: --discard-my-data
+		r.finish(c, &RequestError{Code: 123, Text: fmt.Sprintf("%s: Failure: (123) --discard-my-data not allowed when primary: run `polluxadm secondary %s` first", r.cfg.Name, r.cfg.Name)})
+		return
+	}
+	r.wantConnect = true
+	r.splitBrain, r.lastError = "", ""
+	r.setConn(drbd.Unconnected, "connect")
+	r.setConn(drbd.WFConnection, "connect")
+	r.emit(Action{Kind: Connect})
+	r.finish(c, nil)
+}
+
+// State words of a connection-wide request (drbd84-protocol, 4.5).
+const (
+	maskConn = 31 << 4
+	maskDisk = 15 << 9
+	maskPdsk = 15 << 13
+)
+
+func (r *Resource) runDisconnect(c *command) {
+	switch c.phase {
+	case phaseBegin, phaseCheck:
+		if r.conn == drbd.StandAlone {
+			r.finish(c, nil)
+			return
+		}
+		if r.conn < drbd.Connected {
+			r.finish(c, nil)
+			r.connectionLost(drbd.Disconnecting, nil)
+			return
+		}
+		c.phase = phaseDrain
+		r.hurry()
+	case phaseDrain:
+		if r.isUp() && r.req.log.len() > 0 && r.now-c.began < drainLimitMS {
+			r.setTimerOnce(timerCommand, commandRetryMS)
+			return
+		}
+		if !r.isUp() {
+			c.phase = phaseCheck
+			return
+		}
+		r.askDisconnect(c)
+	case phaseAsk:
+		if c.reply == 0 {
+			return
+		}
+		switch {
+		case c.reply >= SSSuccess || c.Force:
+			r.disconnectGranted(c)
+		case c.reply == SSPrimaryNOP && c.outdated == 0:
+			c.outdated = 2
+			r.askDisconnect(c)
+		case c.reply == SSConcurrentStChg || c.reply == SSInTransientState:
+			c.phase = phaseDrain
+			c.retryAt = r.now + commandRetryMS
+			r.setTimer(timerCommand, commandRetryMS)
+		default:
+			r.finish(c, r.refusedByPeer(c))
+		}
+	}
+}
+
+func (r *Resource) askDisconnect(c *command) {
+	if c.outdated == 0 {
+		for _, v := range r.vols {
+			ns := v.st
+			ns.Conn = drbd.Disconnecting
+			if r.check(v, ns, true) == SSPrimaryNOP {
+				c.outdated = 1
+			}
+		}
+	}
+	mask, val := uint32(maskConn), uint32(drbd.Disconnecting)<<4
+	switch c.outdated {
+	case 1:
+		mask, val = mask|maskPdsk, val|uint32(drbd.Outdated)<<13
+	case 2:
+		mask, val = mask|maskDisk, val|uint32(drbd.Outdated)<<9
+	}
+	r.askConn(c, mask, val)
+}
+
+func (r *Resource) disconnectGranted(c *command) {
+	for _, v := range r.vols {
+		ns := v.st
+		switch {
+		case c.outdated == 1 && ns.Pdsk >= drbd.Outdated:
+			ns.Conn, ns.Pdsk = drbd.Disconnecting, drbd.Outdated
+		case c.outdated == 2 && ns.Disk > drbd.Outdated:
+			ns.Conn, ns.Disk = drbd.Disconnecting, drbd.Outdated
+		default:
+			continue
+		}
+		r.setState(v, ns, "disconnect")
+	}
+	r.finish(c, nil)
+	r.connectionLost(drbd.Disconnecting, nil)
+}
+
+// runDetach gives the disk up, cleanly: the peer agrees, everything is durable.
+func (r *Resource) runDetach(c *command) {
+	v := r.volume(c.Volume)
+	switch c.phase {
+	case phaseBegin, phaseCheck:
+		if v == nil || v.st.Disk == drbd.Diskless {
+			r.finish(c, nil)
+			return
+		}
+		if v.st.Disk == drbd.Failed {
+			c.phase = phaseDone - 1
+			return
+		}
+		if !c.Force {
+			if !r.ready(c) {
+				return
+			}
+			ns := v.st
+			ns.Disk = drbd.Failed
+			if code := r.check(v, ns, r.conn >= drbd.Connected); code < SSSuccess {
+				r.finish(c, r.stateError(v, code))
+				return
+			}
+			if r.conn >= drbd.Connected {
+				r.ask(c, v, maskDisk, uint32(drbd.Failed)<<9)
+				return
+			}
+		}
+		r.storeForDetach(c, v)
+	case phaseAsk:
+		if c.reply == 0 {
+			return
+		}
+		switch {
+		case c.reply == SSConcurrentStChg || c.reply == SSInTransientState:
+			r.retryLater(c)
+		case c.reply < SSSuccess:
+			r.finish(c, r.refusedByPeer(c))
+		default:
+			r.storeForDetach(c, v)
+		}
+	case phaseStore:
+		if v.st.Disk == drbd.Diskless {
+			r.finish(c, nil)
+		}
+	}
+}
+
+func (r *Resource) storeForDetach(c *command, v *volume) {
+	c.phase = phaseStore
+	v.meta.forceSync = true
+	if r.role != drbd.Primary && v.local == 0 {
+		// As apply-al would leave it: nothing here needs the activity log.
+		v.meta.resetAL = true
+	}
+	v.whenStored(v.storeAll(), func() {
+		if v.st.Disk > drbd.Failed {
+			r.failDisk(v, "detach")
+		}
+		r.commandStep()
+	})
+}
+
+func (r *Resource) runInvalidate(c *command) {
+	v := r.volume(c.Volume)
+	remote := c.Kind == CmdInvalidateRemote
+	switch c.phase {
+	case phaseBegin, phaseCheck:
+		switch {
+		case v == nil:
+			r.finish(c, &RequestError{Code: 127, Text: fmt.Sprintf("%s: no volume %d", r.cfg.Name, c.Volume)})
+			return
+		case !v.hasDisk():
+			r.finish(c, r.stateError(v, SSNoLocalDisk))
+			return
+		case r.conn < drbd.WFReportParams && !remote && r.role != drbd.Primary:
+			r.invalidateAlone(c, v)
+			return
+		}
+		if !r.ready(c) {
+			return
+		}
+		ns := v.st
+		ns.Conn = drbd.StartingSyncT
+		if remote {
+			ns.Conn = drbd.StartingSyncS
+		}
+		if code := r.check(v, ns, true); code < SSSuccess {
+			r.finish(c, r.stateError(v, code))
+			return
+		}
+		r.ask(c, v, maskConn, uint32(ns.Conn)<<4)
+	case phaseAsk:
+		if c.reply == 0 {
+			return
+		}
+		switch {
+		case c.reply == SSConcurrentStChg || c.reply == SSInTransientState:
+			r.retryLater(c)
+		case c.reply < SSSuccess:
+			r.finish(c, r.refusedByPeer(c))
+		default:
+			r.finish(c, nil)
+			if remote {
+				r.startFullSync(v, drbd.StartingSyncS)
+			} else {
+				r.startFullSync(v, drbd.StartingSyncT)
+			}
+		}
+	}
+}
+
+// invalidateAlone marks this copy as worthless while nobody is connected.
+func (r *Resource) invalidateAlone(c *command, v *volume) {
+	ns := v.st
+	ns.Disk = drbd.Inconsistent
+	r.setState(v, ns, "invalidate")
+	r.setAllBits(v)
+	c.phase = phaseStore
+	v.whenStored(v.storeAll(), func() {
+		r.finish(c, nil)
+		r.commandStep()
+	})
+}
+
+// startFullSync goes through StartingSyncS or StartingSyncT: all bits are set
+// on both nodes, no bitmap is exchanged.
+func (r *Resource) startFullSync(v *volume, conn drbd.ConnState) {
+	ns := v.st
+	ns.Conn = conn
+	r.setState(v, ns, "full sync by the operator")
+	r.setAllBits(v)
+	r.setTimer(timerHandshake, handshakeMS)
+	if conn == drbd.StartingSyncS {
+		r.startSource(v)
+		return
+	}
+	ns = v.st
+	ns.Conn, ns.Disk = drbd.WFSyncUUID, drbd.Inconsistent
+	r.setState(v, ns, "full sync by the operator")
+}
+
+func (r *Resource) runOutdate(c *command) {
+	if c.phase == phaseStore {
+		return
+	}
+	for _, v := range r.vols {
+		ns := v.st
+		ns.Disk = drbd.Outdated
+		if code := r.check(v, ns, false); code < SSSuccess {
+			r.finish(c, r.stateError(v, code))
+			return
+		}
+	}
+	c.phase = phaseStore
+	left := 1
+	one := func() {
+		if left--; left == 0 {
+			r.finish(c, nil)
+			r.commandStep()
+		}
+	}
+	for _, v := range r.vols {
+		ns := v.st
+		ns.Disk = drbd.Outdated
+		r.setState(v, ns, "outdated by the operator")
+		left++
+		v.whenStored(v.storeSuperblock(), one)
+	}
+	one()
+}
+
+// runSetOptions takes new options over on the running connection.
+func (r *Resource) runSetOptions(c *command) {
+	if v := r.volume(c.Volume); v != nil {
+		al := v.opts.ALExtents
+		v.opts = c.Disk
+		if v.al != nil {
+			v.opts.ALExtents = al // takes effect at the next attach
+		}
+		if r.conn >= drbd.Connected {
+			r.sendPacket(drbd.DataSocket, drbd.CmdSyncParam89, v.num, r.syncParam(v))
+		}
+	}
+	old := r.protocolPacket()
+	r.net = c.Net
+	if r.conn >= drbd.Connected && r.protocolPacket() != old {
+		r.sendPacket(drbd.DataSocket, drbd.CmdProtocolUpdate, 0, r.protocolPacket())
+	}
+	r.finish(c, nil)
+}
+
+// receivedStateRequest is the peer asking for a change of one volume (4.5).
+func (r *Resource) receivedStateRequest(v *volume, b []byte) error {
+	var p drbd.ReqState
+	if err := p.Decode(b); err != nil {
+		return err
+	}
+	code := SSConcurrentStChg
+	var ns drbd.State
+	if !(r.link.ResolveConflicts && r.cmd != nil && r.cmd.phase == phaseAsk) {
+		ns, code = r.judge(v, p)
+	}
+	start := r.beginPacket(drbd.CmdStateChgReply, v.num, 4)
+	r.arena = drbd.ReqStateReply{Code: int32(code)}.Append(r.arena)
+	r.endPacket(drbd.MetaSocket, start, nil)
+	if code != SSSuccess {
+		return nil
+	}
+	switch ns.Conn {
+	case drbd.StartingSyncS, drbd.StartingSyncT:
+		r.startFullSync(v, ns.Conn)
+	default:
+		r.peerRole = ns.Peer
+		r.setState(v, ns, "the peer asked for it")
+	}
+	return nil
+}
+
+// judge turns the peer's request into our point of view and applies the rules.
+func (r *Resource) judge(v *volume, p drbd.ReqState) (drbd.State, StateCode) {
+	mask, val := ConvertState(p.Mask), ConvertState(p.Val)
+	if p.Mask&maskConn != 0 {
+		mask |= maskConn
+	}
+	ns := drbd.StateOf(v.st.Word()&^mask | val&mask)
+	if !ns.Valid() || !v.handshakeDone || ns.Conn == drbd.VerifyT {
+		return ns, SSNotSupported
+	}
+	return ns, r.check(v, ns, false)
+}
+
+// receivedConnRequest is a request for the connection as a whole: a graceful
+// disconnect, or the answer to ours.
+func (r *Resource) receivedConnRequest(cmd drbd.Command, b []byte) error {
+	if cmd == drbd.CmdConnStChgReply {
+		return r.receivedStateReply(cmd, b)
+	}
+	var p drbd.ReqState
+	if err := p.Decode(b); err != nil {
+		return err
+	}
+	code := SSSuccess
+	switch {
+	case r.conn != drbd.Connected:
+		code = SSInTransientState
+	case r.link.ResolveConflicts && r.cmd != nil && r.cmd.phase == phaseAsk:
+		code = SSConcurrentStChg
+	case drbd.StateOf(ConvertState(p.Val)).Conn != drbd.TearDown:
+		code = SSNotSupported
+	}
+	for _, v := range r.vols {
+		if code != SSSuccess {
+			break
+		}
+		if ns, c := r.judge(v, p); c < SSSuccess && !(c == SSLowerThanOutdated && v.st.Disk < drbd.Outdated) {
+			_ = ns
+			code = c
+		}
+	}
+	start := r.beginPacket(drbd.CmdConnStChgReply, 0, 4)
+	r.arena = drbd.ReqStateReply{Code: int32(code)}.Append(r.arena)
+	r.endPacket(drbd.MetaSocket, start, nil)
+	if code != SSSuccess {
+		return nil
+	}
+	for _, v := range r.vols {
+		ns, _ := r.judge(v, p)
+		if v.st.Disk < drbd.Outdated || ns.Disk > v.st.Disk {
+			ns.Disk = v.st.Disk
+		}
+		if ns.Disk != v.st.Disk || ns.Pdsk != v.st.Pdsk {
+			ns.Conn = drbd.TearDown
+			r.setState(v, ns, "the peer disconnects")
+		}
+	}
+	r.tearingDown = true
+	r.setTimer(timerHandshake, Tick(r.net.PingTimeoutMS))
+	return nil
+}

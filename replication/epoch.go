@@ -1,0 +1,265 @@
+package replication
+
+import (
+	"fmt"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+)
+
+// sendEpochs is the sender's half of write ordering: which epoch is current,
+// which one still lacks its P_BARRIER, which ones the peer has not
+// acknowledged (drbd84-protocol, 3.4).
+type sendEpochs struct {
+	cur     uint32 // number of the current epoch
+	writes  int    // replicated in it
+	open    bool   // a write was sent and its epoch's P_BARRIER was not
+	unacked ring[sentEpoch]
+	hurried bool // the peer was asked to make its epochs durable now
+}
+
+type sentEpoch struct {
+	epoch   uint32
+	count   uint32
+	barrier bool
+	at      Tick // when the barrier was sent
+}
+
+// closeEpoch ends the current epoch: whatever is submitted from now on is
+// ordered behind it.
+func (r *Resource) closeEpoch() {
+	e := &r.send_
+	if e.writes == 0 {
+		return
+	}
+	e.cur++
+	e.writes = 0
+	if e.open {
+		r.setTimerOnce(timerBarrier, barrierIdleMS)
+	}
+}
+
+// barrierIfDue sends the P_BARRIER of a closed epoch. It precedes every write
+// and every read request of a later one.
+func (r *Resource) barrierIfDue() {
+	e := &r.send_
+	if !e.open {
+		return
+	}
+	last := e.unacked.at(e.unacked.len() - 1)
+	if last.epoch == e.cur {
+		return
+	}
+	e.open = false
+	last.barrier, last.at = true, r.now
+	start := r.beginPacket(drbd.CmdBarrier, 0, 8)
+	r.arena = drbd.Barrier{Barrier: last.epoch}.Append(r.arena)
+	r.endPacket(drbd.DataSocket, start, nil)
+	r.setTimerOnce(timerRequest, Tick(r.net.TimeoutMS))
+}
+
+// countWrite takes a write into the current epoch, just before it is sent.
+func (r *Resource) countWrite(q *request) {
+	e := &r.send_
+	r.barrierIfDue()
+	if !e.open {
+		e.open = true
+		e.unacked.push(sentEpoch{epoch: e.cur})
+	}
+	e.unacked.at(e.unacked.len()-1).count++
+	e.writes++
+	q.epoch = e.cur
+	r.req.log.push(q.id)
+	q.set(inLog | replicated)
+	r.needProof = true
+	if e.writes >= r.net.MaxEpochSize {
+		r.closeEpoch()
+	}
+}
+
+func (r *Resource) barrierIdle() {
+	if r.isUp() {
+		r.barrierIfDue()
+	}
+}
+
+// hurry has all that was sent made durable by the peer as soon as it can.
+// A kernel peer does so anyway at each P_BARRIER.
+func (r *Resource) hurry() {
+	if !r.isUp() || r.send_.unacked.len() == 0 {
+		return
+	}
+	r.closeEpoch()
+	r.barrierIfDue()
+	if r.peerPollux && !r.send_.hurried {
+		r.send_.hurried = true
+		r.sendEmpty(drbd.DataSocket, drbd.CmdUnplugRemote)
+	}
+}
+
+// gotBarrierAck: the oldest epoch is stable on the peer.
+func (r *Resource) gotBarrierAck(ack drbd.BarrierAck) error {
+	e := &r.send_
+	if e.unacked.len() == 0 {
+		return &drbd.ProtocolError{Packet: drbd.CmdBarrierAck, Field: "barrier", Got: ack.Barrier, Want: "none outstanding"}
+	}
+	first := *e.unacked.at(0)
+	if !first.barrier || ack.Barrier != first.epoch {
+		return &drbd.ProtocolError{Packet: drbd.CmdBarrierAck, Field: "barrier", Got: ack.Barrier, Want: first.epoch}
+	}
+	if ack.SetSize != first.count {
+		return &drbd.ProtocolError{Packet: drbd.CmdBarrierAck, Field: "set_size", Got: ack.SetSize, Want: first.count}
+	}
+	for i := range int(first.count) {
+		if q := r.req.get(*r.req.log.at(i)); q.is(netPending) && r.net.Protocol != 'A' {
+			return &drbd.ProtocolError{Packet: drbd.CmdBarrierAck, Field: "set_size", Got: ack.SetSize,
+				Want: fmt.Sprintf("the acknowledgement of sector %d first", q.sector)}
+		}
+	}
+	e.unacked.pop()
+	e.hurried = false
+	for range first.count {
+		q := r.req.get(r.req.log.pop())
+		q.clear(inLog)
+		if q.is(netPending) { // protocol A: it has arrived, so it was sent
+			q.clear(netPending)
+			q.set(netOK)
+		}
+		r.progress(q)
+	}
+	r.kick = true
+	r.progressFlushes()
+	for _, v := range r.vols {
+		r.sourceMayFinish(v)
+	}
+	if e.unacked.len() > 0 && e.unacked.at(e.unacked.len()-1).barrier && (r.req.used > hurryRequests || len(r.req.flushes) > 0) {
+		r.hurry()
+	}
+	return nil
+}
+
+// recvEpochs is the receiver's half: epochs in the order of their writes, the
+// last one still open.
+type recvEpochs struct {
+	q          ring[recvEpoch]
+	base       uint64 // number of the oldest one
+	committing int    // how many of the oldest ones the running fdatasync covers
+	waits      []syncWait
+	hurry      bool
+}
+
+type recvEpoch struct {
+	barrier uint32
+	size    uint32 // writes received
+	active  uint32 // of these, not ended
+	closed  bool
+}
+
+type syncWait struct {
+	v   *volume
+	seq uint64
+}
+
+// maxRecvEpochs bounds the closed epochs that wait for an fdatasync.
+const maxRecvEpochs = 2 * maxRequests
+
+// joinEpoch counts a write of the peer into the open epoch and returns its number.
+func (e *recvEpochs) join() uint64 {
+	if e.q.len() == 0 || e.q.at(e.q.len()-1).closed {
+		e.q.push(recvEpoch{})
+	}
+	last := e.q.at(e.q.len() - 1)
+	last.size++
+	last.active++
+	return e.base + uint64(e.q.len()-1)
+}
+
+func (e *recvEpochs) ended(epoch uint64) { e.q.at(int(epoch-e.base)).active-- }
+
+// receivedBarrier closes the peer's epoch. An empty one is ignored, as the
+// kernel does (drbd84-protocol, 10.6).
+func (r *Resource) receivedBarrier(b drbd.Barrier) {
+	e := &r.recv
+	if e.q.len() == 0 || e.q.at(e.q.len()-1).closed {
+		return
+	}
+	last := e.q.at(e.q.len() - 1)
+	last.closed, last.barrier = true, b.Barrier
+	switch {
+	case !r.peerPollux:
+		// The strict way: nothing more is received until this epoch is on disk.
+		r.strictWait, e.hurry = true, true
+	case e.q.len() > maxRecvEpochs/2:
+		e.hurry = true
+	default:
+		r.setTimerOnce(timerCommit, commitLazyMS)
+	}
+}
+
+// maintainEpochs acknowledges what has become stable and starts the next
+// group commit if one is due.
+func (r *Resource) maintainEpochs() {
+	e := &r.recv
+	for {
+		if e.committing > 0 {
+			for _, w := range e.waits {
+				if w.v.sync.done < w.seq {
+					return
+				}
+			}
+			r.ackEpochs()
+		}
+		eligible := 0
+		for eligible < e.q.len() && e.q.at(eligible).closed && e.q.at(eligible).active == 0 {
+			eligible++
+		}
+		if eligible == 0 || !r.isUp() {
+			if e.q.len() == 0 || !e.q.at(0).closed {
+				e.hurry, r.strictWait = false, false
+			}
+			return
+		}
+		if !e.hurry && r.flushesEpochs() {
+			return
+		}
+		e.committing = eligible
+		e.waits = e.waits[:0]
+		for _, v := range r.vols {
+			if v.opts.DiskFlushes {
+				e.waits = append(e.waits, syncWait{v, r.requestSync(v)})
+			}
+		}
+	}
+}
+
+// flushesEpochs reports whether any volume wants its epochs flushed (disk-flushes).
+func (r *Resource) flushesEpochs() bool {
+	for _, v := range r.vols {
+		if v.opts.DiskFlushes {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Resource) ackEpochs() {
+	e := &r.recv
+	for ; e.committing > 0; e.committing-- {
+		ep := e.q.pop()
+		e.base++
+		start := r.beginPacket(drbd.CmdBarrierAck, 0, 8)
+		r.arena = drbd.BarrierAck{Barrier: ep.barrier, SetSize: ep.size}.Append(r.arena)
+		r.endPacket(drbd.MetaSocket, start, nil)
+	}
+	e.waits = e.waits[:0]
+}
+
+// dropEpochs forgets the peer's epochs when the connection is gone: they are
+// never acknowledged, so the peer takes their blocks as out of sync.
+func (e *recvEpochs) drop() {
+	for e.q.len() > 0 {
+		e.q.pop()
+		e.base++
+	}
+	e.committing, e.hurry = 0, false
+	e.waits = e.waits[:0]
+}

@@ -1,0 +1,238 @@
+package replication
+
+import (
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication/meta"
+)
+
+// A Tick is the core's only clock: milliseconds since the engine started, never 0.
+type Tick int64
+
+// A RequestID names a slot in the table of outstanding client requests.
+type RequestID uint32
+
+// A PeerID names a slot in the table of outstanding requests of the peer.
+type PeerID uint32
+
+// Op is what a client's request, or a local I/O, does.
+type Op uint8
+
+// The operations.
+const (
+	OpRead Op = iota + 1
+	OpWrite
+	OpFlush
+	OpTrim
+	OpZero
+)
+
+// EventKind says what has happened, and so which fields of an Event are set.
+type EventKind uint8
+
+// The events.
+const (
+	// Submitted: a client asks for Op on Volume at Sector, Size bytes; Data, FUA, NoUnmap, Tag.
+	Submitted EventKind = iota + 1
+	// LocalDone: the local I/O of request ID ended with Err.
+	LocalDone
+	// PeerLocalDone: the local I/O of peer request Peer ended with Err; Data is what was read.
+	PeerLocalDone
+	// MetaDone: the metadata job of Volume ended with Err.
+	MetaDone
+	// Synced: the fdatasync of Volume's data ended with Err.
+	Synced
+	// Attached: the disk of Volume was opened; Disk has what was read from it.
+	Attached
+	// SocketsUp: both sockets stand and features are agreed; Link says on what.
+	SocketsUp
+	// Received: a packet came in on Socket: Header, Fixed, Data (payload behind the fixed part).
+	Received
+	// SocketsDown: the connection broke; Reason is the DRBD state that names why, Err the cause.
+	SocketsDown
+	// TimerFired: the time of the last SetTimer has come.
+	TimerFired
+	// DataSent: everything filed for the data socket up to stream position Pos left for the kernel.
+	DataSent
+	// Drained: the output of the data socket is short again, after WantDrain.
+	Drained
+	// Commanded: the operator (or the engine) wants Command.
+	Commanded
+	// HandlerDone: the handler Name ended with ExitCode.
+	HandlerDone
+)
+
+// An Event is one thing that has happened. It is flat and reused by the
+// caller; the core keeps none of its pointers but Data, Tag and Disk.
+type Event struct {
+	Kind    EventKind
+	At      Tick
+	Volume  uint16
+	Op      Op
+	FUA     bool
+	NoUnmap bool
+	ID      RequestID
+	Peer    PeerID
+	Sector  drbd.Sector
+	Size    uint32 // bytes
+	Data    []byte
+	Tag     any
+	Err     error
+
+	Socket drbd.Socket
+	Header drbd.Header
+	Fixed  []byte // the packet's fixed part; valid during Step only
+	Pos    uint64 // bytes
+
+	Reason   drbd.ConnState
+	Link     Link
+	Disk     *AttachedDisk
+	Command  Command
+	Name     string
+	ExitCode int
+}
+
+// A Link is what the handshake before P_PROTOCOL has settled.
+type Link struct {
+	Version          int
+	Features         uint32
+	ResolveConflicts bool // this node accepted the meta socket
+	DiscardMyData    bool // one shot: connect --discard-my-data
+	DryRun           bool // connect --tentative
+}
+
+// AttachedDisk is what an attach has read; the activity log is applied already.
+type AttachedDisk struct {
+	Superblock meta.Superblock
+	Bitmap     *meta.Bitmap
+	AL         *meta.ActivityLog
+	Usable     drbd.Sector // capacity for data
+	BlockSize  uint32      // logical, bytes
+	Options    DiskOptions
+	// WasSoleWriter is whether a restarted daemon may take its role up again
+	// (failover.md, I5); it does not survive a reboot.
+	SameBoot bool
+}
+
+// ActionKind says what the caller has to do.
+type ActionKind uint8
+
+// The actions.
+const (
+	// Send: file Bytes, then Data, for Socket, in the order of the actions.
+	Send ActionKind = iota + 1
+	// DoLocal: run Op for client request ID (or Peer) on Volume's disk, answer with LocalDone (PeerLocalDone).
+	DoLocal
+	DoPeerLocal
+	// Complete: the client's request Tag is done, with Err.
+	Complete
+	// Free: Data goes back to the pool.
+	Free
+	// WriteMeta: run Job on Volume's metadata, answer with MetaDone.
+	WriteMeta
+	// SyncData: fdatasync Volume's data, answer with Synced.
+	SyncData
+	// SetTimer: send TimerFired at At; replaces the timer before.
+	SetTimer
+	// Disconnect: close both sockets; a reader's later SocketsDown is ignored.
+	Disconnect
+	// Connect: start (or go on with) the connect loop.
+	Connect
+	// StopConnecting: end the connect loop.
+	StopConnecting
+	// ResumeReceive: the data socket may be read again (see ReceivePaused).
+	ResumeReceive
+	// WantDrain: send Drained when the data socket's output is short.
+	WantDrain
+	// RunHandler: run the handler Name for Volume, answer with HandlerDone.
+	RunHandler
+	// CommandDone: the command Tag ended with Err (nil, *StateError or *RequestError).
+	CommandDone
+	// StateChanged: for log and event stream: Volume went From -> To because of Text.
+	StateChanged
+	// CloseDisk: the disk of Volume is no longer used; close it.
+	CloseDisk
+	// Report: tell the operator Text.
+	Report
+)
+
+// An Action is one order to the caller. Bytes, Job and the slice that holds it
+// are valid until the next Step.
+type Action struct {
+	Kind   ActionKind
+	Volume uint16
+	Op     Op
+	FUA    bool
+	// NoUnmap keeps the blocks of an OpZero allocated.
+	NoUnmap bool
+	Socket  drbd.Socket
+	ID      RequestID
+	Peer    PeerID
+	Sector  drbd.Sector
+	Size    uint32
+	At      Tick
+	Bytes   []byte
+	Data    []byte
+	Tag     any
+	Err     error
+	Job     *MetaJob
+	Name    string
+	Text    string
+	From    drbd.State
+	To      drbd.State
+	Reason  drbd.ConnState
+}
+
+// A MetaJob is one ordered piece of metadata I/O. The caller does, in this
+// order: SyncData (fdatasync of the data), Pages, a sync of the metadata, the
+// activity log block and the superblock, a sync of the metadata. Any failure
+// ends the job and fails the disk.
+type MetaJob struct {
+	SyncData   bool
+	Pages      []MetaPage
+	ALBlock    []byte // one transaction of 4 KiB, or nil
+	ALRing     int    // its block in the ring
+	Superblock []byte // 4 KiB, or nil
+	ResetAL    bool   // write the initial block over the whole ring, before the superblock
+}
+
+// A MetaPage is one 4 KiB page of the bitmap.
+type MetaPage struct {
+	Page int
+	Data []byte
+}
+
+// CommandKind is what an operator wants.
+type CommandKind uint8
+
+// The commands.
+const (
+	CmdPrimary CommandKind = iota + 1
+	CmdSecondary
+	CmdConnect
+	CmdDisconnect
+	CmdDetach
+	CmdInvalidate
+	CmdInvalidateRemote
+	CmdOutdate
+	CmdOpen  // a client wants to open the volume
+	CmdClose // a client has closed it
+	CmdSetOptions
+)
+
+// A Command is an operator's wish; Tag comes back with CommandDone.
+type Command struct {
+	Kind   CommandKind
+	Force  bool
+	Volume uint16
+	Tag    any
+	Net    NetOptions // CmdSetOptions
+	Disk   DiskOptions
+}
+
+// A RequestError is a refusal with a DRBD request error number (101..170).
+type RequestError struct {
+	Code int
+	Text string
+}
+
+func (e *RequestError) Error() string { return e.Text }

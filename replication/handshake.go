@@ -1,0 +1,610 @@
+package replication
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication/meta"
+)
+
+// socketsUp sends this node's half of the handshake, without waiting for the
+// peer's (drbd84-protocol, 1.7).
+func (r *Resource) socketsUp(ev *Event) {
+	r.link = ev.Link
+	r.peerPollux = ev.Link.Features&drbd.FeaturePollux != 0
+	r.connGen++
+	r.dataPos = 0
+	r.lastReceived = r.now
+	r.gotProtocol, r.stateSent = false, false
+	r.splitBrain = ""
+	r.conn = drbd.WFReportParams // packets may go; the volumes still say WFConnection
+	r.sendPacket(drbd.DataSocket, drbd.CmdProtocol, 0, r.protocolPacket())
+	for _, v := range r.vols {
+		v.sendSeq = 0
+		v.havePeerUUIDs, v.havePeerSizes, v.handshakeDone, v.forcedPeer = false, false, false, false
+		r.sendPacket(drbd.DataSocket, drbd.CmdSyncParam89, v.num, r.syncParam(v))
+		r.sendSizes(v, v.size)
+		if v.hasDisk() {
+			r.sendUUIDs(v, 0)
+		}
+		s := v.st
+		s.Conn = drbd.WFConnection // what a kernel says here, too
+		r.sendStateWord(v, s)
+	}
+	r.stateSent = true
+	r.setConn(drbd.WFReportParams, "connected")
+	r.setTimer(timerPing, Tick(r.net.PingIntMS))
+	r.setTimer(timerHandshake, handshakeMS)
+}
+
+func (r *Resource) protocolPacket() drbd.ProtocolPacket {
+	p := drbd.ProtocolPacket{
+		Protocol:  uint32(r.net.Protocol-'A') + drbd.ProtocolA,
+		AfterSB0P: r.net.AfterSB0P, AfterSB1P: r.net.AfterSB1P, AfterSB2P: r.net.AfterSB2P,
+		IntegrityAlg: r.net.DataIntegrityAlg,
+	}
+	if r.net.AllowTwoPrimaries {
+		p.TwoPrimaries = 1
+	}
+	if r.link.DiscardMyData {
+		p.ConnFlags |= drbd.ConnDiscardMyData
+	}
+	if r.link.DryRun {
+		p.ConnFlags |= drbd.ConnDryRun
+	}
+	return p
+}
+
+func (r *Resource) syncParam(v *volume) drbd.SyncParam89 {
+	return drbd.SyncParam89{
+		ResyncRate: v.opts.ResyncRateKiB, VerifyAlg: r.net.VerifyAlg, CsumsAlg: r.net.CsumsAlg,
+		CPlanAhead: v.opts.CPlanAhead, CDelayTarget: v.opts.CDelayTarget,
+		CFillTarget: v.opts.CFillTarget, CMaxRate: v.opts.CMaxRateKiB,
+	}
+}
+
+func (r *Resource) sendSizes(v *volume, current drbd.Sector) {
+	p := drbd.Sizes{
+		USize: drbd.Sector(v.opts.SizeSectors), CSize: current, MaxBioSize: drbd.MaxRequestSize,
+		WSame: r.link.Features&drbd.FeatureWSame != 0, PhysicalBlockSize: 4096, LogicalBlockSize: 512, DiscardEnabled: 1,
+	}
+	if v.hasDisk() {
+		p.DSize = v.usable
+		p.LogicalBlockSize = max(v.blockSize, 512)
+	}
+	r.sendPacket(drbd.DataSocket, drbd.CmdSizes, v.num, p)
+}
+
+func (r *Resource) sendUUIDs(v *volume, extra uint64) {
+	flags := extra
+	if r.link.DiscardMyData {
+		flags |= drbd.UUIDDiscardMyData
+	}
+	if v.crashed {
+		flags |= drbd.UUIDCrashedPrimary
+	}
+	if v.st.Disk == drbd.Negotiating && v.negDisk == drbd.Inconsistent {
+		flags |= drbd.UUIDInconsistent
+	}
+	var dirty uint64
+	if v.bitmap != nil {
+		dirty = v.bitmap.Weight()
+	}
+	r.sendPacket(drbd.DataSocket, drbd.CmdUUIDs, v.num, drbd.UUIDs{
+		Current: v.uuids.Current, Bitmap: v.uuids.Bitmap, History: v.uuids.History, DirtyBits: dirty, Flags: flags,
+	})
+}
+
+func (r *Resource) sendStateWord(v *volume, s drbd.State) {
+	start := r.beginPacket(drbd.CmdState, v.num, 4)
+	w := s.Word()
+	r.arena = append(r.arena, byte(w>>24), byte(w>>16), byte(w>>8), byte(w))
+	r.endPacket(drbd.DataSocket, start, nil)
+}
+
+// giveUp ends a connection that cannot work until an operator has changed
+// something: StandAlone, no retry.
+func (r *Resource) giveUp(format string, args ...any) {
+	r.lastError = fmt.Sprintf(format, args...)
+	r.report("%s", r.lastError)
+	r.wantConnect = false
+	r.connectionLost(drbd.Disconnecting, errors.New(r.lastError))
+}
+
+// mirrored swaps discard-local and discard-remote (drbd84-protocol, B.6).
+func mirrored(policy uint32) uint32 {
+	const discardLocal, discardRemote = 5, 6
+	switch policy {
+	case discardLocal:
+		return discardRemote
+	case discardRemote:
+		return discardLocal
+	}
+	return policy
+}
+
+func (r *Resource) receivedProtocol(h drbd.Header, b []byte) error {
+	var p drbd.ProtocolPacket
+	if err := p.Decode(b); err != nil {
+		return err
+	}
+	if p.Protocol < drbd.ProtocolA || p.Protocol > drbd.ProtocolC {
+		return &drbd.ProtocolError{Packet: h.Command, Field: "protocol", Got: p.Protocol, Want: "1, 2 or 3"}
+	}
+	letter := byte('A' + p.Protocol - drbd.ProtocolA)
+	if h.Command == drbd.CmdProtocolUpdate {
+		r.net.Protocol = letter
+		r.net.AfterSB0P, r.net.AfterSB1P, r.net.AfterSB2P = mirrored(p.AfterSB0P), mirrored(p.AfterSB1P), mirrored(p.AfterSB2P)
+		r.net.AllowTwoPrimaries = p.TwoPrimaries != 0
+		return nil
+	}
+	const advice = "make both configurations alike, then run connect on both nodes"
+	mine := r.protocolPacket()
+	switch {
+	case p.Protocol != mine.Protocol:
+		r.giveUp("the peer is configured for protocol %c, this node for %c: %s", letter, r.net.Protocol, advice)
+	case mirrored(p.AfterSB0P) != mine.AfterSB0P || mirrored(p.AfterSB1P) != mine.AfterSB1P || mirrored(p.AfterSB2P) != mine.AfterSB2P:
+		r.giveUp("the peer has other after-sb policies: %s", advice)
+	case p.ConnFlags&mine.ConnFlags&drbd.ConnDiscardMyData != 0:
+		r.giveUp("both nodes were told to discard their data: run connect without --discard-my-data on the node whose data stay")
+	case p.TwoPrimaries != mine.TwoPrimaries:
+		r.giveUp("the peer differs in allow-two-primaries: %s", advice)
+	case p.IntegrityAlg != mine.IntegrityAlg:
+		r.giveUp("the peer's data-integrity-alg is %q, this node's %q: %s", p.IntegrityAlg, mine.IntegrityAlg, advice)
+	}
+	r.peerNet = p
+	r.gotProtocol = true
+	return nil
+}
+
+func (r *Resource) dispatchState(v *volume, h drbd.Header, b []byte) error {
+	if !r.gotProtocol {
+		return &drbd.ProtocolError{Packet: h.Command, Field: "command", Got: h.Command, Want: "P_PROTOCOL first"}
+	}
+	switch h.Command {
+	case drbd.CmdSyncParam89:
+		return r.receivedSyncParam(v, b)
+	case drbd.CmdSizes:
+		return r.receivedSizes(v, b)
+	case drbd.CmdUUIDs:
+		return r.receivedUUIDs(v, b)
+	case drbd.CmdState:
+		var p drbd.StatePacket
+		if err := p.Decode(b); err != nil {
+			return err
+		}
+		return r.receivedState(v, p.Word)
+	case drbd.CmdSyncUUID:
+		var p drbd.SyncUUID
+		if err := p.Decode(b); err != nil {
+			return err
+		}
+		return r.receivedSyncUUID(v, p.UUID)
+	case drbd.CmdStateChgReq:
+		return r.receivedStateRequest(v, b)
+	default:
+		return r.receivedStateReply(h.Command, b)
+	}
+}
+
+func (r *Resource) receivedSyncParam(v *volume, b []byte) error {
+	var p drbd.SyncParam89
+	if err := p.Decode(b); err != nil {
+		return err
+	}
+	if !v.handshakeDone {
+		if p.VerifyAlg != r.net.VerifyAlg || p.CsumsAlg != r.net.CsumsAlg {
+			r.giveUp("the peer has verify-alg %q and csums-alg %q, this node %q and %q: make both configurations alike, then run connect on both nodes",
+				p.VerifyAlg, p.CsumsAlg, r.net.VerifyAlg, r.net.CsumsAlg)
+			return nil
+		}
+	} else {
+		r.net.VerifyAlg, r.net.CsumsAlg = p.VerifyAlg, p.CsumsAlg
+	}
+	v.opts.ResyncRateKiB = p.ResyncRate
+	v.opts.CPlanAhead, v.opts.CDelayTarget = p.CPlanAhead, p.CDelayTarget
+	v.opts.CFillTarget, v.opts.CMaxRateKiB = p.CFillTarget, p.CMaxRate
+	return nil
+}
+
+func (r *Resource) receivedSizes(v *volume, b []byte) error {
+	var p drbd.Sizes
+	if err := p.Decode(b); err != nil {
+		return err
+	}
+	first := !v.havePeerSizes
+	v.peerSizes, v.havePeerSizes = p, true
+	in := SizeInput{
+		PeerSize: p.DSize, PeerCurrent: p.CSize, Agreed: v.sb.LASize, MyUser: drbd.Sector(v.opts.SizeSectors),
+		PeerUser: p.USize, Current: v.size, State: v.st,
+	}
+	if v.hasDisk() {
+		in.MySize = v.usable
+	} else {
+		in.Agreed = 0
+	}
+	if v.sb.LASize == 0 {
+		in.Current = 0 // never agreed with anybody: what we assumed binds nobody
+	}
+	size, err := AgreeSize(in)
+	if err != nil {
+		r.giveUp("volume %d: %v", v.num, err)
+		return nil
+	}
+	if size != 0 && size != v.size {
+		if v.handshakeDone && size < v.size && r.role == drbd.Primary {
+			r.giveUp("volume %d: the peer wants to shrink it to %d sectors while it is in use", v.num, size)
+			return nil
+		}
+		r.resize(v, size)
+	}
+	if v.hasDisk() && v.sb.LASize != v.size {
+		v.storeSuperblock()
+	}
+	if v.handshakeDone && !first && p.CSize != v.size {
+		r.sendSizes(v, v.size)
+	}
+	return nil
+}
+
+func (r *Resource) receivedUUIDs(v *volume, b []byte) error {
+	var p drbd.UUIDs
+	if err := p.Decode(b); err != nil {
+		return err
+	}
+	v.havePeerUUIDs = true
+	v.peerUUIDs = meta.UUIDs{Current: p.Current, Bitmap: p.Bitmap, History: p.History}
+	v.peerBits, v.peerUUIDFlags = p.DirtyBits, p.Flags
+	if r.role == drbd.Primary && v.st.Disk < drbd.Inconsistent && v.exposed != 0 && v.exposed&^1 != p.Current&^1 {
+		if v.handshakeDone {
+			v.exposed = p.Current // our only copy moved on to a new generation
+			return nil
+		}
+		r.giveUp("volume %d: this diskless Primary used data of generation %016X, the peer has %016X: connect the node that holds the data, or demote this one", v.num, v.exposed, p.Current)
+		return nil
+	}
+	if r.role == drbd.Primary && v.st.Disk < drbd.Inconsistent {
+		v.exposed = p.Current
+	}
+	if v.handshakeDone && p.Flags&drbd.UUIDSkipInitialSync != 0 && v.st.Conn == drbd.Connected &&
+		v.hasDisk() && v.uuids.Current == meta.UUIDJustCreated && p.DirtyBits == 0 {
+		v.bitmap.ClearAll()
+		v.uuids = meta.UUIDs{Current: p.Current &^ 1}
+		ns := v.st
+		ns.Disk, ns.Pdsk = drbd.UpToDate, drbd.UpToDate
+		r.setState(v, ns, "the initial sync is skipped, the peer's operator says")
+		v.storeAll()
+	}
+	return nil
+}
+
+// receivedState is drbd84-protocol, 4.6; the numbers are its steps.
+func (r *Resource) receivedState(v *volume, word uint32) error {
+	ps := drbd.StateOf(word)
+	if !ps.Valid() {
+		return &drbd.ProtocolError{Packet: drbd.CmdState, Field: "state", Got: fmt.Sprintf("%#08x", word), Want: "a state of DRBD 8.4"}
+	}
+	os := v.st
+	real := ps.Disk
+	if ps.Disk == drbd.Negotiating { // 1
+		real = drbd.Consistent
+		if v.peerUUIDFlags&drbd.UUIDInconsistent != 0 {
+			real = drbd.Inconsistent
+		}
+	}
+	if (os.Pdsk == drbd.Inconsistent || os.Pdsk == drbd.Consistent) && real == drbd.UpToDate &&
+		os.Conn > drbd.Connected && os.Disk == drbd.UpToDate { // 3
+		switch {
+		case ps.Conn >= drbd.StartingSyncS && ps.Conn <= drbd.WFSyncUUID:
+			real = drbd.Inconsistent
+		case os.Conn >= drbd.SyncSource && ps.Conn == drbd.Connected:
+			v.rs.peerDone = true
+			r.hurry() // bits of writes go only with their epoch's acknowledgement
+			r.sourceMayFinish(v)
+			return nil
+		}
+	}
+	if os.Pdsk == drbd.UpToDate && real == drbd.Inconsistent && os.Conn == drbd.Connected && ps.Conn > drbd.SyncSource { // 5
+		real = drbd.UpToDate
+	}
+	ns := os
+	if ns.Conn == drbd.WFReportParams { // 6
+		ns.Conn = drbd.Connected
+	}
+	if ps.Conn == drbd.Ahead {
+		ns.Conn = drbd.Behind
+	}
+	if v.havePeerUUIDs && ps.Disk >= drbd.Negotiating && os.Disk >= drbd.Negotiating { // 7
+		consider := os.Conn < drbd.Connected ||
+			os.Conn == drbd.Connected && (ps.Disk == drbd.Negotiating || os.Disk == drbd.Negotiating) ||
+			v.forcedPeer ||
+			os.Conn == drbd.Connected && ps.Conn >= drbd.StartingSyncS && ps.Conn <= drbd.WFBitMapT
+		if consider {
+			v.forcedPeer = false
+			res := r.handshake(v, ps.Role, real)
+			switch {
+			case res.OK:
+				ns.Conn = res.Conn
+			case os.Disk == drbd.Negotiating:
+				r.lastError = fmt.Sprintf("volume %d: %s", v.num, res.Reason)
+				r.report("%s", r.lastError)
+				r.failDisk(v, "attach refused: "+res.Reason)
+				return nil
+			case ps.Disk == drbd.Negotiating:
+				real, ns.Conn = drbd.Diskless, drbd.Connected
+			default:
+				if res.SplitBrain {
+					r.splitBrain = res.Reason
+				}
+				r.giveUp("volume %d: %s", v.num, res.Reason)
+				return nil
+			}
+		}
+	}
+	ns.Peer, ns.Pdsk = ps.Role, real // 8
+	ns.PeerISP = ps.AftrISP || ps.UserISP
+	if (ns.Conn == drbd.Connected || ns.Conn == drbd.WFBitMapS) && ns.Disk == drbd.Negotiating {
+		ns.Disk = v.negDisk
+	}
+	if r.suspFen && r.fencePending && real == drbd.Consistent && os.Conn < drbd.Connected { // 9
+		return fmt.Errorf("the peer was restarted while I/O is frozen here: it is only Consistent, so the frozen writes cannot be sent again; fence or outdate it")
+	}
+	if os.Conn < drbd.Connected { // 10
+		if code := r.check(v, ns, false); code < SSSuccess {
+			r.giveUp("volume %d: %s", v.num, code.Text())
+			return nil
+		}
+	}
+	r.peerRole = ps.Role
+	v.handshakeDone = true
+	r.setState(v, ns, "the peer's state")
+	if os.Conn == drbd.WFReportParams {
+		r.handshakeOver()
+	}
+	if !r.isUp() {
+		return nil
+	}
+	if os.Conn > drbd.WFReportParams && v.st.Conn > drbd.Connected && os.Conn != v.st.Conn &&
+		ps.Conn <= drbd.Connected && ps.Disk != drbd.Negotiating { // 11
+		r.sendUUIDs(v, 0)
+		r.sendStateWord(v, v.st)
+	}
+	r.link.DiscardMyData = false // 12
+	return nil
+}
+
+// handshakeOver is called when a volume has left WFReportParams.
+func (r *Resource) handshakeOver() {
+	for _, v := range r.vols {
+		if !v.handshakeDone {
+			return
+		}
+	}
+	r.conn = drbd.Connected
+	r.everUp = true
+	r.lastError = ""
+	r.stopTimer(timerHandshake)
+	if r.suspFen {
+		r.thaw(true)
+	}
+	r.commandStep()
+}
+
+// handshake compares the generations and draws the consequences that come
+// before the next state (drbd84-protocol, 5.5).
+func (r *Resource) handshake(v *volume, peerRole drbd.Role, peerDisk drbd.DiskState) HandshakeResult {
+	res := DecideHandshake(HandshakeInput{
+		CompareInput: CompareInput{
+			Self: v.uuids, Peer: v.peerUUIDs, SelfCrashed: v.crashed, PeerCrashed: v.peerUUIDFlags&drbd.UUIDCrashedPrimary != 0,
+			SelfPrimary: r.role == drbd.Primary, PeerPrimary: peerRole == drbd.Primary,
+			ResolveConflicts: r.link.ResolveConflicts, Version: r.link.Version, Features: r.link.Features,
+		},
+		Resource: r.cfg.Name, Disk: v.st.Disk, NegotiatedDisk: v.negDisk, PeerDisk: peerDisk,
+		SelfBits: v.bitmap.Weight(), PeerBits: v.peerBits,
+		AfterSB0P: r.net.AfterSB0P, AfterSB1P: r.net.AfterSB1P, AfterSB2P: r.net.AfterSB2P, RRConflict: r.net.RRConflict,
+		AlwaysASBP: r.net.AlwaysASBP, DiscardMyData: r.link.DiscardMyData,
+		PeerDiscardMyData: r.peerNet.ConnFlags&drbd.ConnDiscardMyData != 0 || v.peerUUIDFlags&drbd.UUIDDiscardMyData != 0,
+		DryRun:            r.link.DryRun, PeerDryRun: r.peerNet.ConnFlags&drbd.ConnDryRun != 0,
+	})
+	for _, h := range res.Handlers {
+		r.emit(Action{Kind: RunHandler, Volume: v.num, Name: h})
+	}
+	if !res.OK {
+		return res
+	}
+	if res.Demote {
+		r.setRole(drbd.Secondary, "after-sb policy")
+	}
+	if res.Compare.Self != v.uuids {
+		v.uuids = res.Compare.Self
+		v.requireSuperblock()
+	}
+	v.peerUUIDs = res.Compare.Peer
+	if res.Full {
+		r.setAllBits(v)
+	}
+	r.report("volume %d: %s", v.num, res.Reason)
+	return res
+}
+
+// checkHandshakeTimeout drops a peer that never finishes: the handshake, or a
+// bitmap exchange in which both wait for the other.
+func (r *Resource) checkHandshakeTimeout() {
+	if !r.isUp() {
+		return
+	}
+	if r.tearingDown {
+		r.connectionLost(drbd.TearDown, nil)
+		return
+	}
+	waits := r.conn != drbd.Connected
+	for _, v := range r.vols {
+		waits = waits || v.st.Conn == drbd.WFBitMapS || v.st.Conn == drbd.WFBitMapT || v.st.Conn == drbd.WFSyncUUID
+	}
+	switch {
+	case !waits:
+	case r.now-r.lastReceived < handshakeMS && r.conn == drbd.Connected:
+		r.setTimer(timerHandshake, handshakeMS)
+	default:
+		r.connectionLost(drbd.ProtocolFailure, fmt.Errorf("the peer did not finish the handshake within %d s", handshakeMS/1000))
+	}
+}
+
+// connectionLost is drbd84-protocol, 4.7: the states first, so that a new
+// generation UUID is under way before any request ends without the peer.
+func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
+	if !r.isUp() {
+		if reason == drbd.Disconnecting && r.conn != drbd.StandAlone {
+			r.emit(Action{Kind: Disconnect, Reason: reason, Err: err})
+			r.standAlone()
+		}
+		return
+	}
+	if r.tearingDown && reason != drbd.Disconnecting {
+		reason, err = drbd.TearDown, nil
+	}
+	r.tearingDown = false
+	r.emit(Action{Kind: Disconnect, Reason: reason, Err: err})
+	r.connGen++
+	r.lostAt = r.now
+	if err != nil && reason != drbd.TearDown {
+		r.lastError = fmt.Sprintf("connection lost (%v): %v", reason, err)
+	}
+	for _, t := range []timerKind{timerPing, timerPong, timerRequest, timerBarrier, timerCommit, timerResync, timerHandshake} {
+		r.stopTimer(t)
+	}
+	r.pingWaiters = nil
+	r.recv.drop()
+	r.strictWait = false
+	r.dropPeerRequests()
+	r.peerRole = drbd.RoleUnknown
+	for _, v := range r.vols {
+		v.handshakeDone, v.havePeerUUIDs = false, false
+		v.rx, v.tx = nil, nil
+		v.active.removeKind(resyncAsked)
+	}
+	text := reason.String()
+	if err != nil {
+		text = err.Error()
+	}
+	r.setConn(reason, text)
+	r.failNetwork()
+	for _, v := range r.vols {
+		if v.hasDisk() {
+			v.storeAll()
+		}
+	}
+	r.cancelCommand()
+	if r.suspFen {
+		r.startFencing()
+	}
+	if reason == drbd.Disconnecting || !r.wantConnect {
+		r.standAlone()
+	} else {
+		r.setConn(drbd.Unconnected, "retry")
+		r.setConn(drbd.WFConnection, "retry")
+		r.emit(Action{Kind: Connect})
+	}
+	r.kick = true
+	r.commandStep()
+}
+
+func (r *Resource) standAlone() {
+	r.wantConnect = false
+	r.emit(Action{Kind: StopConnecting})
+	r.setConn(drbd.StandAlone, "disconnected")
+	r.commandStep()
+}
+
+// failNetwork ends the peer's part of all requests: whatever its disk may lack
+// is marked before a client hears of it.
+func (r *Resource) failNetwork() {
+	e := &r.send_
+	for e.unacked.len() > 0 {
+		e.unacked.pop()
+	}
+	e.open, e.hurried = false, false
+	if e.writes > 0 {
+		e.cur, e.writes = e.cur+1, 0
+	}
+	for r.req.byPos.len() > 0 {
+		r.req.byPos.pop()
+	}
+	for n := r.req.log.len(); n > 0; n-- {
+		q := r.req.get(r.req.log.pop())
+		if r.suspFen && q.is(netPending) && !q.is(completed) {
+			q.set(resend)
+		} else {
+			q.v.setDirty(q.sector, q.size)
+		}
+		q.clear(inLog | netPending | netOK | rsWriteAck)
+		r.progress(q)
+	}
+	r.failFlushesAndReads()
+}
+
+// failFlushesAndReads is failNetwork for what is not in the transfer log.
+func (r *Resource) failFlushesAndReads() {
+	for _, id := range r.req.flushes {
+		r.req.get(id).clear(inLog | netPending | needsProof)
+	}
+	if r.req.reads > 0 {
+		r.req.reads = 0
+		for _, c := range r.req.chunks {
+			for i := range c {
+				if q := &c[i]; q.used && q.op == OpRead && q.is(netPending) {
+					q.clear(netPending)
+					r.req.waiting = append(r.req.waiting, q.id)
+				}
+			}
+		}
+	}
+	r.progressFlushes()
+}
+
+// checkRequestTimeout drops a peer that leaves a request or a barrier
+// unanswered for ko-count x timeout (3.11).
+func (r *Resource) checkRequestTimeout() {
+	if !r.isUp() || r.net.KoCount == 0 {
+		return
+	}
+	var oldest Tick
+	look := func(t Tick) {
+		if t != 0 && (oldest == 0 || t < oldest) {
+			oldest = t
+		}
+	}
+	for i := range r.req.log.len() {
+		if q := r.req.get(*r.req.log.at(i)); q.is(netPending) {
+			look(q.since)
+			break // in send order: the first is the oldest
+		}
+	}
+	if r.send_.unacked.len() > 0 && r.send_.unacked.at(0).barrier {
+		look(r.send_.unacked.at(0).at)
+	}
+	for _, id := range r.req.flushes {
+		if q := r.req.get(id); q.is(netPending) {
+			look(q.since)
+		}
+	}
+	if r.req.reads > 0 {
+		for _, c := range r.req.chunks {
+			for i := range c {
+				if q := &c[i]; q.used && q.op == OpRead && q.is(netPending) {
+					look(q.since)
+				}
+			}
+		}
+	}
+	if oldest == 0 {
+		return
+	}
+	limit := Tick(r.net.TimeoutMS) * Tick(r.net.KoCount)
+	if r.now-oldest >= limit {
+		r.connectionLost(drbd.Timeout, fmt.Errorf("the peer left a request unanswered for %d ms (timeout x ko-count)", limit))
+		return
+	}
+	r.setTimer(timerRequest, min(Tick(r.net.TimeoutMS), oldest+limit-r.now))
+}

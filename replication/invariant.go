@@ -1,0 +1,29 @@
+package replication
+
+import (
+	"fmt"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+)
+
+// mustHold panics if a cheap invariant is broken: a bug of ours must stop the
+// process, not the data.
+func (r *Resource) mustHold() {
+	if r.req.used < 0 || r.peer.used < 0 {
+		panic(fmt.Sprintf("replication: %s: request table count is negative: %d, %d", r.cfg.Name, r.req.used, r.peer.used))
+	}
+	if r.opens < 0 {
+		panic(fmt.Sprintf("replication: %s: closed more often than opened", r.cfg.Name))
+	}
+	for _, v := range r.vols {
+		if v.local < 0 {
+			panic(fmt.Sprintf("replication: %s/%d: local I/O count is negative", r.cfg.Name, v.num))
+		}
+		if v.st.Role == drbd.Primary && v.st.Peer == drbd.Primary && !r.net.AllowTwoPrimaries {
+			panic(fmt.Sprintf("replication: %s/%d: two Primaries: %v", r.cfg.Name, v.num, v.st))
+		}
+		if v.hasDisk() && v.bitmap == nil {
+			panic(fmt.Sprintf("replication: %s/%d: disk %v without a bitmap", r.cfg.Name, v.num, v.st.Disk))
+		}
+	}
+}

@@ -1,0 +1,307 @@
+package replication
+
+import (
+	"fmt"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication/meta"
+)
+
+// Superblock flags that this package sets or asks for itself.
+const (
+	markFullSync   = meta.MDFFullSync
+	markALDisabled = meta.MDFALDisabled
+	markCrashed    = meta.MDFCrashedPrimary | meta.MDFPrimaryInd
+)
+
+// metaIO is the metadata writer of one volume: one job at a time; whatever is
+// wanted meanwhile goes into the next.
+type metaIO struct {
+	next      uint64 // number of the job that will be built next, from 1
+	done      uint64 // number of the last job that is on disk
+	running   bool
+	wantSB    bool
+	wantBM    bool   // all dirty pages
+	resetAL   bool   // clean shutdown: re-initialise the ring
+	touched   bool   // the bitmap was changed since the lazy writer looked
+	forceSync bool   // the next job makes the data durable first
+	inAL      bool   // the running job carries a transaction
+	required  uint64 // no write begins and no client is answered before this job is on disk
+	waiters   []metaWaiter
+
+	sb    []byte
+	al    []byte
+	pages []MetaPage
+	dirty []int
+}
+
+type metaWaiter struct {
+	job uint64
+	f   func()
+}
+
+// dataSync is the group commit of one volume's data: one fdatasync at a time,
+// the next one serves all who asked meanwhile.
+type dataSync struct {
+	started uint64 // number of the last fdatasync that was begun
+	done    uint64
+	running bool
+	wanted  bool
+	dirty   bool // something was written since the last one began
+}
+
+// storeSuperblock has the superblock written; the returned job has it.
+func (v *volume) storeSuperblock() uint64 {
+	v.meta.wantSB = true
+	return v.meta.next
+}
+
+// storeAll has superblock and all changed bitmap pages written.
+func (v *volume) storeAll() uint64 {
+	v.meta.wantBM = true
+	return v.storeSuperblock()
+}
+
+// requireSuperblock is storeSuperblock, and no write goes on before it is on disk.
+func (v *volume) requireSuperblock() uint64 {
+	v.meta.required = v.storeSuperblock()
+	return v.meta.required
+}
+
+// isSettled reports whether all metadata that writes depend on is on disk.
+func (v *volume) isSettled() bool { return v.meta.done >= v.meta.required || !v.hasDisk() }
+
+// whenStored calls f once job is on disk, or at once if it is or there is no disk.
+func (v *volume) whenStored(job uint64, f func()) {
+	if v.meta.done >= job || !v.hasDisk() {
+		f()
+		return
+	}
+	v.meta.waiters = append(v.meta.waiters, metaWaiter{job, f})
+}
+
+// fill composes the superblock from what the volume is now.
+func (v *volume) fill() {
+	v.sb.UUIDs = v.uuids
+	v.sb.LASize = v.size
+	v.sb.Flags = FlagsOf(v.st, v.sb.Flags, v.crashed)
+	v.sb.Unclean = !v.meta.resetAL
+	if v.meta.resetAL {
+		v.sb.Flags |= meta.MDFALClean
+	} else {
+		v.sb.Flags &^= meta.MDFALClean
+	}
+	v.sb.ALExtents = uint32(v.opts.ALExtents)
+}
+
+// maintainMeta starts the next metadata job of v if one is due.
+func (r *Resource) maintainMeta(v *volume) {
+	m := &v.meta
+	if m.running || v.bitmap == nil || !v.hasDisk() {
+		return
+	}
+	if m.touched && r.timers[timerBitmap] == 0 {
+		r.setTimer(timerBitmap, bitmapLazyMS)
+	}
+	if !m.wantSB && !m.wantBM && !m.resetAL && !v.al.Pending() {
+		return
+	}
+	job := &MetaJob{ResetAL: m.resetAL}
+	m.pages = m.pages[:0]
+	if v.al.Pending() && !m.resetAL {
+		r.transaction(v, job)
+	}
+	if m.wantBM || m.resetAL {
+		m.touched = false
+		m.dirty = v.bitmap.DirtyPages(m.dirty[:0])
+		for _, p := range m.dirty {
+			r.takePage(v, job, p)
+		}
+	}
+	job.Pages = m.pages
+	if m.wantSB || m.resetAL {
+		if m.sb == nil {
+			m.sb = make([]byte, 4096)
+		}
+		v.fill()
+		v.sb.Encode(m.sb)
+		job.Superblock = m.sb
+	}
+	if m.resetAL || m.forceSync {
+		job.SyncData = true
+	}
+	v.stats.BMWrites += uint64(len(job.Pages))
+	m.wantSB, m.wantBM, m.resetAL, m.forceSync = false, false, false, false
+	m.running = true
+	m.next++
+	r.emit(Action{Kind: WriteMeta, Volume: v.num, Job: job})
+}
+
+// transaction puts the pending changes of the activity log into job, with the
+// bitmap pages of the extents that leave it: these first, and before them the
+// data (I3).
+func (r *Resource) transaction(v *volume, job *MetaJob) {
+	m := &v.meta
+	if m.al == nil {
+		m.al = make([]byte, 4096)
+	}
+	ring, evicted := v.al.Transaction(m.al)
+	job.ALBlock, job.ALRing = m.al, ring
+	m.inAL = true
+	v.stats.ALWrites++
+	for _, e := range evicted {
+		job.SyncData = true
+		first, last := e.Bits()
+		if first < v.bitmap.Bits() {
+			for p := meta.PageOf(first); p <= meta.PageOf(min(last, v.bitmap.Bits()-1)); p++ {
+				if v.bitmap.PageDirty(p) {
+					r.takePage(v, job, p)
+				}
+			}
+		}
+	}
+}
+
+// takePage copies a dirty page of the bitmap into job.
+func (r *Resource) takePage(v *volume, job *MetaJob, p int) {
+	m := &v.meta
+	for i := range m.pages {
+		if m.pages[i].Page == p {
+			return
+		}
+	}
+	if v.bitmap.PageHasClears(p) {
+		job.SyncData = true // I3
+	}
+	var buf []byte
+	if n := len(m.pages); n < cap(m.pages) && m.pages[:n+1][n].Data != nil {
+		buf = m.pages[:n+1][n].Data
+	} else {
+		buf = make([]byte, 4096)
+	}
+	v.bitmap.EncodePage(p, buf)
+	v.bitmap.MarkClean(p)
+	m.pages = append(m.pages, MetaPage{Page: p, Data: buf})
+}
+
+// setBits and clearBits are the only ways to change single bits: they have the
+// change written some time later.
+func (v *volume) setBits(first, last uint64) uint64 {
+	n := v.bitmap.Set(first, last)
+	v.meta.touched = v.meta.touched || n > 0
+	return n
+}
+
+func (v *volume) clearBits(first, last uint64) {
+	if v.bitmap.Clear(first, last) > 0 {
+		v.meta.touched = true
+	}
+}
+
+// setDirty marks what a range touches, clearClean what it covers.
+func (v *volume) setDirty(s drbd.Sector, size uint32) uint64 {
+	if v.bitmap == nil {
+		return 0
+	}
+	return v.setBits(meta.BitsOutward(s, size))
+}
+
+func (v *volume) clearClean(s drbd.Sector, size uint32) {
+	if v.bitmap == nil {
+		return
+	}
+	if first, last, ok := v.bitmap.BitsInward(s, size); ok {
+		v.clearBits(first, last)
+	}
+}
+
+// lazyBitmap writes changed pages some time after the change: sets are covered
+// by the activity log, and clearing late is always safe.
+func (r *Resource) lazyBitmap() {
+	for _, v := range r.vols {
+		if v.meta.touched {
+			v.meta.wantBM = true
+		}
+	}
+}
+
+func (r *Resource) metaDone(ev *Event) {
+	v := r.volume(ev.Volume)
+	m := &v.meta
+	if !m.running {
+		panic(fmt.Sprintf("replication: MetaDone for volume %d of %s, but no job runs", ev.Volume, r.cfg.Name))
+	}
+	m.running = false
+	if ev.Err != nil {
+		// Failed metadata is never ignored: what is on disk is unknown now.
+		r.diskError(v, fmt.Errorf("metadata: %w", ev.Err), true)
+		r.maybeCloseDisk(v)
+		return
+	}
+	m.done = m.next - 1
+	if m.inAL {
+		m.inAL = false
+		if v.al != nil {
+			v.al.Committed()
+		}
+	}
+	r.runMetaWaiters(v)
+	r.kick, r.kickPeer = true, true
+	r.unpark()
+	r.maybeCloseDisk(v)
+}
+
+// runMetaWaiters calls whoever waited for a job that is on disk now, or for a
+// disk that is gone.
+func (r *Resource) runMetaWaiters(v *volume) {
+	waiters := v.meta.waiters
+	v.meta.waiters = nil
+	for i, w := range waiters {
+		if v.meta.done >= w.job || !v.hasDisk() {
+			w.f()
+		} else {
+			v.meta.waiters = append(v.meta.waiters, waiters[i])
+		}
+	}
+}
+
+// requestSync returns the number of an fdatasync that begins after now; it is
+// reached when v.sync.done is at least that.
+func (r *Resource) requestSync(v *volume) uint64 {
+	s := &v.sync
+	switch {
+	case !v.hasDisk():
+		return s.done
+	case s.running:
+		s.wanted = true
+		return s.started + 1
+	case !s.dirty:
+		return s.done
+	}
+	r.startSync(v)
+	return s.started
+}
+
+func (r *Resource) startSync(v *volume) {
+	s := &v.sync
+	s.started++
+	s.running, s.wanted, s.dirty = true, false, false
+	r.emit(Action{Kind: SyncData, Volume: v.num})
+}
+
+func (r *Resource) synced(ev *Event) {
+	v := r.volume(ev.Volume)
+	s := &v.sync
+	s.running = false
+	s.done = s.started
+	if ev.Err != nil {
+		// Earlier writes may be lost: a failed fdatasync is never retried.
+		s.wanted = false
+		s.done = s.started + 1
+		r.diskError(v, fmt.Errorf("fdatasync: %w", ev.Err), true)
+	} else if s.wanted {
+		r.startSync(v)
+	}
+	r.progressFlushes()
+	r.maybeCloseDisk(v)
+}

@@ -1,0 +1,493 @@
+package replication
+
+import (
+	"fmt"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication/meta"
+)
+
+// peerRequest is something the peer wants of this node's disk.
+type peerRequest struct {
+	id      PeerID
+	used    bool
+	kind    rangeKind
+	op      Op
+	alHeld  bool
+	v       *volume
+	sector  drbd.Sector
+	size    uint32
+	block   uint64
+	flags   drbd.DPFlags
+	epoch   uint64
+	conn    uint32 // of which connection: a later one hears nothing of it
+	syncSeq uint64
+	data    []byte
+}
+
+func (p *peerRequest) end() drbd.Sector { return p.sector + drbd.Sector((p.size+511)>>9) }
+
+// peerRequests is the table of the peer's requests.
+type peerRequests struct {
+	chunks  []*[chunkSize]peerRequest
+	free    []PeerID
+	used    int
+	bytes   int64
+	waiting []PeerID // not begun, in order of arrival
+}
+
+func (t *peerRequests) get(id PeerID) *peerRequest { return &t.chunks[id/chunkSize][id%chunkSize] }
+
+func (t *peerRequests) alloc() *peerRequest {
+	if len(t.free) == 0 {
+		base := PeerID(len(t.chunks) * chunkSize)
+		c := new([chunkSize]peerRequest)
+		t.chunks = append(t.chunks, c)
+		for i := chunkSize - 1; i >= 0; i-- {
+			c[i].id = base + PeerID(i)
+			t.free = append(t.free, base+PeerID(i))
+		}
+	}
+	id := t.free[len(t.free)-1]
+	t.free = t.free[:len(t.free)-1]
+	t.used++
+	p := t.get(id)
+	*p = peerRequest{id: id, used: true}
+	return p
+}
+
+// release frees the slot and the payload.
+func (r *Resource) releasePeer(p *peerRequest) {
+	t := &r.peer
+	if p.data != nil {
+		r.emit(Action{Kind: Free, Data: p.data})
+	}
+	t.bytes -= int64(p.size)
+	p.used, p.v, p.data = false, nil, nil
+	t.used--
+	t.free = append(t.free, p.id)
+}
+
+func waitsFor(kind rangeKind) rangeKind {
+	switch kind {
+	case peerWrite:
+		return peerWriteWaitsFor
+	case resyncWrite:
+		return resyncWriteWaitsFor
+	case resyncRead:
+		return resyncReadWaitsFor
+	default:
+		return peerReadWaitsFor
+	}
+}
+
+// received takes a packet. A violation of the protocol ends the connection as
+// the kernel would end it (drbd84-protocol, 4.7 and 10.6).
+func (r *Resource) received(ev *Event) {
+	r.lastReceived = r.now
+	if !r.isUp() {
+		r.freeData(ev.Data)
+		return
+	}
+	gen := r.connGen
+	kept, err := r.dispatch(ev)
+	if !kept {
+		r.freeData(ev.Data)
+	}
+	if err == nil || gen != r.connGen {
+		return
+	}
+	if ev.Socket == drbd.MetaSocket {
+		r.connectionLost(drbd.NetworkFailure, err)
+	} else {
+		r.connectionLost(drbd.ProtocolFailure, err)
+	}
+}
+
+func (r *Resource) freeData(b []byte) {
+	if b != nil {
+		r.emit(Action{Kind: Free, Data: b})
+	}
+}
+
+// dispatch handles one packet; it reports whether it keeps ev.Data.
+func (r *Resource) dispatch(ev *Event) (kept bool, err error) {
+	h := ev.Header
+	switch h.Command {
+	case drbd.CmdPing:
+		r.sendEmpty(drbd.MetaSocket, drbd.CmdPingAck)
+		return false, nil
+	case drbd.CmdPingAck:
+		r.pinged()
+		return false, nil
+	case drbd.CmdBarrier:
+		var b drbd.Barrier
+		if err := b.Decode(ev.Fixed); err != nil {
+			return false, err
+		}
+		r.receivedBarrier(b)
+		return false, nil
+	case drbd.CmdBarrierAck:
+		var b drbd.BarrierAck
+		if err := b.Decode(ev.Fixed); err != nil {
+			return false, err
+		}
+		return false, r.gotBarrierAck(b)
+	case drbd.CmdProtocol, drbd.CmdProtocolUpdate:
+		return false, r.receivedProtocol(h, ev.Fixed)
+	case drbd.CmdConnStChgReq, drbd.CmdConnStChgReply:
+		return false, r.receivedConnRequest(h.Command, ev.Fixed)
+	case drbd.CmdUnplugRemote:
+		if r.peerPollux {
+			r.recv.hurry = true
+		}
+		return false, nil
+	case drbd.CmdDelayProbe:
+		return false, nil
+	}
+	v := r.volume(h.Volume)
+	if v == nil {
+		switch h.Command {
+		case drbd.CmdSyncParam, drbd.CmdSyncParam89, drbd.CmdSizes, drbd.CmdUUIDs, drbd.CmdState:
+			r.report("the peer has volume %d, which is not configured here; ignored", h.Volume)
+			return false, nil
+		}
+		return false, &drbd.ProtocolError{Packet: h.Command, Field: "volume", Got: h.Volume, Want: "a configured volume"}
+	}
+	return r.dispatchVolume(v, ev)
+}
+
+func (r *Resource) dispatchVolume(v *volume, ev *Event) (kept bool, err error) {
+	h := ev.Header
+	switch h.Command {
+	case drbd.CmdSyncParam89, drbd.CmdSizes, drbd.CmdUUIDs, drbd.CmdState, drbd.CmdSyncUUID,
+		drbd.CmdStateChgReq, drbd.CmdStateChgReply:
+		return false, r.dispatchState(v, h, ev.Fixed)
+	}
+	if !v.handshakeDone {
+		return false, &drbd.ProtocolError{Packet: h.Command, Field: "command", Got: h.Command, Want: "the handshake first"}
+	}
+	switch h.Command {
+	case drbd.CmdData:
+		var d drbd.Data
+		if err := d.Decode(ev.Fixed); err != nil {
+			return false, err
+		}
+		return r.receivedWrite(v, h.Command, OpWrite, d, uint32(len(ev.Data)), ev.Data)
+	case drbd.CmdTrim, drbd.CmdZeroes:
+		var t drbd.Trim
+		if err := t.Decode(ev.Fixed); err != nil {
+			return false, err
+		}
+		op := OpZero
+		if h.Command == drbd.CmdTrim && r.link.Features&drbd.FeatureWZeroes != 0 {
+			op = OpTrim
+		}
+		return r.receivedWrite(v, h.Command, op, t.Data, t.Size, nil)
+	case drbd.CmdRecvAck, drbd.CmdWriteAck, drbd.CmdRSWriteAck, drbd.CmdNegAck, drbd.CmdNegDReply,
+		drbd.CmdNegRSDReply, drbd.CmdRSCancel, drbd.CmdRSIsInSync, drbd.CmdSuperseded, drbd.CmdRetryWrite, drbd.CmdOVResult:
+		var a drbd.BlockAck
+		if err := a.Decode(ev.Fixed); err != nil {
+			return false, err
+		}
+		return false, r.dispatchAck(v, h.Command, a)
+	case drbd.CmdDataReply:
+		var d drbd.Data
+		if err := d.Decode(ev.Fixed); err != nil {
+			return false, err
+		}
+		return false, r.gotDataReply(v, d, ev.Data)
+	case drbd.CmdRSDataReply:
+		var d drbd.Data
+		if err := d.Decode(ev.Fixed); err != nil {
+			return false, err
+		}
+		return r.receivedResyncData(v, d, ev.Data)
+	case drbd.CmdDataRequest, drbd.CmdRSDataRequest, drbd.CmdCsumRSRequest:
+		var q drbd.BlockRequest
+		if err := q.Decode(ev.Fixed); err != nil {
+			return false, err
+		}
+		return false, r.receivedReadRequest(v, h.Command, q)
+	case drbd.CmdOutOfSync:
+		var d drbd.BlockDesc
+		if err := d.Decode(ev.Fixed); err != nil {
+			return false, err
+		}
+		return false, r.receivedOutOfSync(v, d)
+	case drbd.CmdBitmap, drbd.CmdCompressedBitmap:
+		return false, r.receivedBitmap(v, h.Command, ev.Fixed)
+	}
+	return false, &drbd.ProtocolError{Packet: h.Command, Field: "command", Got: h.Command, Want: "a packet of this feature set"}
+}
+
+func (r *Resource) dispatchAck(v *volume, cmd drbd.Command, a drbd.BlockAck) error {
+	switch cmd {
+	case drbd.CmdRecvAck, drbd.CmdWriteAck, drbd.CmdRSWriteAck, drbd.CmdNegAck:
+		if a.BlockID == drbd.ResyncID {
+			return r.gotResyncAck(v, cmd, a)
+		}
+		return r.gotBlockAck(cmd, v, a)
+	case drbd.CmdNegDReply:
+		return r.gotNegDReply(v, a)
+	case drbd.CmdNegRSDReply, drbd.CmdRSCancel, drbd.CmdRSIsInSync:
+		return r.gotResyncRefusal(v, cmd, a)
+	}
+	return &drbd.ProtocolError{Packet: cmd, Field: "command", Got: cmd, Want: "an answer to something we asked"}
+}
+
+// checkRange is the bound of every range that the peer names.
+func (v *volume) checkRange(cmd drbd.Command, s drbd.Sector, size uint32) error {
+	if size == 0 || size%512 != 0 {
+		return &drbd.ProtocolError{Packet: cmd, Field: "size", Got: size, Want: "a multiple of 512"}
+	}
+	if n := drbd.Sector(size >> 9); s > v.size || n > v.size-s {
+		return &drbd.ProtocolError{Packet: cmd, Field: "sector", Got: s, Want: fmt.Sprintf("%d sectors within %d", n, v.size)}
+	}
+	return nil
+}
+
+// receivedWrite is drbd84-protocol, 3.2.
+func (r *Resource) receivedWrite(v *volume, cmd drbd.Command, op Op, d drbd.Data, size uint32, data []byte) (kept bool, err error) {
+	if r.role == drbd.Primary {
+		return false, &drbd.ProtocolError{Packet: cmd, Field: "role", Got: "a write", Want: "none: this node is the only Primary"}
+	}
+	if v.st.Disk < drbd.Inconsistent {
+		epoch := r.recv.join()
+		r.recv.ended(epoch)
+		r.sendAck(drbd.CmdNegAck, v, d.Sector, d.BlockID, size)
+		return false, nil
+	}
+	if err := v.checkRange(cmd, d.Sector, size); err != nil {
+		return false, err
+	}
+	p := r.peer.alloc()
+	p.kind, p.op, p.v, p.sector, p.size, p.block, p.flags = peerWrite, op, v, d.Sector, size, d.BlockID, d.Flags
+	p.epoch, p.conn, p.data = r.recv.join(), r.connGen, data
+	r.peer.bytes += int64(size)
+	v.stats.ReceivedBytes += uint64(size)
+	if d.Flags&drbd.DPSendReceiveAck != 0 {
+		r.sendAck(drbd.CmdRecvAck, v, d.Sector, d.BlockID, size)
+	}
+	if d.Flags&drbd.DPFlush != 0 {
+		p.syncSeq = r.requestSync(v)
+	}
+	r.beginPeer(p)
+	return true, nil
+}
+
+// receivedReadRequest serves the peer's reads: of an application (P_DATA_REQUEST)
+// and of a resync.
+func (r *Resource) receivedReadRequest(v *volume, cmd drbd.Command, q drbd.BlockRequest) error {
+	if q.Size > drbd.MaxRequestSize {
+		return &drbd.ProtocolError{Packet: cmd, Field: "blksize", Got: q.Size, Want: "at most 1 MiB"}
+	}
+	if err := v.checkRange(cmd, q.Sector, q.Size); err != nil {
+		return err
+	}
+	kind, refusal := resyncRead, drbd.CmdNegRSDReply
+	if cmd == drbd.CmdDataRequest {
+		kind, refusal = peerRead, drbd.CmdNegDReply
+	}
+	if v.st.Disk != drbd.UpToDate {
+		r.sendAck(refusal, v, q.Sector, q.BlockID, q.Size)
+		return nil
+	}
+	p := r.peer.alloc()
+	p.kind, p.op, p.v, p.sector, p.size, p.block, p.conn = kind, OpRead, v, q.Sector, q.Size, q.BlockID, r.connGen
+	r.peer.bytes += int64(q.Size)
+	r.beginPeer(p)
+	return nil
+}
+
+// beginPeer starts p, or files it behind whatever it has to wait for.
+func (r *Resource) beginPeer(p *peerRequest) {
+	if r.behindWaiting(p, len(r.peer.waiting)) || !r.startPeer(p) {
+		r.peer.waiting = append(r.peer.waiting, p.id)
+	}
+}
+
+// behindWaiting reports whether one of the first n waiting requests overlaps
+// p: they keep the order of arrival.
+func (r *Resource) behindWaiting(p *peerRequest, n int) bool {
+	for _, id := range r.peer.waiting[:n] {
+		if w := r.peer.get(id); w.v == p.v && w.sector < p.end() && p.sector < w.end() {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Resource) startWaitingPeer() {
+	if len(r.peer.waiting) == 0 {
+		return
+	}
+	kept := 0
+	for i, id := range r.peer.waiting {
+		p := r.peer.get(id)
+		if r.behindWaiting(p, kept) || !r.startPeer(p) {
+			r.peer.waiting[kept] = r.peer.waiting[i]
+			kept++
+		}
+	}
+	r.peer.waiting = r.peer.waiting[:kept]
+}
+
+// peerMayGo has the peer's waiting requests looked at again.
+func (r *Resource) peerMayGo() {
+	if len(r.peer.waiting) > 0 {
+		r.kickPeer = true
+	}
+}
+
+// startPeer begins p if nothing stands in its way. A disk that went away
+// meanwhile ends it with an error.
+func (r *Resource) startPeer(p *peerRequest) bool {
+	v := p.v
+	if v.st.Disk < drbd.Inconsistent {
+		v.local++
+		v.active.insert(p.sector, p.end(), p.kind, uint32(p.id))
+		r.peerEnded(p, ErrNoData)
+		return true
+	}
+	if v.active.busy(p.sector, p.end(), waitsFor(p.kind)) || v.sync.done < p.syncSeq {
+		return false
+	}
+	if p.kind == peerWrite && v.st.Pdsk < drbd.Inconsistent {
+		// A diskless Primary writes here: this is the only copy, so this node
+		// keeps its own log of what its peer lacks (3.2 step 7).
+		first, last := meta.ExtentsOf(p.sector, p.size)
+		if !p.alHeld {
+			v.setDirty(p.sector, p.size)
+			ready, err := v.al.Begin(first, last)
+			if err != nil {
+				return false
+			}
+			p.alHeld = true
+			if !ready {
+				return false
+			}
+		} else if !v.al.Ready(first, last) {
+			return false
+		}
+	}
+	v.local++
+	v.active.insert(p.sector, p.end(), p.kind, uint32(p.id))
+	if p.op != OpRead {
+		v.sync.dirty = true
+		v.stats.WrittenBytes += uint64(p.size)
+	}
+	noUnmap := p.op == OpZero && p.flags&drbd.DPDiscard == 0 && p.flags&drbd.DPZeroes != 0
+	r.emit(Action{
+		Kind: DoPeerLocal, Op: p.op, FUA: p.flags&drbd.DPFUA != 0, NoUnmap: noUnmap, Volume: v.num, Peer: p.id,
+		Sector: p.sector, Size: p.size, Data: p.data,
+	})
+	return true
+}
+
+func (r *Resource) peerLocalDone(ev *Event) {
+	p := r.peer.get(ev.Peer)
+	if ev.Data != nil {
+		p.data = ev.Data
+	}
+	v := p.v
+	r.peerEnded(p, ev.Err)
+	r.maybeCloseDisk(v)
+}
+
+// peerEnded answers the peer, unless the connection has changed.
+func (r *Resource) peerEnded(p *peerRequest, err error) {
+	v := p.v
+	v.local--
+	v.active.remove(p.kind, uint32(p.id))
+	r.peerMayGo()
+	if len(r.req.waiting) > 0 {
+		r.kick = true
+	}
+	if p.alHeld && v.al != nil {
+		first, last := meta.ExtentsOf(p.sector, p.size)
+		v.al.End(first, last)
+	}
+	if p.op != OpRead {
+		v.sync.dirty = true
+	}
+	if err != nil && v.st.Disk >= drbd.Inconsistent {
+		v.setDirty(p.sector, p.size)
+		r.diskError(v, err, false)
+	}
+	if p.conn == r.connGen && r.isUp() {
+		r.answerPeer(p, err)
+	}
+	if p.kind == resyncWrite {
+		v.active.removeAt(resyncAsked, p.sector)
+	}
+	r.releasePeer(p)
+	if v.st.Conn == drbd.SyncTarget {
+		r.askResync(v)
+	}
+	r.checkResyncDone(v)
+}
+
+func (r *Resource) answerPeer(p *peerRequest, err error) {
+	v := p.v
+	switch p.kind {
+	case peerWrite:
+		switch {
+		case err != nil:
+			r.sendAck(drbd.CmdNegAck, v, p.sector, p.block, p.size)
+		case p.flags&drbd.DPMaySetInSync != 0 && v.st.Conn >= drbd.SyncSource && v.st.Conn <= drbd.PausedSyncT:
+			v.clearClean(p.sector, p.size)
+			if p.flags&drbd.DPSendWriteAck != 0 {
+				r.sendAck(drbd.CmdRSWriteAck, v, p.sector, p.block, p.size)
+			}
+		case p.flags&drbd.DPSendWriteAck != 0:
+			r.sendAck(drbd.CmdWriteAck, v, p.sector, p.block, p.size)
+		}
+		r.recv.ended(p.epoch)
+	case resyncWrite:
+		if err != nil {
+			v.rs.failed += uint64(p.size) / 4096
+			r.sendAck(drbd.CmdNegAck, v, p.sector, drbd.ResyncID, p.size)
+			return
+		}
+		v.clearClean(p.sector, p.size)
+		r.sendAck(drbd.CmdRSWriteAck, v, p.sector, drbd.ResyncID, p.size)
+	case peerRead:
+		r.answerRead(p, drbd.CmdDataReply, drbd.CmdNegDReply, err)
+	case resyncRead:
+		r.answerRead(p, drbd.CmdRSDataReply, drbd.CmdNegRSDReply, err)
+	}
+}
+
+func (r *Resource) answerRead(p *peerRequest, reply, refusal drbd.Command, err error) {
+	v := p.v
+	if err != nil || uint32(len(p.data)) != p.size {
+		r.sendAck(refusal, v, p.sector, p.block, p.size)
+		return
+	}
+	v.stats.ReadBytes += uint64(p.size)
+	v.stats.SentBytes += uint64(p.size)
+	start := r.beginPacket(reply, v.num, 24+len(p.data))
+	r.arena = drbd.Data{Sector: p.sector, BlockID: p.block}.Append(r.arena)
+	r.endPacket(drbd.DataSocket, start, p.data)
+}
+
+// sendAck sends one of the packets of p_block_ack; it consumes a sequence number.
+func (r *Resource) sendAck(cmd drbd.Command, v *volume, s drbd.Sector, block uint64, size uint32) {
+	start := r.beginPacket(cmd, v.num, 24)
+	r.arena = drbd.BlockAck{Sector: s, BlockID: block, Size: size, Seq: v.nextSeq()}.Append(r.arena)
+	r.endPacket(drbd.MetaSocket, start, nil)
+}
+
+// dropPeerRequests forgets what has not begun when the connection is gone.
+func (r *Resource) dropPeerRequests() {
+	for _, id := range r.peer.waiting {
+		p := r.peer.get(id)
+		if p.alHeld && p.v.al != nil {
+			first, last := meta.ExtentsOf(p.sector, p.size)
+			p.v.al.End(first, last)
+		}
+		r.releasePeer(p)
+	}
+	r.peer.waiting = r.peer.waiting[:0]
+}

@@ -1,0 +1,435 @@
+package replication
+
+import (
+	"fmt"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication/meta"
+)
+
+// Limits of one resource. They bound its memory; a full table makes clients
+// wait and never drops a request.
+const (
+	// maxRequests is the size of the request table: writes stay in it until the
+	// peer has acknowledged their epoch.
+	maxRequests = 16384
+	// hurryRequests is when a peer that acknowledges epochs lazily is asked to hurry.
+	hurryRequests = maxRequests / 2
+	// maxPeerRequests bounds what the peer may have outstanding here before its
+	// data socket is no longer read.
+	maxPeerRequests = 2048
+)
+
+// Our own pacing, in milliseconds.
+const (
+	barrierIdleMS  = 50   // a closed epoch is sent to the peer after so long without a further write
+	commitLazyMS   = 1000 // an epoch is made durable at the latest so long after its barrier
+	resyncTickMS   = 100  // drbd84-protocol, 7.2: SLEEP_TIME
+	bitmapLazyMS   = 2000 // changed bitmap pages reach the disk so long after the change
+	handshakeMS    = 30000
+	commandRetryMS = 200
+)
+
+// Config is what a Resource needs to know. The zero value is not usable.
+type Config struct {
+	Name          string
+	Net           NetOptions
+	NoDataSuspend bool   // on-no-data-accessible suspend-io
+	Seed          uint64 // of the source of UUIDs; random in production
+	// FreezeOnPeerLoss keeps I/O frozen after the peer is lost until a
+	// fence-peer handler says that it is out of the way (resource-and-stonith).
+	HasFenceHandler bool
+}
+
+// A Resource decides everything for one replicated resource: roles, states,
+// UUIDs, who gets which write, when a client is answered. See doc.go for the
+// contract of Step. It is not safe for concurrent use.
+type Resource struct {
+	cfg  Config
+	net  NetOptions
+	rnd  uint64
+	now  Tick
+	vols []*volume // ascending by number
+
+	role     drbd.Role
+	conn     drbd.ConnState // up to WFReportParams; Connected once any volume is
+	susp     bool           // by the user
+	suspFen  bool           // until the peer is fenced
+	peerRole drbd.Role
+	opens    int
+
+	link        Link
+	peerPollux  bool
+	wantConnect bool // the operator wants a connection
+	stateSent   bool // our first P_STATE of this connection is out
+	gotProtocol bool
+	peerNet     drbd.ProtocolPacket
+	tearingDown bool // the peer's disconnect is granted; it will close
+	lostAt      Tick // when the connection was lost
+	everUp      bool
+
+	req   requests
+	peer  peerRequests
+	send_ sendEpochs
+	recv  recvEpochs
+
+	dataPos      uint64 // bytes filed for the data socket of this connection
+	connGen      uint32 // number of the connection
+	needProof    bool   // kernel peer: written to since its last proven flush
+	strictWait   bool   // kernel peer: reading stopped at a P_BARRIER
+	readPaused   bool
+	lastReceived Tick
+	pingSent     bool
+	pingWaiters  []func()
+
+	timers   [timerCount]Tick
+	timerSet Tick
+
+	cmd      *command
+	cmdQueue []Command
+	stepping bool // commandStep runs: it is not entered twice
+
+	fencePending bool
+	fenceRunning bool
+
+	splitBrain string // the sentence for the operator, empty if none
+	lastError  string
+
+	kick     bool // something may have become possible for a waiting request
+	kickPeer bool
+	actions  []Action
+	arena    []byte
+	jobs     [2]MetaJob
+}
+
+// volume is one replicated device.
+type volume struct {
+	num  uint16
+	opts DiskOptions
+	st   drbd.State
+
+	// The disk, valid while st.Disk > Attaching.
+	sb        meta.Superblock
+	uuids     meta.UUIDs
+	bitmap    *meta.Bitmap
+	al        *meta.ActivityLog
+	usable    drbd.Sector
+	blockSize uint32
+	crashed   bool // crashed primary
+	negDisk   drbd.DiskState
+	negPdsk   drbd.DiskState
+
+	size     drbd.Sector // what is exported; 0 = not known yet
+	exposed  uint64      // current UUID of the data last shown to the application
+	userSize drbd.Sector
+
+	// What the peer said; reset with every connection.
+	havePeerUUIDs bool
+	peerUUIDs     meta.UUIDs
+	peerBits      uint64
+	peerUUIDFlags uint64
+	havePeerSizes bool
+	peerSizes     drbd.Sizes
+	forcedPeer    bool // the peer was force-promoted while both were Inconsistent
+	handshakeDone bool
+
+	sendSeq uint32
+
+	meta   metaIO
+	sync   dataSync
+	active rangeSet // client writes until completed, peer writes, resync I/O
+	local  int      // local I/Os in flight
+	rs     resync
+	rx     *drbd.BitmapReceiver
+	tx     *drbd.BitmapSender
+
+	stats Counters
+}
+
+// Counters of one volume since the attach, in bytes unless they say otherwise.
+type Counters struct {
+	ReadBytes     uint64
+	WrittenBytes  uint64
+	SentBytes     uint64
+	ReceivedBytes uint64
+	ALWrites      uint64 // transactions
+	BMWrites      uint64 // pages
+}
+
+// New returns a resource without volumes, Secondary and StandAlone.
+func New(cfg Config) *Resource {
+	r := &Resource{cfg: cfg, net: cfg.Net, rnd: cfg.Seed, role: drbd.Secondary, conn: drbd.StandAlone}
+	r.req.init()
+	return r
+}
+
+// AddVolume adds volume num, diskless. Volumes are added before the first
+// event; num must be new.
+func (r *Resource) AddVolume(num uint16, opts DiskOptions) {
+	v := &volume{num: num, opts: opts, st: drbd.State{Role: drbd.Secondary, Conn: drbd.StandAlone, Pdsk: drbd.DUnknown}}
+	i := 0
+	for i < len(r.vols) && r.vols[i].num < num {
+		i++
+	}
+	if i < len(r.vols) && r.vols[i].num == num {
+		panic(fmt.Sprintf("replication: volume %d of %s added twice", num, r.cfg.Name))
+	}
+	r.vols = append(r.vols, nil)
+	copy(r.vols[i+1:], r.vols[i:])
+	r.vols[i] = v
+}
+
+func (r *Resource) volume(num uint16) *volume {
+	for _, v := range r.vols {
+		if v.num == num {
+			return v
+		}
+	}
+	return nil
+}
+
+// random is splitmix64 over the configured seed: equal input gives equal output.
+func (r *Resource) random() uint64 {
+	r.rnd += 0x9e3779b97f4a7c15
+	z := r.rnd
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	z ^= z >> 31
+	if z&^1 == 0 || z&^1 == meta.UUIDJustCreated {
+		return r.random() // 0 and 4 have a meaning of their own
+	}
+	return z
+}
+
+// Step consumes one event and returns what the caller must do now, in this
+// order. It performs no I/O, reads no clock, starts no goroutine. The slice is
+// valid until the next Step.
+func (r *Resource) Step(ev *Event) []Action {
+	r.actions = r.actions[:0]
+	r.arena = r.arena[:0]
+	if ev.At > r.now {
+		r.now = ev.At
+	}
+	switch ev.Kind {
+	case Submitted:
+		r.submitted(ev)
+	case LocalDone:
+		r.localDone(ev)
+	case PeerLocalDone:
+		r.peerLocalDone(ev)
+	case MetaDone:
+		r.metaDone(ev)
+	case Synced:
+		r.synced(ev)
+	case Attached:
+		r.attached(ev)
+	case SocketsUp:
+		r.socketsUp(ev)
+	case Received:
+		r.received(ev)
+	case SocketsDown:
+		r.connectionLost(ev.Reason, ev.Err)
+	case TimerFired:
+		r.timerSet = 0
+		r.timerFired()
+	case DataSent:
+		r.dataSent(ev.Pos)
+	case Drained:
+		r.sendBitmaps()
+	case Commanded:
+		r.commanded(ev.Command)
+	case HandlerDone:
+		r.handlerDone(ev)
+	default:
+		panic(fmt.Sprintf("replication: no case for event %d in Step", ev.Kind))
+	}
+	r.maintain()
+	r.mustHold()
+	return r.actions
+}
+
+// maintain is cheap and idempotent: it does whatever has become possible.
+func (r *Resource) maintain() {
+	for r.kick || r.kickPeer {
+		if r.kickPeer {
+			r.kickPeer = false
+			r.startWaitingPeer()
+		}
+		if r.kick {
+			r.kick = false
+			r.startWaiting()
+		}
+	}
+	for _, v := range r.vols {
+		r.maintainMeta(v)
+	}
+	r.maintainEpochs()
+	r.maintainReceive()
+	r.maintainTimer()
+}
+
+func (r *Resource) emit(a Action) { r.actions = append(r.actions, a) }
+
+// packet files header and fixed part for a socket. encode appends exactly
+// fixed bytes; data (may be nil) follows as payload.
+func (r *Resource) beginPacket(cmd drbd.Command, vol uint16, length int) int {
+	start := len(r.arena)
+	r.arena = drbd.AppendHeader100(r.arena, drbd.Header{Command: cmd, Volume: vol, Length: uint32(length)})
+	return start
+}
+
+func (r *Resource) endPacket(sock drbd.Socket, start int, data []byte) {
+	if sock == drbd.DataSocket {
+		r.dataPos += uint64(len(r.arena) - start + len(data))
+	}
+	r.actions = append(r.actions, Action{Kind: Send, Socket: sock, Bytes: r.arena[start:len(r.arena):len(r.arena)], Data: data})
+}
+
+// sendPacket sends a packet that is not on the hot path.
+func (r *Resource) sendPacket(sock drbd.Socket, cmd drbd.Command, vol uint16, p drbd.Packet) {
+	body := p.Append(nil)
+	start := r.beginPacket(cmd, vol, len(body))
+	r.arena = append(r.arena, body...)
+	r.endPacket(sock, start, nil)
+}
+
+func (r *Resource) sendEmpty(sock drbd.Socket, cmd drbd.Command) {
+	r.endPacket(sock, r.beginPacket(cmd, 0, 0), nil)
+}
+
+// isUp reports whether packets may be sent: the handshake is under way or done.
+func (r *Resource) isUp() bool { return r.conn >= drbd.WFReportParams }
+
+// nextSeq numbers a packet of v; drbd84-protocol, 3.3.
+func (v *volume) nextSeq() uint32 {
+	v.sendSeq++
+	return v.sendSeq
+}
+
+func (v *volume) hasDisk() bool {
+	return v.st.Disk >= drbd.Inconsistent || v.st.Disk == drbd.Negotiating
+}
+
+// Timers.
+type timerKind int
+
+const (
+	timerPing timerKind = iota
+	timerPong
+	timerRequest
+	timerBarrier
+	timerCommit
+	timerResync
+	timerBitmap
+	timerHandshake
+	timerCommand
+	timerCount
+)
+
+func (r *Resource) setTimer(k timerKind, in Tick) { r.timers[k] = r.now + max(in, 1) }
+func (r *Resource) stopTimer(k timerKind)         { r.timers[k] = 0 }
+
+// setTimerOnce keeps a timer that runs already.
+func (r *Resource) setTimerOnce(k timerKind, in Tick) {
+	if r.timers[k] == 0 {
+		r.setTimer(k, in)
+	}
+}
+
+// maintainTimer asks for a timer only if an earlier one is needed than the
+// one that runs: a write must not cost a timer.
+func (r *Resource) maintainTimer() {
+	var first Tick
+	for _, t := range r.timers {
+		if t != 0 && (first == 0 || t < first) {
+			first = t
+		}
+	}
+	if first != 0 && (r.timerSet == 0 || first < r.timerSet) {
+		r.timerSet = first
+		r.emit(Action{Kind: SetTimer, At: first})
+	}
+}
+
+func (r *Resource) timerFired() {
+	for k := range r.timers {
+		if t := r.timers[k]; t == 0 || t > r.now {
+			continue
+		}
+		r.timers[k] = 0
+		switch timerKind(k) {
+		case timerPing:
+			r.pingDue()
+		case timerPong:
+			r.connectionLost(drbd.NetworkFailure, fmt.Errorf("no P_PING_ACK within %d ms", r.net.PingTimeoutMS))
+		case timerRequest:
+			r.checkRequestTimeout()
+		case timerBarrier:
+			r.barrierIdle()
+		case timerCommit:
+			r.recv.hurry = true
+		case timerResync:
+			r.resyncTick()
+		case timerBitmap:
+			r.lazyBitmap()
+		case timerHandshake:
+			r.checkHandshakeTimeout()
+		case timerCommand:
+			r.commandTimer()
+		}
+	}
+}
+
+// pingDue is called every ping-int: it asks only if nothing came meanwhile
+// (drbd84-protocol, 3.11).
+func (r *Resource) pingDue() {
+	if !r.isUp() {
+		return
+	}
+	r.setTimer(timerPing, Tick(r.net.PingIntMS))
+	if r.now-r.lastReceived >= Tick(r.net.PingIntMS) {
+		r.ping()
+	}
+}
+
+func (r *Resource) ping() {
+	if !r.isUp() {
+		return
+	}
+	r.sendEmpty(drbd.MetaSocket, drbd.CmdPing)
+	r.setTimer(timerPong, Tick(r.net.PingTimeoutMS))
+}
+
+// whenPinged calls f after the peer has answered a ping: proof that the link is alive.
+func (r *Resource) whenPinged(f func()) {
+	r.pingWaiters = append(r.pingWaiters, f)
+	if len(r.pingWaiters) == 1 {
+		r.ping()
+	}
+}
+
+func (r *Resource) pinged() {
+	r.stopTimer(timerPong)
+	waiters := r.pingWaiters
+	r.pingWaiters = nil
+	for _, f := range waiters {
+		f()
+	}
+}
+
+// ReceivePaused reports whether the data socket must not be read for now. The
+// caller asks after every Step of a packet, and waits for ResumeReceive.
+func (r *Resource) ReceivePaused() bool { return r.readPaused }
+
+func (r *Resource) maintainReceive() {
+	paused := r.strictWait || r.peer.used > maxPeerRequests ||
+		r.peer.bytes > max(int64(r.net.MaxBuffers)*4096, 4<<20)
+	if r.readPaused && !paused {
+		r.emit(Action{Kind: ResumeReceive})
+	}
+	r.readPaused = paused
+}
+
+func (r *Resource) report(format string, args ...any) {
+	r.emit(Action{Kind: Report, Text: fmt.Sprintf(format, args...)})
+}

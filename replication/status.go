@@ -1,0 +1,91 @@
+package replication
+
+import (
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication/meta"
+)
+
+// A Snapshot is the state of a resource for people and metrics.
+type Snapshot struct {
+	Role, PeerRole drbd.Role
+	Conn           drbd.ConnState
+	Protocol       byte
+	Version        int
+	Features       uint32
+	Suspended      []string
+	SplitBrain     string
+	LastError      string
+	LostAt         Tick // when the peer was lost, 0 if it never was there or is
+	Opens          int
+	Pending        int // requests of clients under way
+	Volumes        []VolumeSnapshot
+}
+
+// A VolumeSnapshot is one volume of a Snapshot; sizes in bytes.
+type VolumeSnapshot struct {
+	Number                    uint16
+	State                     drbd.State
+	SizeBytes, OutOfSyncBytes uint64
+	UUIDs                     meta.UUIDs
+	Flags                     meta.Flags
+	Counters                  Counters
+	Resync                    *ResyncSnapshot
+}
+
+// A ResyncSnapshot is the progress of a resync.
+type ResyncSnapshot struct {
+	Source, Paused        bool
+	TotalBytes, LeftBytes uint64
+	FailedBytes           uint64
+	RateBytesPerSec       uint64
+	BeganAt               Tick
+}
+
+// Snapshot describes the resource now.
+func (r *Resource) Snapshot(now Tick) Snapshot {
+	s := Snapshot{
+		Role: r.role, PeerRole: r.peerRole, Conn: r.conn, Protocol: r.net.Protocol, Version: r.link.Version,
+		Features: r.link.Features, SplitBrain: r.splitBrain, LastError: r.lastError, Opens: r.opens, Pending: r.req.used,
+	}
+	if r.conn < drbd.Connected {
+		s.LostAt = r.lostAt
+	}
+	for name, on := range map[string]bool{"user": r.susp, "fencing": r.suspFen, "no-data": r.noData()} {
+		if on {
+			s.Suspended = append(s.Suspended, name)
+		}
+	}
+	for _, v := range r.vols {
+		vs := VolumeSnapshot{
+			Number: v.num, State: v.st, SizeBytes: uint64(v.size.Bytes()), UUIDs: v.uuids, Flags: v.sb.Flags, Counters: v.stats,
+		}
+		if v.bitmap != nil {
+			vs.OutOfSyncBytes = min(v.bitmap.Weight()*4096, vs.SizeBytes)
+		}
+		if v.rs.running && v.bitmap != nil {
+			oldest := v.rs.marks[(v.rs.mark+1)%len(v.rs.marks)]
+			left := v.bitmap.Weight()
+			rs := &ResyncSnapshot{
+				Source: v.rs.source, Paused: v.st.Paused(), TotalBytes: v.rs.total * 4096, LeftBytes: left * 4096,
+				FailedBytes: v.rs.failed * 4096, BeganAt: v.rs.began,
+			}
+			if dt := now - oldest.at; dt > 0 && oldest.left > left {
+				rs.RateBytesPerSec = (oldest.left - left) * 4096 * 1000 / uint64(dt)
+			}
+			vs.Resync = rs
+		}
+		s.Volumes = append(s.Volumes, vs)
+	}
+	return s
+}
+
+// SizeBytes is what volume num exports, in bytes; 0 if it is not known.
+func (r *Resource) SizeBytes(num uint16) int64 {
+	if v := r.volume(num); v != nil {
+		return v.size.Bytes()
+	}
+	return 0
+}
+
+// Role is the role of this node.
+func (r *Resource) Role() drbd.Role { return r.role }

@@ -1,0 +1,557 @@
+package replication
+
+import (
+	"errors"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication/meta"
+)
+
+// Errors that a client's request can end with.
+var (
+	ErrNotPrimary   = errors.New("this node is not Primary")
+	ErrNoData       = errors.New("no UpToDate copy can be reached")
+	ErrOutOfRange   = errors.New("beyond the end of the volume")
+	ErrNotSupported = errors.New("the peer does not support this operation")
+	ErrShutdown     = errors.New("the daemon is shutting down")
+)
+
+// Room reports how many requests may be submitted before the table is full.
+func (r *Resource) Room() int { return maxRequests - r.req.used }
+
+func (r *Resource) submitted(ev *Event) {
+	v := r.volume(ev.Volume)
+	if v == nil || r.role != drbd.Primary {
+		r.emit(Action{Kind: Complete, Tag: ev.Tag, Err: ErrNotPrimary})
+		return
+	}
+	if sectors := drbd.Sector(ev.Size >> 9); ev.Op != OpFlush && (ev.Sector > v.size || sectors > v.size-ev.Sector) {
+		r.emit(Action{Kind: Complete, Tag: ev.Tag, Err: ErrOutOfRange})
+		return
+	}
+	q := r.req.alloc()
+	if q == nil {
+		panic("replication: request submitted to a full table; the caller asks Room first")
+	}
+	q.op, q.fua, q.unmap, q.v = ev.Op, ev.FUA, !ev.NoUnmap, v
+	q.sector, q.size, q.data, q.tag = ev.Sector, ev.Size, ev.Data, ev.Tag
+	if !r.start(q) {
+		r.req.waiting = append(r.req.waiting, q.id)
+	}
+	if r.req.used > hurryRequests && r.send_.unacked.len() > 0 {
+		r.hurry()
+	}
+}
+
+// start begins q if nothing stands in its way.
+func (r *Resource) start(q *request) bool {
+	if r.suspended() || !q.v.isSettled() {
+		return false
+	}
+	switch q.op {
+	case OpRead:
+		return r.startRead(q)
+	case OpFlush:
+		return r.startFlush(q)
+	default:
+		return r.startWrite(q)
+	}
+}
+
+// startWaiting begins what can begin, oldest first.
+func (r *Resource) startWaiting() {
+	if len(r.req.waiting) == 0 {
+		return
+	}
+	kept := r.req.waiting[:0]
+	for _, id := range r.req.waiting {
+		if !r.start(r.req.get(id)) {
+			kept = append(kept, id)
+		}
+	}
+	r.req.waiting = kept
+}
+
+func (r *Resource) suspended() bool { return r.susp || r.suspFen || r.noData() }
+
+// noData is on-no-data-accessible suspend-io at work.
+func (r *Resource) noData() bool {
+	for _, v := range r.vols {
+		if v.st.SuspNod {
+			return true
+		}
+	}
+	return false
+}
+
+// readsLocally reports whether this node's copy of a range is good.
+func (v *volume) readsLocally(s drbd.Sector, size uint32) bool {
+	switch v.st.Disk {
+	case drbd.UpToDate:
+		return true
+	case drbd.Inconsistent:
+		first, last := meta.BitsOutward(s, size)
+		return v.st.Conn >= drbd.SyncSource && !v.bitmap.Any(first, last)
+	}
+	return false
+}
+
+func (v *volume) readsRemotely() bool {
+	return v.st.Conn >= drbd.Connected && v.st.Pdsk == drbd.UpToDate
+}
+
+func (r *Resource) startRead(q *request) bool {
+	v := q.v
+	switch {
+	case v.readsLocally(q.sector, q.size):
+		q.set(localPending)
+		v.local++
+		r.emit(Action{Kind: DoLocal, Op: OpRead, Volume: v.num, ID: q.id, Sector: q.sector, Size: q.size, Data: q.data, Tag: q.tag})
+	case v.readsRemotely():
+		r.readRemote(q)
+	case v.st.Disk == drbd.Inconsistent && v.st.Conn >= drbd.Connected && v.st.Conn < drbd.SyncSource:
+		return false // the direction of the resync is being settled
+	default:
+		q.err = ErrNoData
+		r.progress(q)
+	}
+	return true
+}
+
+func (r *Resource) readRemote(q *request) {
+	r.barrierIfDue()
+	q.set(netPending)
+	q.since = r.now
+	r.req.reads++
+	start := r.beginPacket(drbd.CmdDataRequest, q.v.num, 24)
+	r.arena = drbd.BlockRequest{Sector: q.sector, BlockID: q.blockID(), Size: q.size}.Append(r.arena)
+	r.endPacket(drbd.DataSocket, start, nil)
+	r.setTimerOnce(timerRequest, Tick(r.net.TimeoutMS))
+}
+
+// startWrite begins a write, trim or write-zeroes. The order of the checks is
+// the order of drbd84-protocol, 3.1.
+func (r *Resource) startWrite(q *request) bool {
+	v := q.v
+	conn := v.st.Conn
+	if v.tx != nil || conn == drbd.WFBitMapT || conn == drbd.WFSyncUUID {
+		return false
+	}
+	if v.active.busy(q.sector, q.end(), clientWriteWaitsFor) {
+		return false
+	}
+	local := v.st.Disk >= drbd.Inconsistent
+	if v.st.Disk != drbd.UpToDate && v.st.Pdsk != drbd.UpToDate {
+		q.err = ErrNoData
+		r.progress(q)
+		return true
+	}
+	if local && !r.makeHot(q) {
+		return false
+	}
+	replicate := conn >= drbd.Connected && (v.st.Pdsk == drbd.UpToDate ||
+		v.st.Pdsk >= drbd.Inconsistent && conn >= drbd.WFBitMapT && conn < drbd.Ahead)
+	if replicate && !r.canReplicate(q) {
+		if q.is(alHeld) {
+			q.clear(alHeld)
+			v.al.End(meta.ExtentsOf(q.sector, q.size))
+		}
+		q.err = ErrNotSupported
+		r.progress(q)
+		return true
+	}
+	v.active.insert(q.sector, q.end(), clientWrite, uint32(q.id))
+	q.set(isActive)
+	if replicate {
+		r.replicate(q)
+	} else if v.bitmap != nil {
+		if v.setDirty(q.sector, q.size) > 0 && (conn == drbd.Ahead || conn == drbd.WFBitMapS) {
+			start := r.beginPacket(drbd.CmdOutOfSync, v.num, 16)
+			r.arena = drbd.BlockDesc{Sector: q.sector, Size: q.size}.Append(r.arena)
+			r.endPacket(drbd.DataSocket, start, nil)
+		}
+	}
+	if local {
+		q.set(localPending)
+		v.local++
+		v.sync.dirty = true
+		v.stats.WrittenBytes += uint64(q.size)
+		r.emit(Action{
+			Kind: DoLocal, Op: q.op, FUA: q.fua, NoUnmap: !q.unmap, Volume: v.num, ID: q.id,
+			Sector: q.sector, Size: q.size, Data: q.data, Tag: q.tag,
+		})
+	}
+	r.progress(q)
+	return true
+}
+
+// makeHot has the activity log name the extents of q on disk (I2).
+func (r *Resource) makeHot(q *request) bool {
+	v := q.v
+	if !v.opts.ALUpdates {
+		return true
+	}
+	first, last := meta.ExtentsOf(q.sector, q.size)
+	if q.is(alHeld) {
+		return v.al.Ready(first, last)
+	}
+	ready, err := v.al.Begin(first, last)
+	if err != nil {
+		r.hurry() // extents are let go when the peer acknowledges their epochs
+		return false
+	}
+	q.set(alHeld)
+	return ready
+}
+
+func (r *Resource) canReplicate(q *request) bool {
+	switch q.op {
+	case OpTrim:
+		return r.link.Features&(drbd.FeatureTrim|drbd.FeatureWZeroes) != 0
+	case OpZero:
+		return r.link.Features&drbd.FeatureWZeroes != 0 || q.unmap && r.link.Features&drbd.FeatureTrim != 0
+	}
+	return true
+}
+
+// replicate sends q to the peer. The flags say what it has to answer, and when.
+func (r *Resource) replicate(q *request) {
+	v := q.v
+	r.countWrite(q)
+	var flags drbd.DPFlags
+	if v.st.Conn >= drbd.SyncSource && v.st.Conn <= drbd.PausedSyncT {
+		flags |= drbd.DPMaySetInSync
+	}
+	switch {
+	case r.net.Protocol == 'C' || flags&drbd.DPMaySetInSync != 0:
+		flags |= drbd.DPSendWriteAck
+	case r.net.Protocol == 'B':
+		flags |= drbd.DPSendReceiveAck
+	}
+	if q.fua {
+		flags |= drbd.DPFUA
+	}
+	q.set(netPending)
+	q.since = r.now
+	d := drbd.Data{Sector: q.sector, BlockID: q.blockID(), Seq: v.nextSeq()}
+	switch {
+	case q.op == OpWrite:
+		d.Flags = flags
+		start := r.beginPacket(drbd.CmdData, v.num, 24+len(q.data))
+		r.arena = d.Append(r.arena)
+		r.endPacket(drbd.DataSocket, start, q.data)
+	case q.op == OpTrim && r.link.Features&drbd.FeatureTrim != 0, r.link.Features&drbd.FeatureWZeroes == 0:
+		d.Flags = flags | drbd.DPDiscard
+		r.sendTrim(drbd.CmdTrim, v, drbd.Trim{Data: d, Size: q.size})
+	default:
+		d.Flags = flags | drbd.DPZeroes
+		if q.unmap {
+			d.Flags |= drbd.DPDiscard
+		}
+		r.sendTrim(drbd.CmdZeroes, v, drbd.Trim{Data: d, Size: q.size})
+	}
+	v.stats.SentBytes += uint64(q.size)
+	if r.net.Protocol == 'A' {
+		q.pos = r.dataPos
+		r.req.byPos.push(q.id)
+	}
+	r.setTimerOnce(timerRequest, Tick(r.net.TimeoutMS))
+}
+
+func (r *Resource) sendTrim(cmd drbd.Command, v *volume, t drbd.Trim) {
+	start := r.beginPacket(cmd, v.num, 28)
+	r.arena = t.Append(r.arena)
+	r.endPacket(drbd.DataSocket, start, nil)
+}
+
+// dataSent: protocol A counts a write as done with the network once it was
+// handed to the socket.
+func (r *Resource) dataSent(pos uint64) {
+	for r.req.byPos.len() > 0 {
+		q := r.req.get(*r.req.byPos.at(0))
+		if q.pos > pos {
+			return
+		}
+		r.req.byPos.pop()
+		if q.is(netPending) {
+			q.clear(netPending)
+			q.set(netOK)
+			r.progress(q)
+		}
+	}
+}
+
+func (r *Resource) localDone(ev *Event) {
+	q := r.req.get(ev.ID)
+	v := q.v
+	q.clear(localPending)
+	v.local--
+	if ev.Err == nil {
+		q.set(localOK)
+		if q.op == OpRead {
+			v.stats.ReadBytes += uint64(q.size)
+		} else {
+			v.sync.dirty = true
+		}
+		r.progress(q)
+		r.maybeCloseDisk(v)
+		return
+	}
+	v.setDirty(q.sector, q.size)
+	r.diskError(v, ev.Err, false)
+	if q.op == OpRead && v.readsRemotely() {
+		r.readRemote(q) // the peer's copy serves; the client does not notice
+	} else {
+		q.err = ev.Err
+		r.progress(q)
+	}
+	r.maybeCloseDisk(v)
+}
+
+// progress answers the client as soon as the protocol allows it, and frees the
+// slot when nothing more is to come. It may be called at any time.
+func (r *Resource) progress(q *request) {
+	if q.flags&(localPending|netPending) != 0 {
+		return
+	}
+	if !q.is(completed) && !r.complete(q) {
+		return
+	}
+	if q.is(inLog) {
+		return
+	}
+	r.destroy(q)
+}
+
+// complete answers the client. It reports false if that has to wait (I1).
+func (r *Resource) complete(q *request) bool {
+	if q.changesData() && q.is(isActive) {
+		if !q.v.isSettled() || r.suspended() && !q.is(netOK) {
+			if !q.is(isParked) {
+				q.set(isParked)
+				r.req.parked = append(r.req.parked, q.id)
+			}
+			return false
+		}
+	}
+	if q.flags&(localOK|netOK) != 0 {
+		q.err = nil
+	} else if q.err == nil {
+		q.err = ErrNoData
+	}
+	q.set(completed)
+	if q.is(replicated) && q.epoch == r.send_.cur {
+		r.closeEpoch()
+	}
+	if q.is(isActive) {
+		q.clear(isActive)
+		q.v.active.remove(clientWrite, uint32(q.id))
+		if len(r.req.waiting) > 0 {
+			r.kick = true
+		}
+		r.peerMayGo()
+	}
+	r.emit(Action{Kind: Complete, Tag: q.tag, Err: q.err})
+	q.tag, q.data = nil, nil
+	return true
+}
+
+// unpark answers those who waited for a UUID to reach the disk, or for a thaw.
+func (r *Resource) unpark() {
+	parked := r.req.parked
+	r.req.parked = nil
+	for _, id := range parked {
+		q := r.req.get(id)
+		if !q.used || q.is(completed) || !q.is(isParked) {
+			continue
+		}
+		q.clear(isParked)
+		r.progress(q)
+	}
+	r.progressFlushes()
+}
+
+// destroy is the end of a request: only now are bits cleared and extents let
+// go (drbd84-protocol, 3.1 step 9).
+func (r *Resource) destroy(q *request) {
+	v := q.v
+	if q.changesData() && v.bitmap != nil && q.flags&(localOK|netOK) != 0 {
+		switch {
+		case q.flags&(localOK|netOK) != localOK|netOK:
+			v.setDirty(q.sector, q.size)
+		case q.is(rsWriteAck):
+			v.clearClean(q.sector, q.size)
+			r.sourceMayFinish(v)
+		}
+	}
+	if q.is(alHeld) {
+		q.clear(alHeld)
+		if v.al != nil {
+			v.al.End(meta.ExtentsOf(q.sector, q.size))
+		}
+	}
+	r.req.release(q)
+	if len(r.req.waiting) > 0 {
+		r.kick = true
+	}
+	r.commandStep()
+}
+
+// gotBlockAck is one of the peer's answers to a write.
+func (r *Resource) gotBlockAck(cmd drbd.Command, v *volume, ack drbd.BlockAck) error {
+	q := r.req.lookup(ack.BlockID)
+	if q == nil || q.v != v || q.sector != ack.Sector || !q.is(replicated) {
+		return &drbd.ProtocolError{Packet: cmd, Field: "block_id", Got: ack.BlockID, Want: "an outstanding write of this sector"}
+	}
+	switch cmd {
+	case drbd.CmdNegAck:
+		v.setDirty(q.sector, q.size)
+		q.clear(netPending | netOK)
+		r.progress(q)
+		return nil
+	case drbd.CmdRSWriteAck:
+		q.set(rsWriteAck)
+	case drbd.CmdRecvAck:
+		if r.net.Protocol == 'C' {
+			return nil // not what we asked for; the write ack decides
+		}
+	}
+	if q.is(netPending) {
+		q.clear(netPending)
+		q.set(netOK)
+		r.progress(q)
+	}
+	return nil
+}
+
+// gotDataReply serves a read from the peer's copy.
+func (r *Resource) gotDataReply(v *volume, d drbd.Data, data []byte) error {
+	q := r.req.lookup(d.BlockID)
+	if q == nil || q.v != v || q.sector != d.Sector || !q.is(netPending) || q.op != OpRead && !q.is(needsProof) {
+		return &drbd.ProtocolError{Packet: drbd.CmdDataReply, Field: "block_id", Got: d.BlockID, Want: "an outstanding read of this sector"}
+	}
+	q.clear(netPending)
+	if q.is(needsProof) {
+		r.progressFlushes()
+		return nil
+	}
+	if len(data) != len(q.data) {
+		return &drbd.ProtocolError{Packet: drbd.CmdDataReply, Field: "length", Got: len(data), Want: len(q.data)}
+	}
+	copy(q.data, data)
+	r.req.reads--
+	q.set(netOK)
+	r.progress(q)
+	return nil
+}
+
+func (r *Resource) gotNegDReply(v *volume, ack drbd.BlockAck) error {
+	q := r.req.lookup(ack.BlockID)
+	if q == nil || q.v != v || !q.is(netPending) || q.op != OpRead && !q.is(needsProof) {
+		return &drbd.ProtocolError{Packet: drbd.CmdNegDReply, Field: "block_id", Got: ack.BlockID, Want: "an outstanding read"}
+	}
+	q.clear(netPending)
+	if q.is(needsProof) { // refused, but read behind the flush all the same
+		r.progressFlushes()
+		return nil
+	}
+	r.req.reads--
+	if v.readsLocally(q.sector, q.size) {
+		r.startRead(q)
+		return nil
+	}
+	q.err = ErrNoData
+	r.progress(q)
+	return nil
+}
+
+// startFlush begins a FLUSH: an fdatasync here, and under protocol C the
+// proof that the peer's copy is stable too (a Pollux peer: its P_BARRIER_ACK;
+// a kernel peer: a small read behind the barrier, whose answer it sends only
+// after its flush). Under A and B the peer is only ordered by the barrier.
+func (r *Resource) startFlush(q *request) bool {
+	v := q.v
+	if v.hasDisk() {
+		q.syncSeq = r.requestSync(v)
+	} else if !v.readsRemotely() {
+		q.err = ErrNoData
+		r.progress(q)
+		return true
+	}
+	if r.isUp() && v.st.Conn >= drbd.Connected {
+		r.closeEpoch()
+		if r.net.Protocol == 'C' || !v.hasDisk() {
+			r.flushPeer(q)
+		} else {
+			r.barrierIfDue()
+		}
+	}
+	r.req.flushes = append(r.req.flushes, q.id)
+	r.progressFlushes()
+	return true
+}
+
+func (r *Resource) flushPeer(q *request) {
+	e := &r.send_
+	if e.unacked.len() == 0 && (r.peerPollux || !r.needProof) {
+		return
+	}
+	q.epoch = e.cur
+	q.set(inLog) // here: epochs before q.epoch are outstanding
+	r.hurry()
+	if !r.peerPollux {
+		r.needProof = false
+		q.set(needsProof | netPending)
+		q.since = r.now
+		q.sector = 0
+		start := r.beginPacket(drbd.CmdDataRequest, q.v.num, 24)
+		r.arena = drbd.BlockRequest{BlockID: q.blockID(), Size: proofBytes}.Append(r.arena)
+		r.endPacket(drbd.DataSocket, start, nil)
+	}
+}
+
+// proofBytes is the size of the read that proves a kernel peer's flush.
+const proofBytes = 4096
+
+// progressFlushes completes the flushes whose parts are all over.
+func (r *Resource) progressFlushes() {
+	if len(r.req.flushes) == 0 {
+		return
+	}
+	oldest := r.send_.cur
+	if r.send_.unacked.len() > 0 {
+		oldest = r.send_.unacked.at(0).epoch
+	}
+	kept := r.req.flushes[:0]
+	for _, id := range r.req.flushes {
+		q := r.req.get(id)
+		v := q.v
+		if q.is(inLog) && (r.send_.unacked.len() == 0 || int32(oldest-q.epoch) >= 0) {
+			q.clear(inLog)
+			q.set(netOK)
+		}
+		if v.hasDisk() && v.sync.done >= q.syncSeq {
+			q.set(localOK)
+		}
+		waits := q.flags&(inLog|netPending) != 0 || v.hasDisk() && !q.is(localOK) && v.sync.done < q.syncSeq
+		if waits || !v.isSettled() || r.suspended() && !q.is(netOK) {
+			kept = append(kept, id)
+			continue
+		}
+		// A copy that could not be flushed is out (its disk has failed); what
+		// counts is that one good copy holds everything.
+		switch {
+		case v.hasDisk() && v.st.Disk == drbd.UpToDate, v.readsRemotely():
+			q.set(localOK)
+		case q.flags&(localOK|netOK) == 0:
+			q.err = ErrNoData
+		}
+		q.clear(inLog | netPending)
+		if !q.is(completed) {
+			r.complete(q)
+		}
+		r.req.release(q)
+		r.kick = true
+	}
+	r.req.flushes = kept
+}
