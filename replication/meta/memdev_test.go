@@ -107,8 +107,19 @@ func (d *memDevice) crash(keep func() bool) *memDevice {
 	return c
 }
 
-// sample unpacks an image of testdata.
+// samples are the images unpacked so far; no test changes one.
+var samples = map[string]*memDevice{}
+
+// sample returns a copy of an image of testdata.
 func sample(t testing.TB, name string) *memDevice {
+	t.Helper()
+	if samples[name] == nil {
+		samples[name] = unpackSample(t, name)
+	}
+	return samples[name].crash(nil)
+}
+
+func unpackSample(t testing.TB, name string) *memDevice {
 	t.Helper()
 	d := newMemDevice(0)
 	unpack(t, name, func(off int64, b []byte) {
