@@ -79,10 +79,11 @@ type decision struct {
 // connection state (drbd84-protocol, 5.5 and 5.6).
 //
 // It differs from the kernel in two cases, both towards caution: a split brain
-// whose bitmaps have no common base (rule 41 or 100) and that
-// discard-my-data solves is followed by a full sync, where the kernel would
-// trust the bitmaps; and an rr-conflict code that DRBD does not define means
-// disconnect.
+// whose bitmaps have no common base (rule 41 or 100) and that discard-my-data
+// solves is followed by a full sync, where the kernel would trust the bitmaps
+// (two volumes of different pairs, both set up without initial sync, look like
+// that: empty histories and no bit set); and an rr-conflict code that DRBD does
+// not define means disconnect.
 func DecideHandshake(in HandshakeInput) HandshakeResult {
 	d := decision{HandshakeInput: in, disk: in.Disk}
 	if d.disk == drbd.Negotiating {

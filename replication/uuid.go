@@ -79,11 +79,15 @@ func SyncUUID(u *meta.UUIDs, random uint64) uint64 {
 	return x
 }
 
-// FinishSource is the source's step after a resync without failed blocks.
+// FinishSource is the source's step after a resync without failed blocks. The
+// two sets of UUIDs are equal then: the caller enters u as its copy of the
+// peer's, since no P_UUIDS follows and a later resync of the same connection
+// (invalidate) relies on it. The same holds for FinishTarget.
 func FinishSource(u *meta.UUIDs) { ClearBitmap(u) }
 
 // FinishTarget is the target's step after a resync without failed blocks. Its
-// own current UUID is the sync UUID then; peer is the source's last P_UUIDS.
+// own current UUID is the sync UUID then; peer is the source's last P_UUIDS, or
+// what the end of an earlier resync made of them.
 func FinishTarget(u *meta.UUIDs, peer meta.UUIDs, primary bool) {
 	sync := u.Current
 	u.Bitmap, u.History = peer.Bitmap, peer.History
