@@ -46,9 +46,9 @@ func split(hard bool, f func(*HandshakeInput)) HandshakeInput {
 	return in
 }
 
-// mirrored is in as the peer sees it. Not for the policies: discard-local and
+// peersView is in as the peer sees it. Not for the policies: discard-local and
 // discard-remote are swapped by the receiver of P_PROTOCOL.
-func mirrored(in HandshakeInput) HandshakeInput {
+func peersView(in HandshakeInput) HandshakeInput {
 	in.Self, in.Peer = in.Peer, in.Self
 	in.SelfCrashed, in.PeerCrashed = in.PeerCrashed, in.SelfCrashed
 	in.SelfPrimary, in.PeerPrimary = in.PeerPrimary, in.SelfPrimary
@@ -252,7 +252,7 @@ func TestAfterSplitBrain(t *testing.T) {
 				t.Errorf("handlers %v, want %v", got.Handlers, wantHandlers)
 			}
 			if !self.DeviceOpen && tt.want != "fail" {
-				peer := DecideHandshake(mirrored(self))
+				peer := DecideHandshake(peersView(self))
 				want := map[string]string{"S": "T", "T": "S", "T-": "S", "split-brain": "split-brain"}[tt.want]
 				if o := strings.TrimSuffix(outcome(peer), "-"); o != want {
 					t.Errorf("the peer decides %s, want %s", o, want)
