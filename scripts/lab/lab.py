@@ -1,9 +1,9 @@
 """lab starts and ends what a test against the kernel's DRBD needs.
 
     with lab.Lab('interop') as l:
-        l.start_guest(size)           # build, logging disk, QEMU, ssh
-        l.guest('cat /proc/drbd')     # a shell command in the guest -> its output
-        l.spawn('polluxd', [...])     # a process of ours, its log in l.out
+        g = lab.Guest(l, 'kernel', size)  # build, logging disk, QEMU, ssh
+        g.sh('cat /proc/drbd')            # a shell command in the guest -> its output
+        l.spawn('polluxd', [...])         # a process of ours, its output in l.out
 
 Leaving the block, by an exception or a signal too, ends every process that was
 started, by its pid; the kernel does so if this process is killed. Everything
@@ -64,20 +64,13 @@ class Lab:
     def __init__(self, name):
         self.out = os.path.join(LAB, 'out', name)
         self.children = []  # (name, Popen), in order of start
-        self.run = None
-        self.logs = {}
+        self.run = self.env = None
 
     def __enter__(self):
         shutil.rmtree(self.out, ignore_errors=True)
         os.makedirs(self.out)
         self.run = tempfile.mkdtemp(prefix='pollux-lab.')
-        self.ssh_port, self.drbd_port, self.our_port = free_ports(3)
-        self.disk = os.path.join(self.run, 'vda.raw')
-        self.disk_log_path = os.path.join(self.out, 'vda.log')
-        self.delay_path = os.path.join(self.run, 'flush-delay')
-        self.env = dict(os.environ, LAB_RUN=self.run, LAB_SSH_PORT=str(self.ssh_port),
-                        LAB_DRBD_PORT=str(self.drbd_port), POLLUX_LAB=LAB,
-                        LAB_DISK=f'nbd:unix:{self.run}/vda.sock')
+        self.env = dict(os.environ, POLLUX_LAB=LAB)
 
         def stop(number, _frame):
             raise SystemExit(128 + number)
@@ -92,18 +85,15 @@ class Lab:
             signal.signal(number, signal.SIG_IGN)
         for name, _ in reversed(list(self.children)):
             self.end(name)
-        console = os.path.join(self.run, 'console')
-        if os.path.exists(console):
-            shutil.copy(console, self.out)
         shutil.rmtree(self.run, ignore_errors=True)
 
     # Processes on this machine.
 
-    def spawn(self, name, argv):
+    def spawn(self, name, argv, env=None):
         """Starts a process that lives no longer than this one; output goes to NAME.out."""
         with open(os.path.join(self.out, name + '.out'), 'ab') as log:
-            child = subprocess.Popen(['setpriv', '--pdeathsig', 'KILL', '--'] + argv, env=self.env,
-                                     stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            child = subprocess.Popen(['setpriv', '--pdeathsig', 'KILL', '--'] + argv, env=dict(self.env, **(env or {})),
+                                     cwd=self.out, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.children.append((name, child))
         return child
 
@@ -125,11 +115,15 @@ class Lab:
     def alive(self, name):
         return any(n == name and child.poll() is None for n, child in self.children)
 
-    def command(self, argv, limit=30, ok=(0,), merge=True):
-        """Runs argv to its end and returns its output; a status not in ok is a Failure."""
+    def command(self, argv, limit=30, ok=(0,), merge=True, env=None):
+        """Runs argv to its end and returns its output; a status not in ok is a Failure.
+
+        ok None takes any status; without merge stderr is left out of the output.
+        """
         text = ' '.join(shlex.quote(a) for a in argv)
         try:
-            done = subprocess.run(argv, env=self.env, stdin=subprocess.DEVNULL, timeout=limit,
+            done = subprocess.run(argv, env=dict(self.env, **(env or {})), cwd=self.out, timeout=limit,
+                                  stdin=subprocess.DEVNULL,
                                   stdout=subprocess.PIPE, text=True, errors='replace',
                                   stderr=subprocess.STDOUT if merge else subprocess.PIPE)
         except subprocess.TimeoutExpired as e:
@@ -146,48 +140,61 @@ class Lab:
         with open(os.path.join(self.out, 'commands.log'), 'a') as log:
             log.write(f'{time.monotonic():.3f} {text}\n')
 
-    # The guest.
 
-    def start_guest(self, size):
-        """Builds the guest if need be and boots it on a zeroed disk of size bytes."""
+class Guest:
+    """A QEMU guest with the kernel's DRBD; its disk is a logdisk of size bytes."""
+
+    def __init__(self, lab, name, size):
+        self.lab, self.name = lab, name
+        self.ssh_port, self.drbd_port = free_ports(2)
+        self.run = os.path.join(lab.run, name)
+        self.disk = os.path.join(self.run, 'vda.raw')
+        self.log_path = os.path.join(lab.out, name + '-vda.log')
+        self.delay_path = os.path.join(self.run, 'flush-delay')
+        self.env = dict(LAB_RUN=self.run, LAB_DISK=f'nbd:unix:{self.run}/vda.sock',
+                        LAB_SSH_PORT=str(self.ssh_port), LAB_DRBD_PORT=str(self.drbd_port))
+        os.mkdir(self.run)
         begin = time.monotonic()
-        self.command([os.path.join(HERE, 'build')], limit=180)
+        lab.command([os.path.join(HERE, 'build')], limit=180)
         built = time.monotonic()
         with open(self.disk, 'wb') as f:
             f.truncate(size)
-        self.spawn('logdisk', [os.path.join(HERE, 'logdisk'), f'{self.run}/vda.sock', self.disk,
-                               self.disk_log_path, self.delay_path])
+        lab.spawn(name + '-logdisk', [os.path.join(HERE, 'logdisk'), f'{self.run}/vda.sock', self.disk,
+                                      self.log_path, self.delay_path])
         wait_for('logdisk', 5, lambda: os.path.exists(f'{self.run}/vda.sock'))
-        self.spawn('qemu', [os.path.join(HERE, 'guest'), 'run'])
-        self.command([os.path.join(HERE, 'guest'), 'wait'], limit=90)
-        return built - begin, time.monotonic() - built
+        lab.spawn(name + '-qemu', [os.path.join(HERE, 'guest'), 'run'], self.env)
+        try:
+            lab.command([os.path.join(HERE, 'guest'), 'wait'], 90, env=self.env)
+        finally:
+            if os.path.exists(f'{self.run}/console'):
+                shutil.copy(f'{self.run}/console', os.path.join(lab.out, name + '-console.txt'))
+        self.seconds_to_build, self.seconds_to_boot = built - begin, time.monotonic() - built
 
-    def guest(self, script, limit=30, ok=(0,)):
+    def sh(self, script, limit=30, ok=(0,)):
         """Runs a shell script in the guest and returns its output."""
-        return self.command([os.path.join(HERE, 'guest'), 'sh', script], limit, ok)
+        return self.lab.command([os.path.join(HERE, 'guest'), 'sh', script], limit, ok, env=self.env)
 
-    def guest_file(self, path, text):
-        self.guest(f"cat >{path} <<'END-OF-FILE'\n{text}\nEND-OF-FILE")
+    def write_file(self, path, text):
+        self.sh(f"cat >{path} <<'END-OF-FILE'\n{text}\nEND-OF-FILE")
 
-    def kernel_config(self, protocol='C', net=''):
-        """Writes the guest's drbd.conf: resource r0, minor 1 on /dev/vda, peer on this machine."""
-        self.guest_file('/etc/drbd.conf', f"""
-global {{ usage-count no; }}
-resource r0 {{
-    device /dev/drbd1 minor 1;
-    disk /dev/vda;
-    meta-disk internal;
-    disk {{ c-plan-ahead 0; resync-rate 200M; }}
-    net {{ protocol {protocol}; {net} }}
-    on kernel {{ address {GUEST_IP}:{GUEST_PORT}; }}
-    on pollux {{ address {HOST_IN_GUEST}:{self.our_port}; }}
-}}""")
+    def configure(self, peer_port, protocol='C'):
+        """Writes drbd.conf: resource r0, minor 1 on /dev/vda, its peer at that port of this machine."""
+        self.write_file('/etc/drbd.conf', resource_file(
+            '/dev/vda', ('kernel', GUEST_IP, GUEST_PORT), ('peer', HOST_IN_GUEST, peer_port), protocol))
 
     def proc_drbd(self):
-        """The line of minor 1 in the guest's /proc/drbd as a dict: cs, ro, ds, oos, ..."""
-        text = self.guest('cat /proc/drbd')
-        found = re.search(r'^ *1: (.*\n.*)', text, re.M)
+        """The entry of minor 1 in /proc/drbd as a dict: cs, ro, ds, oos, ...; empty if it is down."""
+        found = re.search(r'^ *1: (.*(?:\n.*)?)', self.sh('cat /proc/drbd'), re.M)
         return dict(re.findall(r'(\w+):(\S+)', found.group(1))) if found else {}
+
+    def mark(self, text):
+        """Puts a line into the kernel's log, where kernel_log_since finds it."""
+        self.sh(f'echo "pollux-lab: {text}" >/dev/kmsg')
+
+    def kernel_log_since(self, text):
+        lines = self.sh('dmesg').splitlines()
+        starts = [i for i, line in enumerate(lines) if f'pollux-lab: {text}' in line]
+        return lines[starts[-1]:] if starts else lines
 
     # The guest's disk.
 
@@ -199,12 +206,27 @@ resource r0 {{
 
     def disk_log(self):
         """[(begin, end, 'W', offset, length) or (begin, end, 'F')], times in ns."""
-        lines = []
-        with open(self.disk_log_path) as f:
-            for line in f:
-                w = line.split()
-                lines.append((int(w[0]), int(w[1]), w[2], *map(int, w[3:])))
-        return lines
+        with open(self.log_path) as f:
+            words = [line.split() for line in f if line.endswith('\n')]
+        return [(int(w[0]), int(w[1]), w[2], *map(int, w[3:])) for w in words]
+
+
+def resource_file(disk, me, peer, protocol='C'):
+    """drbd.conf with r0 on disk; me and peer are (node name, address, port).
+
+    The resync rate is fixed and high: the controller of 8.4 would start slowly,
+    and the last P_SYNC_PARAM89 of the two nodes sets it for both.
+    """
+    return f"""global {{ usage-count no; }}
+resource r0 {{
+    device /dev/drbd1 minor 1;
+    disk {disk};
+    meta-disk internal;
+    disk {{ c-plan-ahead 0; resync-rate 400M; }}
+    net {{ protocol {protocol}; }}
+    on {me[0]} {{ address {me[1]}:{me[2]}; }}
+    on {peer[0]} {{ address {peer[1]}:{peer[2]}; }}
+}}"""
 
 
 def run(main):
