@@ -112,8 +112,8 @@ func (r *Resource) giveUp(format string, args ...any) {
 	r.connectionLost(drbd.Disconnecting, errors.New(r.lastError))
 }
 
-// mirrored swaps discard-local and discard-remote (drbd84-protocol, B.6).
-func mirrored(policy uint32) uint32 {
+// mirroredPolicy swaps discard-local and discard-remote (drbd84-protocol, B.6).
+func mirroredPolicy(policy uint32) uint32 {
 	const discardLocal, discardRemote = 5, 6
 	switch policy {
 	case discardLocal:
@@ -135,7 +135,7 @@ func (r *Resource) receivedProtocol(h drbd.Header, b []byte) error {
 	letter := byte('A' + p.Protocol - drbd.ProtocolA)
 	if h.Command == drbd.CmdProtocolUpdate {
 		r.net.Protocol = letter
-		r.net.AfterSB0P, r.net.AfterSB1P, r.net.AfterSB2P = mirrored(p.AfterSB0P), mirrored(p.AfterSB1P), mirrored(p.AfterSB2P)
+		r.net.AfterSB0P, r.net.AfterSB1P, r.net.AfterSB2P = mirroredPolicy(p.AfterSB0P), mirroredPolicy(p.AfterSB1P), mirroredPolicy(p.AfterSB2P)
 		r.net.AllowTwoPrimaries = p.TwoPrimaries != 0
 		return nil
 	}
@@ -144,7 +144,7 @@ func (r *Resource) receivedProtocol(h drbd.Header, b []byte) error {
 	switch {
 	case p.Protocol != mine.Protocol:
 		r.giveUp("the peer is configured for protocol %c, this node for %c: %s", letter, r.net.Protocol, advice)
-	case mirrored(p.AfterSB0P) != mine.AfterSB0P || mirrored(p.AfterSB1P) != mine.AfterSB1P || mirrored(p.AfterSB2P) != mine.AfterSB2P:
+	case mirroredPolicy(p.AfterSB0P) != mine.AfterSB0P || mirroredPolicy(p.AfterSB1P) != mine.AfterSB1P || mirroredPolicy(p.AfterSB2P) != mine.AfterSB2P:
 		r.giveUp("the peer has other after-sb policies: %s", advice)
 	case p.ConnFlags&mine.ConnFlags&drbd.ConnDiscardMyData != 0:
 		r.giveUp("both nodes were told to discard their data: run connect without --discard-my-data on the node whose data stay")
@@ -400,7 +400,7 @@ func (r *Resource) handshake(v *volume, peerRole drbd.Role, peerDisk drbd.DiskSt
 			SelfPrimary: r.role == drbd.Primary, PeerPrimary: peerRole == drbd.Primary,
 			ResolveConflicts: r.link.ResolveConflicts, Version: r.link.Version, Features: r.link.Features,
 		},
-		Resource: r.cfg.Name, Disk: v.st.Disk, NegotiatedDisk: v.negDisk, PeerDisk: peerDisk,
+		Resource: r.cfg.Name, DeviceOpen: r.opens > 0, Disk: v.st.Disk, NegotiatedDisk: v.negDisk, PeerDisk: peerDisk,
 		SelfBits: v.bitmap.Weight(), PeerBits: v.peerBits,
 		AfterSB0P: r.net.AfterSB0P, AfterSB1P: r.net.AfterSB1P, AfterSB2P: r.net.AfterSB2P, RRConflict: r.net.RRConflict,
 		AlwaysASBP: r.net.AlwaysASBP, DiscardMyData: r.link.DiscardMyData,
