@@ -1,0 +1,118 @@
+package adm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pollux-project/pollux/protocol/adm"
+)
+
+// controlCommands are those that ask the daemon to change something.
+func (a *app) controlCommands() []*cobra.Command {
+	var args adm.Args
+	cmd := func(c adm.Command, group, short, long string, flags ...string) *cobra.Command {
+		co := a.resourceCommand(string(c), group, short, long, func(ctx context.Context, t target) error {
+			return a.control(ctx, c, t, args)
+		})
+		for _, f := range flags {
+			addControlFlag(co, c, f, &args)
+		}
+		return co
+	}
+	return []*cobra.Command{
+		cmd(adm.CmdUp, groupDaily, "attach the disks, serve them, and connect to the peer",
+			"Reads the resource's configuration again, attaches its disks, offers its NBD exports and connects to the peer.\n"+
+				"If anything fails nothing is left half-done. polluxd does this for all resources when it starts."),
+		cmd(adm.CmdDown, groupDaily, "the opposite of up",
+			"Refused while a client holds a volume open. A resource that isn't up is no error."),
+		cmd(adm.CmdPrimary, groupDaily, "make this node the one that may write",
+			"Only one node can be Primary, and it needs up to date data.\n\n"+
+				"--force makes this node's data the valid one, whatever it is: right for the first sync of new disks, and to go on\n"+
+				"without the peer when it is lost. What the other node has written since is then thrown away.", "force"),
+		cmd(adm.CmdSecondary, groupDaily, "give up the Primary role",
+			"Refused while a client holds a volume open."),
+		cmd(adm.CmdConnect, groupDaily, "connect to the peer",
+			"After a split brain, on the node whose changes are to be lost: connect --discard-my-data; on the other: connect.", "discard-my-data", "tentative"),
+		cmd(adm.CmdDisconnect, groupDaily, "end the connection to the peer",
+			"The resource becomes StandAlone and stays so until connect.", "force"),
+		cmd(adm.CmdAdjust, groupDaily, "make the running resource agree with its changed configuration file",
+			"Brings it up if it isn't, attaches missing disks, reconnects."),
+		cmd(adm.CmdAttach, groupData, "attach the disk again, after a repair", ""),
+		cmd(adm.CmdDetach, groupData, "work without the local disk",
+			"The node goes on with the peer's data. --force doesn't wait for requests that hang in the disk.", "force"),
+		cmd(adm.CmdInvalidate, groupData, "throw away this node's data and copy all of the peer's", ""),
+		cmd(adm.CmdInvalidateRemote, groupData, "throw away the peer's data and copy all of this node's", ""),
+	}
+}
+
+func addControlFlag(co *cobra.Command, c adm.Command, name string, args *adm.Args) {
+	f := co.Flags()
+	switch name {
+	case "force":
+		f.BoolVar(&args.Force, "force", false, "do it although data may be lost")
+		if c == adm.CmdPrimary {
+			f.BoolVarP(&args.Force, "overwrite-data-of-peer", "o", false, "older name of --force")
+			co.Flag("overwrite-data-of-peer").Hidden = true
+		}
+	case "discard-my-data":
+		f.BoolVar(&args.DiscardMyData, "discard-my-data", false, "give up what this node wrote since the split brain")
+	case "tentative":
+		f.BoolVar(&args.Tentative, "tentative", false, "only negotiate, and log what would happen")
+	}
+}
+
+// control asks the daemon for one command.
+func (a *app) control(ctx context.Context, c adm.Command, t target, args adm.Args) error {
+	req := adm.Request{Cmd: c, Resource: t.Resource, Volume: t.Volume, Args: args}
+	if a.dryRun {
+		fmt.Fprintf(a.Out, "polluxd: %s\n", describe(c, t, args))
+		return nil
+	}
+	cl, err := a.dial(ctx)
+	if err != nil {
+		if c == adm.CmdDown && errors.Is(err, errNoDaemon) {
+			return nil // nothing is up where no daemon runs
+		}
+		return err
+	}
+	defer cl.close()
+	return cl.call(ctx, req, nil)
+}
+
+// describe is the request as one would type it.
+func describe(c adm.Command, t target, args adm.Args) string {
+	s := string(c)
+	for _, o := range []struct {
+		on   bool
+		name string
+	}{{args.Force, "--force"}, {args.DiscardMyData, "--discard-my-data"}, {args.Tentative, "--tentative"}} {
+		if o.on {
+			s += " " + o.name
+		}
+	}
+	return s + " " + t.String()
+}
+
+// resourceStatus asks the daemon about one resource.
+func (a *app) resourceStatus(ctx context.Context, name string) (adm.Resource, error) {
+	cl, err := a.dial(ctx)
+	if err != nil {
+		return adm.Resource{}, err
+	}
+	defer cl.close()
+	return cl.resource(ctx, name)
+}
+
+func (c *client) resource(ctx context.Context, name string) (adm.Resource, error) {
+	var st adm.Status
+	if err := c.call(ctx, adm.Request{Cmd: adm.CmdStatus, Resource: name}, &st); err != nil {
+		return adm.Resource{}, err
+	}
+	if len(st.Resources) != 1 {
+		return adm.Resource{}, &adm.Error{Exit: adm.ExitEnvironment, Text: fmt.Sprintf("%s: polluxd gave no status", name)}
+	}
+	return st.Resources[0], nil
+}

@@ -1,0 +1,148 @@
+package adm
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/pollux-project/pollux/protocol/adm"
+)
+
+// A palette colours text, or leaves it alone.
+type palette bool
+
+func (p palette) paint(code, s string) string {
+	if !p {
+		return s
+	}
+	return "\x1b[" + code + "m" + s + "\x1b[0m"
+}
+
+func (p palette) level(l level, s string) string {
+	return p.paint([...]string{protected: "32", degraded: "33", atRisk: "1;31", stopped: "31"}[l], s)
+}
+
+func (p palette) bold(s string) string { return p.paint("1", s) }
+func (p palette) dim(s string) string  { return p.paint("2", s) }
+
+// writeTree prints the status for people: per resource one line with the
+// verdict, then role, connection and volumes in DRBD's words.
+func writeTree(w io.Writer, st adm.Status, p palette, now time.Time) {
+	if len(st.Resources) == 0 {
+		fmt.Fprintln(w, "# No currently configured resources.")
+		return
+	}
+	for i, r := range st.Resources {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		writeResource(w, r, p, now)
+	}
+}
+
+func writeResource(w io.Writer, r adm.Resource, p palette, now time.Time) {
+	v := judge(r, now)
+	fmt.Fprintf(w, "%s  %s\n", p.bold(r.Name), p.level(v.Level, v.String()))
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "    %s %s\n", p.dim(fmt.Sprintf("%-11s", name)), strings.TrimRight(fmt.Sprintf(format, args...), " "))
+	}
+	if r.State == adm.StateUp {
+		row("role", "%s/%s  (%s/%s)", r.Role, r.PeerRole, r.Node, r.Peer)
+		row("connection", "%s, protocol %s, %s - %s", r.Connection, r.Protocol, r.Address, r.PeerAddress)
+	}
+	for _, v := range r.Volumes {
+		name := fmt.Sprintf("volume %d", v.Volume)
+		if r.State != adm.StateUp {
+			row(name, "%s on %s", v.Device, orNone(v.BackingDisk))
+			continue
+		}
+		row(name, "%s/%s  %s  %s%s", v.Disk, v.PeerDisk, v.Device, formatBytes(v.SizeBytes), volumeNotes(r, v))
+		if v.Resync != nil {
+			row("", "%s", progressLine(*v.Resync))
+		}
+		if v.DiskError != "" {
+			row("", "disk: %s", firstLine(v.DiskError))
+		}
+		if v.AttachProblem != "" {
+			row("", "block device: %s", firstLine(v.AttachProblem))
+		}
+	}
+	for _, line := range strings.Split(strings.TrimSpace(r.LastError), "\n") {
+		if line != "" && line != r.SplitBrain {
+			row("last error", "%s", line)
+		}
+	}
+	if v.Advice != "" {
+		row("next", "%s", v.Advice)
+	}
+}
+
+func volumeNotes(r adm.Resource, v adm.Volume) string {
+	var notes []string
+	if v.Replication != "" && v.Replication != r.Connection {
+		notes = append(notes, v.Replication)
+	}
+	if v.Resync == nil && v.OutOfSyncBytes > 0 {
+		notes = append(notes, formatBytes(v.OutOfSyncBytes)+" out of sync")
+	}
+	if v.OpenCount > 0 {
+		notes = append(notes, fmt.Sprintf("open (%d)", v.OpenCount))
+	}
+	if len(notes) == 0 {
+		return ""
+	}
+	return "  " + strings.Join(notes, ", ")
+}
+
+// barWidth is the length of the bar, in characters: DRBD's own is 20 as well.
+const barWidth = 20
+
+// progressLine is "[=====>..............] 25.0 %  3.0 GiB left  96 MiB/s  ETA 0:32".
+func progressLine(s adm.Resync) string {
+	done := s.Done()
+	n := int(done / 100 * barWidth)
+	bar := strings.Repeat("=", n)
+	if n < barWidth {
+		bar += ">" + strings.Repeat(".", barWidth-1-n)
+	}
+	line := fmt.Sprintf("[%s] %4.1f %%  %s left", bar, done, formatBytes(s.LeftBytes))
+	if s.Paused {
+		return line + "  paused"
+	}
+	line += fmt.Sprintf("  %s/s", formatBytes(s.RateBytesPerSec))
+	if s.ETASeconds >= 0 && s.RateBytesPerSec > 0 {
+		line += "  ETA " + formatETA(s.ETASeconds)
+	}
+	return line
+}
+
+func formatETA(seconds int64) string {
+	if seconds >= 3600 {
+		return fmt.Sprintf("%d:%02d:%02d", seconds/3600, seconds/60%60, seconds%60)
+	}
+	return fmt.Sprintf("%d:%02d", seconds/60, seconds%60)
+}
+
+// formatBytes prints a size in binary units with three digits at most.
+func formatBytes(n uint64) string {
+	const units = "KMGTPE"
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, u := float64(n)/1024, 0
+	for f >= 1023.5 && u < len(units)-1 {
+		f, u = f/1024, u+1
+	}
+	if f < 9.95 {
+		return fmt.Sprintf("%.1f %ciB", f, units[u])
+	}
+	return fmt.Sprintf("%.0f %ciB", f, units[u])
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "no disk"
+	}
+	return s
+}

@@ -1,0 +1,177 @@
+package adm
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pollux-project/pollux/protocol/adm"
+)
+
+// A level says how well a resource's data is protected now.
+type level uint8
+
+// The levels, best first.
+const (
+	protected level = iota // two good copies, connected
+	degraded               // one good copy
+	atRisk                 // no good copy is known, or two that contradict each other
+	stopped                // nobody can use it on this node
+)
+
+func (l level) String() string {
+	return [...]string{"protected", "degraded", "at risk", "stopped"}[l]
+}
+
+// A verdict is what status says of a resource in one sentence.
+type verdict struct {
+	Level  level
+	Why    string
+	Advice string // what to do next, may be empty
+}
+
+func (v verdict) String() string { return v.Level.String() + ": " + v.Why }
+
+// judge looks at a resource as somebody who wants to know whether the data is
+// safe. now is for "since when".
+func judge(r adm.Resource, now time.Time) verdict {
+	switch {
+	case r.State == adm.StateFailed:
+		return verdict{stopped, "it could not be brought up: " + firstLine(r.Reason), r.Advice}
+	case r.State != adm.StateUp:
+		return verdict{stopped, "it is not up on this node", "polluxadm up " + r.Name}
+	case len(r.Suspended) > 0:
+		return verdict{stopped, "reads and writes are frozen: " + suspendedWhy(r), r.Advice}
+	case r.SplitBrain != "":
+		return verdict{atRisk, "split brain: " + firstLine(r.SplitBrain),
+			fmt.Sprintf("on the node whose changes are to be lost: polluxadm secondary %s, then polluxadm connect --discard-my-data %s; "+
+				"on the other: polluxadm connect %s", r.Name, r.Name, r.Name)}
+	}
+	for _, v := range r.Volumes {
+		if v.Disk != "UpToDate" && v.PeerDisk != "UpToDate" {
+			return noGoodCopy(r, v, now)
+		}
+	}
+	for _, v := range r.Volumes {
+		if v.Disk != "UpToDate" || v.PeerDisk != "UpToDate" {
+			return oneGoodCopy(r, v, now)
+		}
+	}
+	why := fmt.Sprintf("%s and %s hold the same data", r.Node, r.Peer)
+	switch r.Protocol {
+	case "A":
+		why += "; protocol A: the last writes are lost if the Primary dies"
+	case "B":
+		why += "; protocol B: the last writes are lost if both nodes lose power"
+	}
+	return verdict{protected, why, ""}
+}
+
+func noGoodCopy(r adm.Resource, v adm.Volume, now time.Time) verdict {
+	which := volumeWord(r, v)
+	switch {
+	case isConnected(r) && v.Disk == "Inconsistent" && v.PeerDisk == "Inconsistent":
+		return verdict{atRisk, which + "neither node has valid data yet",
+			fmt.Sprintf("on the node whose data is to be kept (either one, if both disks are new): polluxadm primary --force %s", r.Name)}
+	case v.Disk == "Diskless" || v.Disk == "Failed":
+		why := which + "this node has no usable disk"
+		if v.DiskError != "" {
+			why += " (" + firstLine(v.DiskError) + ")"
+		}
+		return verdict{atRisk, why + " and " + peerAbsent(r, now), ""}
+	case isConnected(r):
+		return verdict{atRisk, fmt.Sprintf("%sno copy is up to date: %s here, %s on %s", which, v.Disk, v.PeerDisk, r.Peer), ""}
+	}
+	return verdict{atRisk, fmt.Sprintf("%sthis copy is %s and %s", which, v.Disk, peerAbsent(r, now)), connectAdvice(r)}
+}
+
+func oneGoodCopy(r adm.Resource, v adm.Volume, now time.Time) verdict {
+	which := volumeWord(r, v)
+	switch {
+	case v.Resync != nil && v.Resync.Source:
+		return verdict{degraded, fmt.Sprintf("%s%s is being brought up to date, %.1f %% done", which, r.Peer, v.Resync.Done()), ""}
+	case v.Resync != nil:
+		return verdict{degraded, fmt.Sprintf("%sthis node is being brought up to date, %.1f %% done; only %s has all the data", which, v.Resync.Done(), r.Peer), ""}
+	case v.Disk == "Diskless" || v.Disk == "Failed":
+		why := fmt.Sprintf("%sthis node works on %s's disk, its own is %s", which, r.Peer, v.Disk)
+		if v.DiskError != "" {
+			why += " (" + firstLine(v.DiskError) + ")"
+		}
+		return verdict{degraded, why, fmt.Sprintf("after the repair: polluxadm attach %s", r.Name)}
+	case !isConnected(r):
+		return verdict{degraded, which + "only this node has all the data: " + peerAbsent(r, now), connectAdvice(r)}
+	case v.Disk == "UpToDate":
+		return verdict{degraded, fmt.Sprintf("%sonly this node has all the data, %s's disk is %s", which, r.Peer, v.PeerDisk), ""}
+	}
+	return verdict{degraded, fmt.Sprintf("%sonly %s has all the data, the disk here is %s", which, r.Peer, v.Disk), ""}
+}
+
+func suspendedWhy(r adm.Resource) string {
+	var why []string
+	for _, s := range r.Suspended {
+		switch s {
+		case "user":
+			why = append(why, "an operator suspended them")
+		case "no-data":
+			why = append(why, "no up to date data can be reached")
+		case "fencing":
+			why = append(why, fmt.Sprintf("%s must be fenced before this node may go on alone", r.Peer))
+		default:
+			why = append(why, s)
+		}
+	}
+	return strings.Join(why, ", ")
+}
+
+func connectAdvice(r adm.Resource) string {
+	if r.Connection == "StandAlone" {
+		return "polluxadm connect " + r.Name
+	}
+	return ""
+}
+
+// peerAbsent says that the peer isn't connected, and since when.
+func peerAbsent(r adm.Resource, now time.Time) string {
+	s := fmt.Sprintf("%s is not connected (%s)", r.Peer, r.Connection)
+	if r.PeerLostSince != nil {
+		s += fmt.Sprintf(" since %s, %s ago", r.PeerLostSince.Local().Format(time.DateTime), roundAge(now.Sub(*r.PeerLostSince)))
+	}
+	return s
+}
+
+// roundAge shortens a duration to what a person wants to know of it.
+func roundAge(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "0s"
+	case d < 2*time.Minute:
+		return d.Round(time.Second).String()
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%d minutes", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d hours", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}
+
+// isConnected reports whether the peer takes part: states from Connected on.
+func isConnected(r adm.Resource) bool {
+	switch r.Connection {
+	case "StandAlone", "Disconnecting", "Unconnected", "Timeout", "BrokenPipe", "NetworkFailure",
+		"ProtocolError", "TearDown", "WFConnection", "WFReportParams", "":
+		return false
+	}
+	return true
+}
+
+func volumeWord(r adm.Resource, v adm.Volume) string {
+	if len(r.Volumes) == 1 {
+		return ""
+	}
+	return fmt.Sprintf("volume %d: ", v.Volume)
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
