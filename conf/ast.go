@@ -187,7 +187,6 @@ type HostLine struct {
 
 // A Connection is a connection section of dialect 9.
 type Connection struct {
-	Name    string
 	Pos     Pos
 	Hosts   []HostLine
 	Paths   [][]HostLine
@@ -213,6 +212,7 @@ type ResourceSection struct {
 	// Ignored: no section of it is about this host; it is checked and dumped
 	// but cannot be resolved.
 	Ignored bool
+	// Stacked: the section of this host is a stacked-on-top-of one.
 	Stacked bool
 	// Foreign: it stands in a drbd.conf that is read besides Pollux's own
 	// files; Adopted: pollux.toml says that it runs here nevertheless.

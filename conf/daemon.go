@@ -279,8 +279,9 @@ func (f *tomlFile) socketPath(path string, key ...string) {
 }
 
 func (f *tomlFile) checkTCP(t *NBDTCP, n int, seen map[netip.AddrPort]bool) {
-	table := f.nth([]string{"nbd", "tcp"}, n)
-	listen := f.nth([]string{"nbd", "tcp", "listen"}, n)
+	tables := []string{"nbd", "tcp"}
+	table := f.inTable(tables, n, tables)
+	listen := f.inTable(tables, n, []string{"nbd", "tcp", "listen"})
 	if !t.Listen.IsValid() || t.Listen.Port() == 0 {
 		f.errorf(table, "nbd.tcp: listen is missing or has no port, expected IP:PORT such as \"127.0.0.1:10809\"")
 		return

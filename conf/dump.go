@@ -122,12 +122,11 @@ func (d *dumper) sections(s *Sections) {
 }
 
 func (d *dumper) global(g *Global) {
-	empty := g.MinorCount == 0 && g.DialogRefresh < 0 && g.UsageCount == "" && !g.DisableIPVerification
 	usage := g.UsageCount
 	if usage == "ask" {
 		usage = "" // the default, which drbdadm does not print
 	}
-	empty = empty || g.MinorCount == 0 && g.DialogRefresh < 0 && usage == "" && !g.DisableIPVerification
+	empty := g.MinorCount == 0 && g.DialogRefresh < 0 && usage == "" && !g.DisableIPVerification
 	if empty && !d.merged {
 		return
 	}
@@ -152,12 +151,7 @@ func (d *dumper) common(s *Sections) {
 	if s == nil {
 		return
 	}
-	before := d.out.Len()
 	d.block("common", func() { d.sections(s) })
-	if bytes.HasSuffix(d.out.Bytes()[before:], []byte("common {\n}\n")) {
-		d.out.Truncate(before)
-		return
-	}
 	d.line("")
 }
 
@@ -169,7 +163,7 @@ func (d *dumper) resource(r *ResourceSection) {
 	if r.Stacked {
 		stacked = "stacked"
 	}
-	d.line("# resource %s on %s: %s, %s", quoteName(r.Name), d.host, ignored, stacked)
+	d.line("# resource %s on %s: %s, %s", r.Name, d.host, ignored, stacked)
 	d.line("# defined at %s:%d", r.File, r.Line)
 	d.block("resource "+quoteName(r.Name), func() {
 		if r.TemplateFile != "" {
@@ -293,11 +287,7 @@ func (d *dumper) volume(v *VolumeSection) {
 }
 
 func (d *dumper) connection(c *Connection) {
-	head := "connection"
-	if c.Name != "" {
-		head += " " + quoteName(c.Name)
-	}
-	d.block(head, func() {
+	d.block("connection", func() {
 		for i := range c.Hosts {
 			d.hostLine(&c.Hosts[i])
 		}

@@ -45,16 +45,21 @@ func (l *loader) isLocal(h *HostSection) bool {
 // linkStacked gives a stacked section the hosts of the resource below it.
 func (l *loader) linkStacked(r *ResourceSection, h *HostSection) {
 	lower := l.resources[h.Lower]
-	if lower == nil || lower == r || lower.Stacked {
+	if lower == nil || lower.hasStacked() {
 		return // validate says so
 	}
 	h.Names = nil
 	for _, x := range lower.Hosts {
 		h.Names = append(h.Names, x.Names...)
 		if x.IsLocal {
-			h.IsLocal, r.Ignored = true, false
+			h.IsLocal, r.Ignored, r.Stacked = true, false, true
 		}
 	}
+}
+
+// hasStacked reports whether the resource stands on another one anywhere.
+func (r *ResourceSection) hasStacked() bool {
+	return slices.ContainsFunc(r.Hosts, func(h *HostSection) bool { return h.Kind == StackedOnTo })
 }
 
 // SameHost reports whether a name in a configuration file means the host:
@@ -129,7 +134,7 @@ func inheritVolume(v, from *VolumeSection) {
 	if v.Disk == "" {
 		v.Disk, v.DiskPos, v.diskSee = from.Disk, from.DiskPos, from.diskSee || v.diskSee
 	}
-	if !v.MetaDiskPos.IsSet() {
+	if !v.MetaDiskPos.IsSet() && v.Disk != "none" {
 		v.MetaDisk, v.MetaIndex, v.MetaDiskPos = from.MetaDisk, from.MetaIndex, from.MetaDiskPos
 	}
 	if v.Tiebreaker == "" {
@@ -206,28 +211,51 @@ func mergedDisk(r *ResourceSection, v *VolumeSection, disk *OptionSection) Optio
 func mergeConnections(m, r *ResourceSection) {
 	m.Connections, m.Meshes = nil, nil
 	for _, p := range pairsOf(r) {
-		c := &Connection{Name: p.name, Pos: r.Pos}
+		c := &Connection{Pos: r.Pos}
 		for _, path := range p.paths {
 			c.Paths = append(c.Paths, []HostLine{{Host: p.a.shownName(), Address: path[0]}, {Host: p.b.shownName(), Address: path[1]}})
 		}
-		c.Net = OptionSection{Options: slices.Clone(p.net.Options)}
-		inheritOptions(&c.Net, &m.Net, nil)
-		peerDevice := func(o *Option) bool { return o.spec.PeerDevice }
-		c.Disk = p.disk
-		for _, v := range effectiveVolumes(r, r.Hosts[0]) {
-			x := newVolume(v.Number, false, v.Pos)
-			for _, own := range p.volumes {
-				if own.Number == v.Number {
-					x.DiskOptions.Options = slices.Clone(own.DiskOptions.Options)
-				}
-			}
-			inheritOptions(&x.DiskOptions, &p.disk, nil)
-			disk := mergedDisk(r, v, &m.Disk)
-			inheritOptions(&x.DiskOptions, &disk, peerDevice)
-			c.Volumes = append(c.Volumes, x)
+		if p.inMesh {
+			inheritOptions(&c.Net, &p.net, nil)
+		} else {
+			c.Net = OptionSection{Options: slices.Clone(p.net.Options)}
 		}
+		inheritOptions(&c.Net, &m.Net, nil)
+		c.Disk = p.disk
+		c.Volumes = mergedPeerDevices(m, r, &p)
 		m.Connections = append(m.Connections, c)
 	}
+}
+
+// mergedPeerDevices returns the volumes of a connection with the options that
+// they inherit; those that the connection names itself come first.
+func mergedPeerDevices(m, r *ResourceSection, p *pair) []*VolumeSection {
+	volumes := effectiveVolumes(r, r.Hosts[0])
+	ofConnection := func(v *VolumeSection) int {
+		return slices.IndexFunc(p.volumes, func(x *VolumeSection) bool { return x.Number == v.Number })
+	}
+	slices.SortStableFunc(volumes, func(a, b *VolumeSection) int {
+		ia, ib := ofConnection(a), ofConnection(b)
+		switch {
+		case ia >= 0 && ib < 0:
+			return -1
+		case ia < 0 && ib >= 0:
+			return 1
+		}
+		return ia - ib
+	})
+	var merged []*VolumeSection
+	for _, v := range volumes {
+		x := newVolume(v.Number, false, v.Pos)
+		if i := ofConnection(v); i >= 0 {
+			x.DiskOptions.Options = slices.Clone(p.volumes[i].DiskOptions.Options)
+		}
+		inheritOptions(&x.DiskOptions, &p.disk, nil)
+		disk := mergedDisk(r, v, &m.Disk)
+		inheritOptions(&x.DiskOptions, &disk, func(o *Option) bool { return o.spec.PeerDevice })
+		merged = append(merged, x)
+	}
+	return merged
 }
 
 // shownName is the name of a host in a merged connection.
@@ -241,11 +269,11 @@ func (h *HostSection) shownName() string {
 // A pair is two hosts that have a connection, with what belongs to it.
 type pair struct {
 	a, b    *HostSection
-	name    string
 	paths   [][2]Address
 	net     OptionSection
 	disk    OptionSection
 	volumes []*VolumeSection
+	inMesh  bool
 }
 
 // hostByName finds a host section by any of its names.
@@ -287,7 +315,7 @@ func addressOf(l *HostLine, h *HostSection) Address {
 func pairsOf(r *ResourceSection) []pair {
 	var pairs []pair
 	for _, c := range r.Connections {
-		p := pair{name: c.Name, net: c.Net, disk: c.Disk, volumes: c.Volumes}
+		p := pair{net: c.Net, disk: c.Disk, volumes: c.Volumes}
 		lines := c.Paths
 		if len(lines) == 0 {
 			lines = [][]HostLine{c.Hosts}
@@ -312,7 +340,7 @@ func pairsOf(r *ResourceSection) []pair {
 			for _, b := range m.Hosts[i+1:] {
 				ha, hb := r.hostByName(a), r.hostByName(b)
 				if ha != nil && hb != nil && ha != hb {
-					pairs = append(pairs, pair{a: ha, b: hb, net: m.Net, paths: [][2]Address{{ha.Address, hb.Address}}})
+					pairs = append(pairs, pair{a: ha, b: hb, net: m.Net, inMesh: true, paths: [][2]Address{{ha.Address, hb.Address}}})
 				}
 			}
 		}

@@ -52,7 +52,6 @@ func floatingName(a Address) string {
 func (p *parser) stacked(r *ResourceSection, at token) {
 	h := &HostSection{Kind: StackedOnTo, Pos: at.pos, NodeID: -1}
 	h.Lower = p.name("the name of the resource below").text
-	r.Stacked = true
 	p.hostBody(r, h)
 }
 
@@ -296,7 +295,8 @@ func minorOfName(device string) (int, bool) {
 func (p *parser) connection(r *ResourceSection, at token) {
 	c := &Connection{Pos: at.pos}
 	if !p.tok.is("{") {
-		c.Name = p.name(`a connection name or "{"`).text
+		name := p.name(`a connection name or "{"`)
+		p.warnf(name.pos, "explicitly named connections are deprecated, the name %s is ignored", name)
 	}
 	what := "a connection of resource " + r.Name
 	p.body(func(t token) {

@@ -67,6 +67,9 @@ func (r *Resource) Option(section Section, name string) (value string, ok bool) 
 	return value, ok
 }
 
+// String gives the name alone, so that a secret is not logged by accident.
+func (r *Resource) String() string { return "resource " + r.Name }
+
 // NetOptions are the options of the connection. Sizes are in bytes, sectors
 // of 512 bytes or pages of 4 KiB as said.
 type NetOptions struct {
@@ -234,7 +237,10 @@ func (c *Config) Resolve(name string) (*Resource, error) {
 		return nil, err
 	}
 	r.translateDiscardNode(s, local)
-	return r, r.check(s, p)
+	if err := r.check(s, p); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 // findPeer returns the one connection of this host and its ends.

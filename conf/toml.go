@@ -1,8 +1,10 @@
 package conf
 
 import (
+	"encoding"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -28,21 +30,115 @@ func decodeTOML(name string, src []byte, into any) (*tomlFile, error) {
 		return nil, fmt.Errorf("read configuration %s: the file is larger than %d KiB", name, maxFileBytes>>10)
 	}
 	f := &tomlFile{name: name, keys: tomlKeys(name, src)}
-	md, err := toml.Decode(string(src), into)
-	if err != nil {
+	var tree map[string]any
+	if _, err := toml.Decode(string(src), &tree); err != nil {
 		return nil, f.syntaxError(err)
 	}
-	count := map[string]int{}
-	for _, key := range md.Undecoded() {
-		path := strings.Join(key, "\x00")
-		if under := strings.Join(key[:len(key)-1], "\x00"); count[under] > 0 && len(key) > 1 {
-			continue // the table itself is unknown and was reported
-		}
-		pos := f.nth(key, count[path])
-		count[path]++
-		f.errorf(pos, "unknown key %q%s", key.String(), suggestKey(key, into))
+	f.checkTypes(tree, reflect.TypeOf(into).Elem(), nil, f.at)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	if _, err := toml.Decode(string(src), into); err != nil {
+		return nil, f.syntaxError(err) // a text that a type of ours does not take
 	}
 	return f, nil
+}
+
+// checkTypes compares a decoded value with the Go type it is for: the library
+// passes over unknown keys and says where a wrong type stands in words only.
+// at tells where a key of the table around the value stands.
+func (f *tomlFile) checkTypes(v any, t reflect.Type, key []string, at func(...string) Pos) {
+	wrong := func(want string) {
+		f.errorf(at(key...), "%s: found %s, expected %s", toml.Key(key), tomlKind(v), want)
+	}
+	if _, text := reflect.New(t).Interface().(encoding.TextUnmarshaler); text {
+		if _, ok := v.(string); !ok {
+			wrong("a text")
+		}
+		return
+	}
+	switch t.Kind() {
+	case reflect.Struct, reflect.Map:
+		table, ok := v.(map[string]any)
+		if !ok {
+			wrong("a table")
+			return
+		}
+		for _, name := range slices.Sorted(maps.Keys(table)) {
+			sub := append(slices.Clone(key), name)
+			if t.Kind() == reflect.Map {
+				f.checkTypes(table[name], t.Elem(), sub, at)
+			} else if field, names := tomlField(t, name); field != nil {
+				f.checkTypes(table[name], field, sub, at)
+			} else {
+				f.errorf(at(sub...), "unknown key %q%s", toml.Key(sub), suggestKey(name, names))
+			}
+		}
+	case reflect.Slice:
+		f.checkElements(v, t.Elem(), key, at, wrong)
+	case reflect.String:
+		if _, ok := v.(string); !ok {
+			wrong("a text")
+		}
+	case reflect.Bool:
+		if _, ok := v.(bool); !ok {
+			wrong("true or false")
+		}
+	case reflect.Int:
+		if _, ok := v.(int64); !ok {
+			wrong("a number")
+		}
+	default:
+		panic(fmt.Sprintf("conf: no rule for the type %v of key %v", t, key))
+	}
+}
+
+// checkElements looks at an array, be it written as one or as tables [[key]].
+func (f *tomlFile) checkElements(v any, elem reflect.Type, key []string, at func(...string) Pos, wrong func(string)) {
+	switch list := v.(type) {
+	case []any:
+		for _, e := range list {
+			f.checkTypes(e, elem, key, at)
+		}
+	case []map[string]any:
+		for n, e := range list {
+			f.checkTypes(e, elem, key, func(k ...string) Pos { return f.inTable(key, n, k) })
+		}
+	default:
+		wrong("a list in [ ]")
+	}
+}
+
+func tomlKind(v any) string {
+	switch v.(type) {
+	case string:
+		return "a text"
+	case int64, float64:
+		return "a number"
+	case bool:
+		return "true or false"
+	case map[string]any:
+		return "a table"
+	case []any, []map[string]any:
+		return "a list"
+	}
+	return "a date"
+}
+
+// tomlField returns the type of the field for a key, or nil and the keys that
+// there are.
+func tomlField(t reflect.Type, name string) (reflect.Type, []string) {
+	var names []string
+	for i := range t.NumField() {
+		tag := t.Field(i).Tag.Get("toml")
+		if tag == name && tag != "-" {
+			return t.Field(i).Type, nil
+		}
+		if tag != "" && tag != "-" {
+			names = append(names, tag)
+		}
+	}
+	return nil, names
 }
 
 // syntaxError gives an error of the library its place in our form.
@@ -68,48 +164,35 @@ func (f *tomlFile) syntaxError(err error) error {
 
 // at is where a key stands: the key itself, else the table it would be in,
 // else the beginning of the file.
-func (f *tomlFile) at(key ...string) Pos { return f.nth(key, 0) }
-
-func (f *tomlFile) nth(key []string, n int) Pos {
+func (f *tomlFile) at(key ...string) Pos {
 	for k := key; len(k) > 0; k = k[:len(k)-1] {
 		if list := f.keys[strings.Join(k, "\x00")]; len(list) > 0 {
-			return list[min(n, len(list)-1)]
+			return list[0]
 		}
 	}
 	return Pos{File: f.name, Line: 1, Col: 1}
 }
 
-// suggestKey names a key of the same table that is spelled nearly the same.
-func suggestKey(key toml.Key, into any) string {
-	t := reflect.TypeOf(into)
-	var names []string
-	for i := 0; ; i++ {
-		for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
-			if t.Kind() == reflect.Map {
-				i++ // the name of an element stands for no field
-			}
-			t = t.Elem()
-		}
-		if t.Kind() != reflect.Struct || i >= len(key) {
-			return ""
-		}
-		names = names[:0]
-		var next reflect.Type
-		for j := range t.NumField() {
-			tag := t.Field(j).Tag.Get("toml")
-			if tag == key[i] {
-				next = t.Field(j).Type
-			}
-			if tag != "" && tag != "-" {
-				names = append(names, tag)
-			}
-		}
-		if next == nil {
-			break
-		}
-		t = next
+// inTable is where a key of the nth table [[table]] stands; the table itself
+// if it has no such key.
+func (f *tomlFile) inTable(table []string, n int, key []string) Pos {
+	heads := f.keys[strings.Join(table, "\x00")]
+	if n >= len(heads) {
+		return f.at(key...)
 	}
-	if near := nearest(key[len(key)-1], names); near != "" {
+	for ; len(key) > len(table); key = key[:len(key)-1] {
+		for _, p := range f.keys[strings.Join(key, "\x00")] {
+			if p.Line > heads[n].Line && (n+1 == len(heads) || p.Line < heads[n+1].Line) {
+				return p
+			}
+		}
+	}
+	return heads[n]
+}
+
+// suggestKey names a key that is spelled nearly the same, else all.
+func suggestKey(name string, names []string) string {
+	if near := nearest(name, names); near != "" {
 		return fmt.Sprintf(", did you mean %q?", near)
 	}
 	slices.Sort(names)

@@ -71,7 +71,7 @@ func (l *loader) checkStacked(r *ResourceSection, h *HostSection) {
 	case lower == nil && r.Foreign: // an adopted resource; resolve says so
 	case lower == nil:
 		l.errorf(r.Pos, "in resource %s, referenced resource '%s' not defined", r.Name, h.Lower)
-	case lower == r || lower.Stacked:
+	case lower.hasStacked():
 		l.errorf(h.Pos, "in resource %s: resource '%s' is stacked itself, found it as the resource below, expected an ordinary one", r.Name, h.Lower)
 	}
 }
@@ -244,6 +244,9 @@ func (l *loader) checkLocalAddresses(r *ResourceSection) {
 	h := r.Local()
 	if h == nil || l.env.LocalAddr == nil || l.cfg.Global.DisableIPVerification {
 		return
+	}
+	if h.Kind == StackedOnTo {
+		return // its address moves with the resource below
 	}
 	checked := map[netip.Addr]bool{}
 	check := func(a Address) {
