@@ -403,21 +403,22 @@ func (c *conn) admit(in *bufio.Reader, q nbd.Request, errno nbd.Errno, cost int6
 	return nil
 }
 
-// answer replies without the Backend. A write's payload is dropped.
+// answer replies without the Backend. A write's payload is dropped first: a
+// client need not expect a reply to what it is still sending.
 func (c *conn) answer(in *bufio.Reader, q nbd.Request, errno nbd.Errno, cost int64) error {
-	r := c.prepare(q, cost)
-	c.finishLocally(r, errno)
-	if q.Command != nbd.CmdWrite || q.Length == 0 {
-		return nil
+	if q.Command == nbd.CmdWrite && q.Length > 0 {
+		if q.Length > maxDrop {
+			return &nbd.ProtocolError{Where: "NBD_CMD_WRITE", Field: "length", Got: uint64(q.Length), Want: fmt.Sprintf("at most %d", maxDrop)}
+		}
+		if in.Buffered() < int(q.Length) {
+			c.submit() // what came before must not wait for a slow client
+		}
+		if _, err := in.Discard(int(q.Length)); err != nil {
+			return err
+		}
 	}
-	if q.Length > maxDrop {
-		return &nbd.ProtocolError{Where: "NBD_CMD_WRITE", Field: "length", Got: uint64(q.Length), Want: fmt.Sprintf("at most %d", maxDrop)}
-	}
-	if in.Buffered() < int(q.Length) {
-		c.submit() // what came before must not wait for a slow client
-	}
-	_, err := in.Discard(int(q.Length))
-	return err
+	c.finishLocally(c.prepare(q, cost), errno)
+	return nil
 }
 
 func (c *conn) finishLocally(r *request, errno nbd.Errno) {
