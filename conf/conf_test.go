@@ -470,6 +470,48 @@ func TestNamesThatNeedQuotes(t *testing.T) {
 	}
 }
 
+// TestHostileSizes: files at the limit end in time and stack.
+func TestHostileSizes(t *testing.T) {
+	fill := func(head, part string, size int) string {
+		return head + strings.Repeat(part, (size-len(head))/len(part))
+	}
+	for name, text := range map[string]string{
+		"skip":      fill("skip ", "{", maxFileBytes),
+		"volumes":   fill("resource r {", "volume 1{}", maxFileBytes),
+		"hosts":     fill("resource r {", "on a{}", maxFileBytes),
+		"names":     fill("resource r { on ", "a ", maxFileBytes),
+		"mesh":      fill("resource r { connection-mesh { hosts ", "a ", maxFileBytes),
+		"options":   fill("resource r { net {", "ko-count 1;", maxFileBytes),
+		"resources": fill("", "resource r{}", maxFileBytes),
+		"proxy":     fill("resource r { proxy {", "a b;", maxFileBytes),
+		"primaries": fill("resource r { startup { become-primary-on ", "a ", maxFileBytes),
+		"string":    fill("resource \"", "a", maxFileBytes),
+	} {
+		start := time.Now()
+		if _, err := Load([]string{"/r.res"}, memEnv(map[string]string{"/r.res": text})); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+		if d := time.Since(start); d > 10*time.Second {
+			t.Errorf("%s: took %v", name, d)
+		}
+	}
+	for name, text := range map[string]string{
+		"arrays":  fill("a = ", "[", maxTOMLBytes),
+		"tables":  fill("a = ", "{a=", maxTOMLBytes),
+		"dots":    fill("[a", ".a", maxTOMLBytes),
+		"headers": fill("", "[a]\n", maxTOMLBytes),
+		"string":  fill("a = \"\"\"", "\n", maxTOMLBytes),
+	} {
+		start := time.Now()
+		if _, err := ParseDaemon("p.toml", []byte(text)); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+		if d := time.Since(start); d > 10*time.Second {
+			t.Errorf("%s: took %v", name, d)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	for _, name := range corpusFiles(&testing.T{}, ".conf") {
 		env, _ := conversation(&testing.T{}, name)

@@ -273,7 +273,7 @@ func FuzzTOML(f *testing.F) {
 			func() error { _, err := ParseVM("f.toml", text); return err },
 		} {
 			err := parse()
-			if err == nil || len(text) > maxFileBytes {
+			if err == nil || len(text) > maxTOMLBytes {
 				continue
 			}
 			var at *ParseError

@@ -107,19 +107,23 @@ func addressSum(a Address) uint32 {
 // field by field completed by the volumes at resource level. The result is
 // sorted by number.
 func effectiveVolumes(r *ResourceSection, h *HostSection) []*VolumeSection {
-	var list []*VolumeSection
+	list := make([]*VolumeSection, 0, len(h.Volumes)+len(r.Volumes))
+	byNumber := map[int]*VolumeSection{}
+	add := func(v *VolumeSection) {
+		list = append(list, v)
+		if byNumber[v.Number] == nil {
+			byNumber[v.Number] = v
+		}
+	}
 	for _, v := range h.Volumes {
 		c := *v
-		list = append(list, &c)
+		add(&c)
 	}
 	for _, from := range r.Volumes {
-		i := slices.IndexFunc(list, func(v *VolumeSection) bool { return v.Number == from.Number })
-		if i < 0 {
-			c := newVolume(from.Number, from.Implicit, from.Pos)
-			list = append(list, c)
-			i = len(list) - 1
+		if byNumber[from.Number] == nil {
+			add(newVolume(from.Number, from.Implicit, from.Pos))
 		}
-		inheritVolume(list[i], from)
+		inheritVolume(byNumber[from.Number], from)
 	}
 	slices.SortStableFunc(list, func(a, b *VolumeSection) int { return a.Number - b.Number })
 	return list

@@ -15,12 +15,28 @@ const (
 	maxIndex  = 1<<16 - 1
 )
 
+// Our own bounds on a resource, so that a hostile file cannot make checks
+// that compare everything with everything expensive. DRBD 9 has 32 nodes.
+const (
+	maxHosts       = 32 // host sections, names of one, hosts of a mesh
+	maxConnections = 1000
+	maxVolumes     = 1000 // at one level
+)
+
+// bounded stops the parser at the element that is one too many.
+func (p *parser) bounded(at Pos, what string, have, limit int) {
+	if have > limit {
+		p.failf(at, "found more than %d %s, expected at most that many", limit, what)
+	}
+}
+
 // onHost reads "on NAME... { }".
 func (p *parser) onHost(r *ResourceSection, at token) {
 	h := &HostSection{Kind: OnHost, Pos: at.pos, NodeID: -1}
 	for p.err == nil && (len(h.Names) == 0 || !p.tok.is("{")) {
 		name := p.name(`a host name or "{"`)
 		h.Names = append(h.Names, name.text)
+		p.bounded(name.pos, "names of one host", len(h.Names), maxHosts)
 	}
 	p.hostBody(r, h)
 }
@@ -32,6 +48,7 @@ func (p *parser) floating(r *ResourceSection, at token) {
 	h.Names = []string{floatingName(h.Address)}
 	if p.accept(";") {
 		r.Hosts = append(r.Hosts, h)
+		p.bounded(h.Pos, "host sections", len(r.Hosts), maxHosts)
 		return
 	}
 	p.hostBody(r, h)
@@ -59,6 +76,7 @@ func (p *parser) hostBody(r *ResourceSection, h *HostSection) {
 	what := fmt.Sprintf("resource %s, %s { ... }", r.Name, h.title())
 	p.body(func(t token) { p.hostItem(h, what, t) })
 	r.Hosts = append(r.Hosts, h)
+	p.bounded(h.Pos, "host sections", len(r.Hosts), maxHosts)
 }
 
 func (p *parser) hostItem(h *HostSection, what string, t token) {
@@ -106,6 +124,7 @@ func (p *parser) hostProxy(at token) *HostProxy {
 	p.expect("on")
 	for p.err == nil && (len(x.Hosts) == 0 || !p.tok.is("{")) {
 		x.Hosts = append(x.Hosts, p.name(`a host name or "{"`).text)
+		p.bounded(at.pos, "hosts of a proxy", len(x.Hosts), maxHosts)
 	}
 	p.body(func(t token) {
 		switch {
@@ -194,6 +213,7 @@ func (p *parser) volume(list *[]*VolumeSection, at token, what string) {
 		p.volumeStatement(v, t)
 	})
 	*list = append(*list, v)
+	p.bounded(at.pos, "volumes", len(*list), maxVolumes)
 }
 
 // volumeStatement reads one statement of a volume; t is its first word.
@@ -331,6 +351,7 @@ func (p *parser) connection(r *ResourceSection, at token) {
 		}
 	})
 	r.Connections = append(r.Connections, c)
+	p.bounded(c.Pos, "connections", len(r.Connections), maxConnections)
 }
 
 func (p *parser) connectionVolume(c *Connection, at token) {
@@ -345,6 +366,7 @@ func (p *parser) connectionVolume(c *Connection, at token) {
 		p.body(func(t token) { p.peerDeviceOption(&v.DiskOptions, t) })
 	})
 	c.Volumes = append(c.Volumes, v)
+	p.bounded(at.pos, "volumes", len(c.Volumes), maxVolumes)
 }
 
 // peerDeviceOption reads an option of the disk section that may differ by
@@ -393,7 +415,9 @@ func (p *parser) mesh(r *ResourceSection, at token) {
 		switch {
 		case t.is("hosts"):
 			for p.err == nil && (len(m.Hosts) == 0 || !p.tok.is(";")) {
-				m.Hosts = append(m.Hosts, p.name(`a host name or ";"`).text)
+				name := p.name(`a host name or ";"`)
+				m.Hosts = append(m.Hosts, name.text)
+				p.bounded(name.pos, "hosts of a connection-mesh", len(m.Hosts), maxHosts)
 			}
 			p.expect(";")
 		case t.is("net"):
@@ -406,4 +430,5 @@ func (p *parser) mesh(r *ResourceSection, at token) {
 		}
 	})
 	r.Meshes = append(r.Meshes, m)
+	p.bounded(m.Pos, "meshes", len(r.Meshes), maxHosts)
 }

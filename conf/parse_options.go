@@ -184,6 +184,9 @@ func (p *parser) syncerOption(s *Sections, t token) {
 	p.plainOption(s.get(to.section), to.section, t)
 }
 
+// maxProxyOptions is our own bound; there are about ten.
+const maxProxyOptions = 100
+
 // proxySection reads a resource's proxy section, which is kept for dumps only.
 func (p *parser) proxySection(s *Sections) {
 	p.body(func(t token) {
@@ -210,6 +213,7 @@ func (p *parser) proxyOption(sec *OptionSection, t token) {
 	v := p.value("a value of " + t.text)
 	p.expect(";")
 	p.add(sec, Option{Name: t.text, Value: v.text, Pos: t.pos, spec: &anyProxyOption, shown: t.text})
+	p.bounded(t.pos, "proxy options", len(sec.Options), maxProxyOptions)
 }
 
 // nearest returns the candidate that is at most two edits away, or "".

@@ -13,6 +13,14 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
+// Bounds on pollux.toml and a VM's description, our own. The toml library
+// needs memory that grows with the square of the depth of inline tables and
+// of the parts of a dotted key, so both are checked before it sees a text.
+const (
+	maxTOMLBytes = 256 << 10
+	maxTOMLDepth = 16
+)
+
 // A tomlFile is a decoded TOML file that knows where its keys stand; the
 // toml library gives positions for wrong syntax only.
 type tomlFile struct {
@@ -26,10 +34,14 @@ type tomlFile struct {
 // place. The result is for checks of values; a nil error means there are no
 // such errors yet.
 func decodeTOML(name string, src []byte, into any) (*tomlFile, error) {
-	if len(src) > maxFileBytes {
-		return nil, fmt.Errorf("read configuration %s: the file is larger than %d KiB", name, maxFileBytes>>10)
+	if len(src) > maxTOMLBytes {
+		return nil, fmt.Errorf("read configuration %s: the file is larger than %d KiB", name, maxTOMLBytes>>10)
 	}
-	f := &tomlFile{name: name, keys: tomlKeys(name, src)}
+	keys, deep := tomlKeys(name, src)
+	if deep.IsSet() {
+		return nil, errorAt(deep, "found more than %d brackets or key parts in each other, expected at most that many", maxTOMLDepth)
+	}
+	f := &tomlFile{name: name, keys: keys}
 	var tree map[string]any
 	if _, err := toml.Decode(string(src), &tree); err != nil {
 		return nil, f.syntaxError(err)
@@ -200,8 +212,9 @@ func suggestKey(name string, names []string) string {
 }
 
 // tomlKeys finds where keys and tables of a TOML text stand. It is as lenient
-// as can be: the library has the say on what is right.
-func tomlKeys(name string, src []byte) map[string][]Pos {
+// as can be: the library has the say on what is right. deep is where the text
+// is nested too deep for the library, else the zero Pos.
+func tomlKeys(name string, src []byte) (keys map[string][]Pos, deep Pos) {
 	s := &tomlScanner{name: name, src: src, line: 1, keys: map[string][]Pos{}}
 	var table []string
 	for s.pos < len(s.src) {
@@ -230,7 +243,7 @@ func tomlKeys(name string, src []byte) map[string][]Pos {
 			s.pos++
 		}
 	}
-	return s.keys
+	return s.keys, s.deep
 }
 
 type tomlScanner struct {
@@ -240,12 +253,16 @@ type tomlScanner struct {
 	line      int
 	lineStart int
 	keys      map[string][]Pos
+	deep      Pos
+}
+
+func (s *tomlScanner) tooDeep() {
+	if !s.deep.IsSet() {
+		s.deep = Pos{File: s.name, Line: s.line, Col: s.pos - s.lineStart + 1}
+	}
 }
 
 func (s *tomlScanner) add(key []string, p Pos) {
-	if len(key) > 16 {
-		return
-	}
 	path := strings.Join(key, "\x00")
 	s.keys[path] = append(s.keys[path], p)
 }
@@ -277,6 +294,10 @@ func (s *tomlScanner) key(stop string) []string {
 		case s.src[s.pos] == '"' || s.src[s.pos] == '\'':
 			s.str()
 			key = append(key, strings.Trim(string(s.src[start:s.pos]), `"'`))
+			if len(key) > maxTOMLDepth {
+				s.tooDeep()
+				key = key[:maxTOMLDepth]
+			}
 		case s.src[s.pos] == '.':
 			s.pos++
 		default:
@@ -288,6 +309,10 @@ func (s *tomlScanner) key(stop string) []string {
 				continue
 			}
 			key = append(key, string(s.src[start:s.pos]))
+			if len(key) > maxTOMLDepth {
+				s.tooDeep()
+				key = key[:maxTOMLDepth]
+			}
 		}
 	}
 	return key
@@ -295,8 +320,15 @@ func (s *tomlScanner) key(stop string) []string {
 
 // value skips a value: strings, and brackets over several lines.
 func (s *tomlScanner) value() {
-	for depth := 0; s.pos < len(s.src); {
+	for depth, dots := 0, 0; s.pos < len(s.src); {
+		if depth > maxTOMLDepth || dots > maxTOMLDepth {
+			s.tooDeep()
+		}
 		switch c := s.src[s.pos]; c {
+		case '.':
+			dots++
+		case ',', '=':
+			dots = 0
 		case '"', '\'':
 			s.str()
 			continue
@@ -307,6 +339,7 @@ func (s *tomlScanner) value() {
 			continue
 		case '[', '{':
 			depth++
+			dots = 0
 		case ']', '}':
 			depth--
 		case '\n':

@@ -160,7 +160,8 @@ func (l *loader) checkComplete(r *ResourceSection, h *HostSection, volumes []*Vo
 // compareVolumes demands that all hosts have the same set.
 func (l *loader) compareVolumes(r *ResourceSection, a, b *HostSection, va, vb []*VolumeSection) {
 	has := func(list []*VolumeSection, n int) bool {
-		return slices.ContainsFunc(list, func(v *VolumeSection) bool { return v.Number == n })
+		_, found := slices.BinarySearchFunc(list, n, func(v *VolumeSection, n int) int { return v.Number - n })
+		return found
 	}
 	for _, v := range va {
 		if !has(vb, v.Number) {
@@ -316,7 +317,7 @@ func (l *loader) checkResyncAfter(s *OptionSection, where string) {
 			continue
 		}
 		name, _, _ := strings.Cut(o.Value, "/")
-		if !slices.ContainsFunc(l.cfg.Resources, func(r *ResourceSection) bool { return r.Name == name }) {
+		if l.resources[name] == nil {
 			l.warnf(o.Pos, "in %s: resource '%s' mentioned in 'resync-after' option is not known; the option is dropped", where, name)
 			o.hidden = true
 		}
