@@ -1,0 +1,338 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pollux-project/pollux/cmd/internal/demo/records"
+	"github.com/pollux-project/pollux/hypervisor"
+	"github.com/pollux-project/pollux/hypervisor/qemu"
+)
+
+// guestDir is where scripts/demo/build-guest puts the guest.
+const guestDir = "../../../build/guest"
+
+const testLimit = 2 * time.Minute
+
+// needTools skips the test where a program is absent; CI has them all.
+func needTools(t *testing.T, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if _, err := tool(name); err != nil {
+			if os.Getenv("CI") == "true" {
+				t.Fatal(err)
+			}
+			t.Skip(err)
+		}
+	}
+}
+
+// shortDir is a temporary directory with a path short enough for unix sockets.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "pollux-demo-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // only leaves rubbish behind
+	return dir
+}
+
+// serve runs an NBD server for a file, without Pollux.
+func serve(t *testing.T, image, socket string) {
+	t.Helper()
+	needTools(t, "nbdkit")
+	cmd := exec.Command("nbdkit", "--foreground", "--unix", socket, "file", image)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }) // it is killed, so it fails
+	deadline := time.Now().Add(testLimit)
+	tick := time.NewTicker(consolePoll)
+	defer tick.Stop()
+	for {
+		if _, err := os.Stat(socket); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the NBD server doesn't listen")
+		}
+		<-tick.C
+	}
+}
+
+// The guest is killed at work and booted again, on a disk without Pollux: what
+// the demo judges by must itself be right.
+func TestE2EGuest(t *testing.T) {
+	needTools(t, "qemu-system-x86_64", "nbdinfo", "nbdcopy", "mkfs.ext4", "debugfs", "e2fsck")
+	guest, err := filepath.Abs(guestDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(guest, "initramfs.cpio")); err != nil {
+		t.Skipf("%v; scripts/demo/build-guest makes it", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
+	defer cancel()
+	dir := shortDir(t)
+	image, socket := filepath.Join(dir, "disk.img"), filepath.Join(dir, "nbd.sock")
+	if err := makeImage(image, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	serve(t, image, socket)
+	size, err := makeFilesystem(ctx, nbdURI(socket, ""), filepath.Join(dir, "ext4.img"))
+	if err != nil || size != 64<<20 {
+		t.Fatalf("makeFilesystem = %d, %v", size, err)
+	}
+	hv, err := qemu.New(qemu.Config{RunDir: filepath.Join(dir, "vm")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := hv.Kill(context.Background(), vmName); err != nil && !errors.Is(err, hypervisor.ErrNotRunning) {
+			t.Error(err)
+		}
+	})
+	con := &console{path: filepath.Join(dir, "console.log")}
+	boot := func(acks int) health {
+		t.Helper()
+		if err := con.newRun(); err != nil {
+			t.Fatal(err)
+		}
+		if err := hv.Start(ctx, hypervisor.Guest{
+			Name: vmName, MemoryBytes: 192 << 20, VCPUs: 1, ConsoleLog: con.path,
+			Disks: []hypervisor.Disk{{Socket: socket, Export: "web"}},
+			Boot: hypervisor.Boot{
+				Kernel: filepath.Join(guest, "vmlinuz"), Initrd: filepath.Join(guest, "initramfs.cpio"),
+				Cmdline: "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off",
+			},
+			ExtraArgs: []string{"-no-reboot"},
+		}); err != nil {
+			t.Fatal(err)
+		}
+		h, err := con.booted(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := con.waitAcks(ctx, acks, func(int) {}); err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+
+	if diff := cmp.Diff(health{journal: "clean", fsck: "clean"}, boot(50), cmp.AllowUnexported(health{})); diff != "" {
+		t.Errorf("first boot (-want +got):\n%s", diff)
+	}
+	if err := hv.Kill(ctx, vmName); err != nil {
+		t.Fatal(err)
+	}
+	acks, err := con.acks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := boot(50)
+	if faults := second.faults(acks[len(acks)-1].Number); second.journal != "replayed" || len(faults) > 0 {
+		t.Errorf("second boot: %+v, want a replayed journal; faults: %v", second, faults)
+	}
+	if err := hv.Stop(ctx, vmName, testLimit); err != nil {
+		t.Fatal(err)
+	}
+	text, err := con.run()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if halt, _ := line(text, "HALT"); halt != "unmounted" {
+		t.Errorf("the guest ends with %q", tail(text))
+	}
+
+	if acks, err = con.acks(); err != nil {
+		t.Fatal(err)
+	}
+	if lost := lostOn(t, ctx, image, acks); len(lost) != 0 {
+		t.Errorf("lost: %v", lost)
+	}
+	if err := checkFilesystem(ctx, image); err != nil {
+		t.Error(err)
+	}
+	victim := acks[len(acks)/2]
+	if _, err := dropRecord(image, victim); err != nil {
+		t.Fatal(err)
+	}
+	want := []records.Loss{{Ack: victim, Why: records.ErrEmpty.Error()}}
+	if diff := cmp.Diff(want, lostOn(t, ctx, image, acks)); diff != "" {
+		t.Errorf("lost after the sabotage (-want +got):\n%s", diff)
+	}
+}
+
+func lostOn(t *testing.T, ctx context.Context, image string, acks []records.Ack) []records.Loss {
+	t.Helper()
+	found, damaged, err := readRecords(ctx, image, filepath.Join(t.TempDir(), "records"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return records.Judge(acks, found, damaged)
+}
+
+func TestReadRecordsWithoutFile(t *testing.T) {
+	needTools(t, "mkfs.ext4", "debugfs")
+	image := filepath.Join(t.TempDir(), "ext4.img")
+	if err := makeImage(image, 8<<20); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run(t.Context(), "mkfs.ext4", "-q", "-F", image); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := readRecords(t.Context(), image, filepath.Join(t.TempDir(), "r")); err == nil {
+		t.Error("readRecords finds records on an empty filesystem")
+	}
+}
+
+func TestDropRecord(t *testing.T) {
+	image := filepath.Join(t.TempDir(), "disk")
+	one, ackOne := records.Encode(1, 7)
+	two, ackTwo := records.Encode(2, 7)
+	old, _ := records.Encode(2, 6) // the same number of another run must stay
+	before := bytes.Join([][]byte{make([]byte, 3<<20), old, one, two}, nil)
+	if err := os.WriteFile(image, before, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	offset, err := dropRecord(image, records.Ack{Number: 2, Sum: ackTwo.Sum})
+	if want := int64(3<<20 + 2*records.Size); err != nil || offset != want {
+		t.Fatalf("dropRecord = %d, %v, want %d", offset, err, want)
+	}
+	after, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(before[offset:])
+	if !bytes.Equal(before, after) {
+		t.Error("dropRecord changes something else")
+	}
+	if _, err := dropRecord(image, records.Ack{Number: 1, Sum: ackOne.Sum + 1}); err == nil {
+		t.Error("dropRecord finds a record that isn't there")
+	}
+}
+
+func TestSameContent(t *testing.T) {
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	data := make([]byte, 3<<20)
+	if err := os.WriteFile(a, append(bytes.Clone(data), 'x'), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(b, append(bytes.Clone(data), 'y'), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	size := int64(len(data))
+	for _, tt := range []struct{ size, want int64 }{{size, -1}, {size + 1, size}, {0, -1}} {
+		if at, err := sameContent(a, b, tt.size); at != tt.want || err != nil {
+			t.Errorf("sameContent of %d bytes = %d, %v, want %d", tt.size, at, err, tt.want)
+		}
+	}
+	if _, err := sameContent(a, b, size+2); err == nil {
+		t.Error("sameContent reads beyond the end without an error")
+	}
+}
+
+func TestConsole(t *testing.T) {
+	c := &console{path: filepath.Join(t.TempDir(), "log")}
+	say := func(text string) {
+		f, err := os.OpenFile(c.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.newRun(); err != nil {
+		t.Fatal(err)
+	}
+	say("BOOT\r\nJOURNAL clean\r\nFSCK clean\r\nFOUND 0 damaged 0\r\nACK 1 00000001\r\n")
+	h, err := c.booted(t.Context())
+	if err != nil || len(h.faults(0)) != 0 {
+		t.Errorf("booted = %+v, %v", h, err)
+	}
+	if err := c.newRun(); err != nil {
+		t.Fatal(err)
+	}
+	say("BOOT\r\nJOURNAL failed\r\nFSCK damaged 4\r\nDAMAGED 3 empty\r\nFOUND 7 damaged 1\r\n")
+	h, err = c.booted(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		`the journal is "failed"`, `e2fsck finds the filesystem "damaged 4"`,
+		"the guest finds 1 damaged records", "the guest finds 7 records, but 9 were acknowledged",
+	}
+	if diff := cmp.Diff(want, h.faults(9)); diff != "" {
+		t.Errorf("faults (-want +got):\n%s", diff)
+	}
+	say("ERROR no disk\r\n")
+	if err := c.waitAcks(t.Context(), 1, func(int) {}); err == nil || !strings.Contains(err.Error(), "no disk") {
+		t.Errorf("waitAcks after an error of the guest = %v", err)
+	}
+	if acks, err := c.acks(); err != nil || len(acks) != 1 {
+		t.Errorf("acks = %v, %v, want the one of the first run", acks, err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.newRun(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.wait(ended, "BOOT"); !errors.Is(err, context.Canceled) {
+		t.Errorf("wait = %v, want %v", err, context.Canceled)
+	}
+}
+
+func TestReport(t *testing.T) {
+	var out bytes.Buffer
+	r := newReport(&out)
+	r.began = time.Now().Add(-90 * time.Second)
+	r.chapter("alpha %s", "dies")
+	r.detail("one\ntwo\r\n")
+	r.progress("invisible without a terminal")
+	r.table([]row{{"records lost", "0"}, {"resync", "12 KiB"}})
+	r.verdict(true, "all there")
+	r.verdict(false, "no")
+	want := `  90.0 s  alpha dies
+          one
+          two
+  +--------------+--------+
+  | records lost |      0 |
+  | resync       | 12 KiB |
+  +--------------+--------+
+  PASSED: all there
+  FAILED: no
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("report (-want +got):\n%s", diff)
+	}
+}
+
+// Programs that are missing are named before anything is started.
+func TestRunWithoutPrograms(t *testing.T) {
+	var out bytes.Buffer
+	err := Run(t.Context(), Config{Bin: t.TempDir(), Guest: t.TempDir(), Out: &out})
+	if err == nil || !strings.Contains(err.Error(), "polluxd") || errors.Is(err, ErrFailed) {
+		t.Errorf("Run = %v, want it to name polluxd", err)
+	}
+}
+
+func Example_nbdURI() {
+	fmt.Println(nbdURI("/tmp/a b/nbd.sock", "web/0"))
+	// Output: nbd+unix:///web/0?socket=%2Ftmp%2Fa%20b%2Fnbd.sock
+}
