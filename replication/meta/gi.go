@@ -148,7 +148,7 @@ func ShowGI(sb Superblock) string {
 		disk = pick(MDFWasUpToDate, "UpToDate", "Outdated")
 	}
 	words := []string{
-		pick(MDFCrashedPrimary, "crashed Primary", pick(MDFPrimaryInd, "Primary", "Secondary")),
+		pick(MDFCrashedPrimary, "crashed ", "") + pick(MDFPrimaryInd, "Primary", "Secondary"),
 		pick(MDFConnectedInd, "Connected", "StandAlone"), disk,
 	}
 	if has(MDFFullSync) {

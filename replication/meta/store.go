@@ -265,6 +265,7 @@ type Applied struct {
 	WasClean bool     // nothing to do
 	Hot      []Extent // extents of the log that were marked in the bitmap
 	NewBits  uint64   // bits set that had been clear
+	Beyond   []Extent // extents of the log that lie beyond the bitmap: ignored
 }
 
 // ApplyAL does what has to be done with the metadata of a node that went down
@@ -300,7 +301,12 @@ func ApplyAL(dev Device, l Layout) (Applied, error) {
 			return Applied{}, fmt.Errorf("apply activity log: %w", shifted(err, l.AL))
 		}
 	}
-	if done.NewBits, err = markExtents(dev, l, sb.LASize, done.Hot); err != nil {
+	end := l.markable(sb.LASize)
+	n, _ := slices.BinarySearch(done.Hot, Extent(end/bytesPerExtent))
+	if n < len(done.Hot) {
+		done.Hot, done.Beyond = done.Hot[:n:n], done.Hot[n:]
+	}
+	if done.NewBits, err = markExtents(dev, l, done.Hot); err != nil {
 		return Applied{}, err
 	}
 	if err := syncDev(dev); err != nil {
@@ -319,32 +325,31 @@ func isCorrupt(err error) bool {
 	return ok
 }
 
-// markExtents sets all bits of the extents in the bitmap on disk, whole
-// extents at a time as drbdmeta does: bits beyond the device are masked by
-// every reader. Extents that lie beyond the bitmap are ignored.
-func markExtents(dev Device, l Layout, size drbd.Sector, hot []Extent) (newBits uint64, err error) {
-	const bytesPerExtent = bitsPerExtent / 8
-	end := min(int64(BitmapBytes(size)), l.BitmapBytes)
+// bytesPerExtent is the part of the bitmap that one extent has, in bytes.
+const bytesPerExtent = bitsPerExtent / 8
+
+// markable is how much of the bitmap can hold marks for a device of size
+// sectors, in bytes: whole extents.
+func (l Layout) markable(size drbd.Sector) int64 {
+	return min(int64(BitmapBytes(size)), l.BitmapBytes) / bytesPerExtent * bytesPerExtent
+}
+
+// markExtents sets all bits of the extents, which are in ascending order, in
+// the bitmap on disk: whole extents at a time as drbdmeta does, as bits beyond
+// the device are masked by every reader.
+func markExtents(dev Device, l Layout, hot []Extent) (newBits uint64, err error) {
 	page := make([]byte, BlockSize)
-	hot = slices.Clone(hot)
-	slices.Sort(hot)
 	for i := 0; i < len(hot); {
 		p := hot[i].Page()
 		off := int64(p) * BlockSize
-		if off >= end {
-			break
-		}
 		part := page[:min(BlockSize, l.BitmapBytes-off)]
 		if _, err := dev.ReadAt(part, l.Bitmap+off); err != nil {
 			return newBits, fmt.Errorf("read bitmap: %w", err)
 		}
 		for ; i < len(hot) && hot[i].Page() == p; i++ {
-			at := int64(hot[i]) * bytesPerExtent
-			if at+bytesPerExtent > end {
-				continue
-			}
-			for j := range bytesPerExtent {
-				b := &part[at-off+int64(j)]
+			at := int64(hot[i])*bytesPerExtent - off
+			for j := range part[at:][:bytesPerExtent] {
+				b := &part[at+int64(j)]
 				newBits += uint64(bits.OnesCount8(^*b))
 				*b = 0xff
 			}

@@ -624,3 +624,15 @@ func TestExtentBits(t *testing.T) {
 		t.Error("units")
 	}
 }
+
+func TestShowGIRole(t *testing.T) {
+	for f, want := range map[Flags]string{
+		0:                                 "flags: Secondary, StandAlone, Inconsistent\n",
+		MDFCrashedPrimary | MDFConsistent: "flags: crashed Secondary, StandAlone, Outdated\n",
+		MDFCrashedPrimary | MDFPrimaryInd | MDFConnectedInd: "flags: crashed Primary, Connected, Inconsistent\n",
+	} {
+		if got := ShowGI(Superblock{Flags: f}); !strings.Contains(got, want) {
+			t.Errorf("%v: want %s, got\n%s", f, want, got)
+		}
+	}
+}

@@ -167,10 +167,15 @@ func (c *command) restore() int {
 }
 
 func (c *command) applyAL() int {
-	if _, ok := c.read(); !ok {
+	sb, ok := c.read()
+	if !ok {
 		return ExitRefused
 	}
 	did, err := meta.ApplyAL(c.dev, c.layout)
+	for _, e := range did.Beyond {
+		first, _ := e.Bits()
+		fmt.Fprintf(c.Stderr, "extent %d beyond end of bitmap! (%d >= %d)\n", e, first/8, meta.BitmapBytes(sb.LASize))
+	}
 	if err == nil && len(did.Hot) > 0 {
 		fmt.Fprintf(c.Stderr, "Marked additional %s as out-of-sync based on AL.\n", meta.HumanKB(did.NewBits*4))
 	}
