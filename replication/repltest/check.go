@@ -1,0 +1,161 @@
+package repltest
+
+import (
+	"slices"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication"
+	"github.com/pollux-project/pollux/replication/meta"
+)
+
+// stateChanged follows what the nodes believe of their copies.
+func (m *Model) stateChanged(n *Node, v *Volume, from, to drbd.State) {
+	p := m.w.Nodes[1-n.id]
+	pv := p.Vols[v.num]
+	if from.Role != drbd.Primary && to.Role == drbd.Primary {
+		if to.Conn < drbd.Connected || from.Disk < drbd.UpToDate {
+			// The operator said that this copy counts.
+			if v.attached {
+				m.lower(int(v.num), v.data.now)
+				v.torn = false
+			}
+		}
+	}
+	becomesTarget := to.Conn == drbd.SyncTarget && from.Conn != drbd.SyncTarget && from.Conn != drbd.PausedSyncT
+	if becomesTarget && m.excused[n.id] {
+		m.lower(int(v.num), pv.data.now)
+	}
+	if becomesTarget && !m.excused[n.id] {
+		for i := range min(len(pv.data.now), len(v.data.now)) {
+			if f := m.vols[v.num].floor[i]; m.olderThan(int(v.num), i, pv.data.now[i], f) && !m.olderThan(int(v.num), i, v.data.now[i], f) &&
+				m.differMarked(v, pv, i) {
+				m.w.fail("%s/%d: becomes target of a resync, but the source lacks the acknowledged write %d of sector %d (it holds %d)", n.name, v.num, f.ID, i, pv.data.now[i])
+				return
+			}
+		}
+	}
+	if from.Conn == drbd.WFReportParams && to.Conn >= drbd.Connected && m.solo[0] && m.solo[1] && !m.excused[0] && !m.excused[1] {
+		m.w.fail("%s/%d: both nodes wrote alone, but the split brain is not seen: %v", n.name, v.num, to)
+	}
+	if to.Disk == drbd.UpToDate && to.Conn == drbd.Connected && from.Disk != drbd.UpToDate && v.torn {
+		v.torn = false
+		m.compare(v, pv, n.name+" has finished its resync")
+	}
+	if to.Conn == drbd.Connected && to.Disk == drbd.UpToDate && to.Pdsk == drbd.UpToDate {
+		m.excused[n.id] = false
+		if p.alive && p.link == n.link && n.link != nil {
+			if s := p.state(int(v.num)); s.Conn == drbd.Connected && s.Disk == drbd.UpToDate && s.Pdsk == drbd.UpToDate {
+				m.solo = [2]bool{}
+			}
+		}
+	}
+}
+
+// differMarked reports whether a sector is going to be resynced.
+func (m *Model) differMarked(v, pv *Volume, sector int) bool {
+	bit := uint64(sector / (blockSize / sectorSize))
+	for _, b := range []*meta.Bitmap{v.bitmap, pv.bitmap} {
+		if b != nil && bit < b.Bits() && b.Test(bit) {
+			return true
+		}
+	}
+	return false
+}
+
+// Excuse allows node n's copy to be overwritten: invalidate, discard-my-data.
+func (m *Model) Excuse(n *Node) { m.excused[n.id] = true }
+
+// observe sees every packet before it is stepped.
+func (w *World) observe(n *Node, h drbd.Header, _ *replication.Event) {
+	if h.Command == drbd.CmdRSDataReply && int(h.Volume) < len(n.Vols) {
+		n.Vols[h.Volume].torn = true
+	}
+}
+
+// settle is called after every step of either node.
+func (m *Model) settle() {}
+
+// checkEqual compares the copies of every volume that both nodes take for
+// mirrored: they are equal but for blocks that are marked or being written.
+func (w *World) checkEqual() {
+	a, b := w.Nodes[0], w.Nodes[1]
+	if !a.alive || !b.alive || a.link == nil || a.link != b.link || w.cfg.Net[0].Protocol != 'C' {
+		return
+	}
+	for i := range a.Vols {
+		x, y := a.state(i), b.state(i)
+		if x.Conn == drbd.Connected && y.Conn == drbd.Connected && x.Disk == drbd.UpToDate && y.Disk == drbd.UpToDate &&
+			x.Pdsk == drbd.UpToDate && y.Pdsk == drbd.UpToDate {
+			w.Model.compare(a.Vols[i], b.Vols[i], "both nodes are Connected and UpToDate")
+		}
+	}
+}
+
+// compare fails if the copies differ in a sector that is neither marked nor
+// being written.
+func (m *Model) compare(x, y *Volume, when string) {
+	n := min(len(x.data.now), len(y.data.now))
+	if slices.Equal(x.data.now[:n], y.data.now[:n]) {
+		return
+	}
+	for i := range n {
+		if x.data.now[i] == y.data.now[i] || m.differMarked(x, y, i) || m.beingWritten(int(x.num), i) {
+			continue
+		}
+		m.w.fail("%s, but sector %d holds %d on one node and %d on the other, and no bit is set", when, i, x.data.now[i], y.data.now[i])
+		return
+	}
+}
+
+func (m *Model) beingWritten(vol, sector int) bool {
+	for _, q := range m.pending {
+		if q.writes() && q.Vol == vol && sector >= q.Sector && sector < q.Sector+q.Count {
+			return true
+		}
+	}
+	for _, f := range m.inflight {
+		for _, o := range f {
+			if int(o.v.num) == vol && sector >= o.sector && sector < o.end {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// CheckQuiet is what holds when nothing has been going on for a while: both
+// copies are equal and hold everything that was acknowledged.
+func (w *World) CheckQuiet() {
+	for i := range w.Nodes[0].Vols {
+		for _, n := range w.Nodes {
+			if !n.alive {
+				w.fail("%s is not running", n.name)
+				return
+			}
+			s := n.state(i)
+			if s.Conn != drbd.Connected || s.Disk != drbd.UpToDate || s.Pdsk != drbd.UpToDate {
+				w.fail("%s/%d does not come to rest: %v", n.name, i, s)
+				return
+			}
+			if p := n.res.Snapshot(w.Tick()).Pending; p != 0 {
+				w.fail("%s: %d requests are stuck", n.name, p)
+				return
+			}
+		}
+		a, b := w.Nodes[0].Vols[i].data.now, w.Nodes[1].Vols[i].data.now
+		for k := range min(len(a), len(b)) {
+			if a[k] != b[k] {
+				w.fail("at rest sector %d of volume %d holds %d on node a and %d on node b", k, i, a[k], b[k])
+				return
+			}
+			if f := w.Model.vols[i].floor[k]; w.Model.olderThan(i, k, a[k], f) {
+				w.fail("at rest sector %d of volume %d holds %d: the acknowledged write %d is lost", k, i, a[k], f.ID)
+				return
+			}
+		}
+	}
+	for _, q := range w.Model.pending {
+		w.fail("request %d (%s) of node %s was never answered", q.ID, q.text(), q.node.name)
+		return
+	}
+}

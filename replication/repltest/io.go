@@ -1,0 +1,226 @@
+package repltest
+
+import (
+	"fmt"
+	"runtime/debug"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication"
+)
+
+func stack() string { return string(debug.Stack()) }
+
+// faulty reports whether an operation of this kind is to fail now.
+func (n *Node) faulty(f fault) bool {
+	if n.faults[f] == 0 {
+		return false
+	}
+	n.faults[f]--
+	n.w.trace("%s %s fails", n.name, f)
+	return true
+}
+
+// local runs a DoLocal or DoPeerLocal. It takes effect when it ends.
+func (n *Node) local(a *replication.Action) {
+	v := n.Vols[a.Volume]
+	if !v.attached {
+		n.w.fail("%s/%d: I/O without a disk", n.name, v.num)
+		return
+	}
+	op, id, peer, size := a.Op, a.ID, a.Peer, a.Size
+	sector, mine, fua, data := int(a.Sector), a.Kind == replication.DoLocal, a.FUA, a.Data
+	v.jobs++
+	ended := func(err error, read []byte) {
+		v.jobs--
+		kind := replication.PeerLocalDone
+		if mine {
+			kind = replication.LocalDone
+		}
+		n.step(&replication.Event{Kind: kind, Volume: v.num, ID: id, Peer: peer, Data: read, Err: err})
+	}
+	if op == replication.OpRead {
+		n.later(func() {
+			if n.faulty(failRead) {
+				ended(ErrIO, nil)
+				return
+			}
+			b := payloadOf(v.data.now[sector : sector+int(size/sectorSize)])
+			if mine {
+				copy(data, b)
+				b = nil
+			}
+			ended(nil, b)
+		})
+		return
+	}
+	stamps := make([]stamp, size/sectorSize)
+	if op == replication.OpWrite {
+		stamps = stampsOf(data)
+	}
+	w := &inflight{sector: sector, end: sector + len(stamps), stamps: stamps, v: v}
+	n.w.Model.mustNotOverlap(n, v, w)
+	n.later(func() {
+		n.w.Model.ended(n, w)
+		if n.faulty(failWrite) {
+			v.data.write(sector, stamps[:n.w.pick(len(stamps)+1)])
+			ended(ErrIO, nil)
+			return
+		}
+		n.w.Model.applying(n, v, sector, stamps, mine)
+		if fua {
+			v.data.writeThrough(sector, stamps)
+		} else {
+			v.data.write(sector, stamps)
+		}
+		ended(nil, nil)
+	})
+}
+
+type inflight struct {
+	sector, end int
+	stamps      []stamp
+	v           *Volume
+}
+
+// later ends an operation of this process after the time a disk takes. What a
+// killed process had begun may still happen, or not; nobody hears of it.
+func (n *Node) later(f func()) {
+	life := n.life
+	n.w.after(n.w.diskDelay(), func() {
+		if n.life == life && n.alive {
+			f()
+		}
+	})
+}
+
+func (n *Node) syncData(v *Volume, done func(error)) {
+	snap := v.data.snapshot()
+	v.jobs++
+	n.later(func() {
+		v.jobs--
+		if n.faulty(failSync) {
+			done(fmt.Errorf("fdatasync: %w", ErrIO))
+			return
+		}
+		v.data.commit(snap)
+		n.w.Model.synced(n, v)
+		done(nil)
+	})
+}
+
+// writeMeta does a metadata job in its order of duty, each step some time after
+// the one before.
+func (n *Node) writeMeta(a *replication.Action) {
+	v := n.Vols[a.Volume]
+	job := copyJob(a.Job)
+	n.w.trace("%s write-meta%s", n.name, jobText(job))
+	v.jobs++
+	var steps []func() error
+	write := func(off int64, b []byte) func() error {
+		return func() error {
+			_, err := v.meta.WriteAt(b, off)
+			return err
+		}
+	}
+	sync := func() error { return v.meta.Sync() }
+	for _, p := range job.Pages {
+		steps = append(steps, write(v.layout.Bitmap+int64(p.Page)*blockSize, p.Data))
+	}
+	if len(job.Pages) > 0 {
+		steps = append(steps, sync)
+	}
+	if job.ResetAL {
+		for i := range v.layout.ALBlocks {
+			steps = append(steps, write(v.layout.RingBlock(i), initialALBlock()))
+		}
+		steps = append(steps, sync)
+	}
+	if job.ALBlock != nil {
+		steps = append(steps, write(v.layout.RingBlock(job.ALRing), job.ALBlock))
+	}
+	if job.Superblock != nil {
+		steps = append(steps, write(v.layout.Superblock, job.Superblock))
+	}
+	steps = append(steps, sync)
+	done := func(err error) {
+		v.jobs--
+		n.step(&replication.Event{Kind: replication.MetaDone, Volume: v.num, Err: err})
+	}
+	next := func() { n.metaSteps(steps, done) }
+	if job.SyncData {
+		n.syncData(v, func(err error) {
+			if err != nil {
+				done(err)
+				return
+			}
+			next()
+		})
+		return
+	}
+	next()
+}
+
+func (n *Node) metaSteps(steps []func() error, done func(error)) {
+	n.later(func() {
+		if n.faulty(failMeta) {
+			done(ErrIO)
+			return
+		}
+		if err := steps[0](); err != nil {
+			n.w.fail("%s: metadata: %v", n.name, err)
+			return
+		}
+		if len(steps) == 1 {
+			done(nil)
+			return
+		}
+		n.metaSteps(steps[1:], done)
+	})
+}
+
+func copyJob(j *replication.MetaJob) replication.MetaJob {
+	c := *j
+	c.ALBlock = append([]byte(nil), j.ALBlock...)
+	c.Superblock = append([]byte(nil), j.Superblock...)
+	if j.ALBlock == nil {
+		c.ALBlock = nil
+	}
+	if j.Superblock == nil {
+		c.Superblock = nil
+	}
+	c.Pages = make([]replication.MetaPage, len(j.Pages))
+	for i, p := range j.Pages {
+		c.Pages[i] = replication.MetaPage{Page: p.Page, Data: append([]byte(nil), p.Data...)}
+	}
+	return c
+}
+
+func (n *Node) stateChanged(a *replication.Action) {
+	from, to := a.From, a.To
+	var parts string
+	add := func(name string, x, y fmt.Stringer) {
+		if x.String() != y.String() {
+			parts += fmt.Sprintf(" %s=%q", name, x.String()+" -> "+y.String())
+		}
+	}
+	add("role", from.Role, to.Role)
+	add("peer", from.Peer, to.Peer)
+	add("conn", from.Conn, to.Conn)
+	add("disk", from.Disk, to.Disk)
+	add("pdsk", from.Pdsk, to.Pdsk)
+	if from.SuspFen != to.SuspFen {
+		parts += fmt.Sprintf(" susp_fen=%v", to.SuspFen)
+	}
+	if from.SuspNod != to.SuspNod {
+		parts += fmt.Sprintf(" susp_nod=%v", to.SuspNod)
+	}
+	n.w.trace("%s state%s reason=%q", n.name, parts, a.Text)
+	n.w.Model.stateChanged(n, n.Vols[a.Volume], from, to)
+}
+
+// snapshot is what the process says of volume i.
+func (n *Node) snapshot(i int) replication.VolumeSnapshot {
+	return n.res.Snapshot(n.w.Tick()).Volumes[i]
+}
+
+func (n *Node) state(i int) drbd.State { return n.snapshot(i).State }

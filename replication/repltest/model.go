@@ -1,0 +1,382 @@
+package repltest
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication"
+)
+
+// A Request is one operation of a client.
+type Request struct {
+	ID     stamp
+	Op     replication.Op
+	FUA    bool
+	Vol    int
+	Sector int
+	Count  int // sectors
+	Data   []byte
+	Done   bool
+	Err    error
+
+	node    *Node
+	life    int
+	start   int64
+	end     int64 // when its effect is over at the latest; MaxInt64 while unknown
+	flushed bool  // an acknowledged flush, or FUA, covers it
+	hear    func(*Request)
+}
+
+func (q *Request) writes() bool { return q.Op != replication.OpRead && q.Op != replication.OpFlush }
+
+// A Model knows what clients were promised, and checks every promise as soon
+// as it can be broken.
+//
+// The order of writes is that of real time: s is older than w if s was over
+// before w began; otherwise either may be what a sector holds. The floor of a
+// sector is the youngest write of it that was acknowledged: nothing older may
+// be read, nor overwrite it. What an operator does away with (a promotion
+// without the peer, --force, --discard-my-data, invalidate) and what a power
+// failure may take (acknowledged, but never flushed) lowers the floor.
+type Model struct {
+	w        *World
+	nextID   stamp
+	reqs     map[stamp]*Request
+	pending  map[stamp]*Request
+	acked    []*Request // acknowledged writes that no flush covers
+	vols     []modelVolume
+	excused  [2]bool // this node's copy may be overwritten: the operator said so
+	solo     [2]bool // this node answered writes that the peer has not seen
+	inflight [2][]*inflight
+
+	Acked, Reads, Flushes, Errors int
+}
+
+type modelVolume struct {
+	floor   []*Request
+	dfloor  []*Request // the same of flushed writes
+	zeroEnd []int64    // end of the last write of zeroes
+}
+
+func newModel(w *World) *Model {
+	m := &Model{w: w, reqs: map[stamp]*Request{}, pending: map[stamp]*Request{}}
+	for range w.cfg.Volumes {
+		n := max(w.cfg.Sectors, w.cfg.OtherSize)
+		m.vols = append(m.vols, modelVolume{make([]*Request, n), make([]*Request, n), make([]int64, n)})
+	}
+	return m
+}
+
+// Submit has a client on node n begin an operation; hear hears its end.
+func (m *Model) Submit(n *Node, q Request, hear func(*Request)) *Request {
+	m.nextID++
+	q.ID, q.node, q.life, q.start, q.end, q.hear = m.nextID, n, n.life, m.w.now, math.MaxInt64, hear
+	r := &q
+	switch q.Op {
+	case replication.OpWrite:
+		s := make([]stamp, q.Count)
+		for i := range s {
+			s[i] = q.ID
+		}
+		r.Data = payloadOf(s)
+	case replication.OpRead:
+		r.Data = make([]byte, q.Count*sectorSize)
+	case replication.OpTrim, replication.OpZero:
+		for i := q.Sector; i < q.Sector+q.Count; i++ {
+			m.vols[q.Vol].zeroEnd[i] = math.MaxInt64
+		}
+	}
+	m.reqs[q.ID], m.pending[q.ID] = r, r
+	m.w.trace("%s submit id=%d %s", n.name, q.ID, r.text())
+	n.step(&replication.Event{
+		Kind: replication.Submitted, Volume: uint16(q.Vol), Op: q.Op, FUA: q.FUA,
+		Sector: drbd.Sector(q.Sector), Size: uint32(q.Count * sectorSize), Data: r.Data, Tag: r,
+	})
+	return r
+}
+
+func (q *Request) text() string {
+	name := map[replication.Op]string{
+		replication.OpRead: "read", replication.OpWrite: "write", replication.OpFlush: "flush",
+		replication.OpTrim: "trim", replication.OpZero: "zero",
+	}[q.Op]
+	if q.Op == replication.OpFlush {
+		return name
+	}
+	s := fmt.Sprintf("%s sector=%d size=%d", name, q.Sector, q.Count*sectorSize)
+	if q.FUA {
+		s += " fua"
+	}
+	return s
+}
+
+// olderThan reports whether what a sector holds was over before w began.
+func (m *Model) olderThan(vol, sector int, s stamp, w *Request) bool {
+	if w == nil || s == w.ID {
+		return false
+	}
+	if s == 0 {
+		return m.vols[vol].zeroEnd[sector] < w.start
+	}
+	return m.reqs[s].end < w.start
+}
+
+func (m *Model) completed(n *Node, q *Request, err error) {
+	if q.Done {
+		m.w.fail("%s: request %d completed twice", n.name, q.ID)
+		return
+	}
+	if q.node != n || q.life != n.life {
+		m.w.fail("%s: request %d of another process completed", n.name, q.ID)
+	}
+	q.Done, q.Err = true, err
+	delete(m.pending, q.ID)
+	m.w.trace("%s complete id=%d%s", n.name, q.ID, because(err))
+	switch {
+	case err != nil:
+		m.Errors++
+		m.finish(q, m.w.now+lingerMS*1000)
+	case q.Op == replication.OpRead:
+		m.Reads++
+		m.checkRead(n, q)
+	case q.Op == replication.OpFlush:
+		m.Flushes++
+		m.checkFlush(n, q)
+	default:
+		m.Acked++
+		m.finish(q, m.w.now)
+		m.ack(n, q)
+	}
+	q.Data = nil
+	if q.hear != nil {
+		m.w.after(1+m.w.jitter(200), func() { q.hear(q) })
+	}
+}
+
+// lingerMS is how long a write of unknown fate may still happen: what is under
+// way to the peer and to its disk.
+const lingerMS = 2000
+
+// finish notes until when a write may still take effect.
+func (m *Model) finish(q *Request, end int64) {
+	q.end = end
+	if q.Op == replication.OpTrim || q.Op == replication.OpZero {
+		v := &m.vols[q.Vol]
+		for i := q.Sector; i < q.Sector+q.Count; i++ {
+			if v.zeroEnd[i] == math.MaxInt64 { // overlapping ones: the later end counts
+				v.zeroEnd[i] = end
+			} else {
+				v.zeroEnd[i] = max(v.zeroEnd[i], end)
+			}
+		}
+		for _, p := range m.pending {
+			if p != q && p.Vol == q.Vol && (p.Op == replication.OpTrim || p.Op == replication.OpZero) &&
+				p.Sector < q.Sector+q.Count && q.Sector < p.Sector+p.Count {
+				for i := max(p.Sector, q.Sector); i < min(p.Sector+p.Count, q.Sector+q.Count); i++ {
+					v.zeroEnd[i] = math.MaxInt64
+				}
+			}
+		}
+	}
+}
+
+// mirrored reports whether n and its peer are one pair now for volume i: a
+// write that n answers must be on both disks.
+func (m *Model) mirrored(n *Node, i int) bool {
+	p := m.w.Nodes[1-n.id]
+	if !p.alive || n.link == nil || p.link != n.link || !p.Vols[i].attached {
+		return false
+	}
+	mine, its := n.state(i), p.state(i)
+	return mine.Conn == drbd.Connected && its.Conn == drbd.Connected &&
+		mine.Pdsk == drbd.UpToDate && its.Disk == drbd.UpToDate
+}
+
+// ack is a write that the client was told is done.
+func (m *Model) ack(n *Node, q *Request) {
+	v := &m.vols[q.Vol]
+	on := func(x *Node, content []stamp, what string) {
+		for i := q.Sector; i < q.Sector+q.Count; i++ {
+			if m.olderThan(q.Vol, i, content[i], q) {
+				m.w.fail("%s: write %d of sector %d was answered, but %s %s of node %s holds %d", n.name, q.ID, i, what, "copy", x.name, content[i])
+				return
+			}
+		}
+	}
+	local := n.Vols[q.Vol].attached && n.state(q.Vol).Disk == drbd.UpToDate
+	if local {
+		on(n, n.Vols[q.Vol].data.now, "the")
+		if q.FUA {
+			on(n, n.Vols[q.Vol].data.durable, "the durable")
+		}
+	}
+	if m.w.cfg.Net[n.id].Protocol == 'C' && m.mirrored(n, q.Vol) {
+		p := m.w.Nodes[1-n.id]
+		on(p, p.Vols[q.Vol].data.now, "the")
+		if q.FUA {
+			on(p, p.Vols[q.Vol].data.durable, "the durable")
+		}
+	}
+	if p := m.w.Nodes[1-n.id]; n.link == nil || p.link != n.link {
+		m.solo[n.id] = true
+	}
+	for i := q.Sector; i < q.Sector+q.Count; i++ {
+		if v.floor[i] == nil || q.start > v.floor[i].start {
+			v.floor[i] = q
+		}
+	}
+	if q.FUA && local {
+		m.markFlushed(q)
+	} else {
+		m.acked = append(m.acked, q)
+	}
+}
+
+func (m *Model) markFlushed(q *Request) {
+	q.flushed = true
+	v := &m.vols[q.Vol]
+	for i := q.Sector; i < q.Sector+q.Count; i++ {
+		if v.dfloor[i] == nil || q.start > v.dfloor[i].start {
+			v.dfloor[i] = q
+		}
+	}
+}
+
+func (m *Model) checkRead(n *Node, q *Request) {
+	for k, s := range stampsOf(q.Data) {
+		i := q.Sector + k
+		if f := m.vols[q.Vol].floor[i]; f != nil && f.end < q.start && m.olderThan(q.Vol, i, s, f) {
+			m.w.fail("%s: read %d of sector %d gave %d, which is older than the acknowledged write %d", n.name, q.ID, i, s, f.ID)
+			return
+		}
+	}
+}
+
+// checkFlush: what was acknowledged before the flush began is durable on every
+// copy that counts.
+func (m *Model) checkFlush(n *Node, q *Request) {
+	disks := []*Node{}
+	if n.Vols[q.Vol].attached && n.state(q.Vol).Disk == drbd.UpToDate {
+		disks = append(disks, n)
+	}
+	if m.w.cfg.Net[n.id].Protocol == 'C' && m.mirrored(n, q.Vol) {
+		disks = append(disks, m.w.Nodes[1-n.id])
+	}
+	if len(disks) == 0 {
+		return // a diskless Primary whose peer is just resyncing: no promise that could be looked up
+	}
+	kept := m.acked[:0]
+	for _, a := range m.acked {
+		if a.Vol != q.Vol || a.end > q.start {
+			kept = append(kept, a)
+			continue
+		}
+		for i := a.Sector; i < a.Sector+a.Count; i++ {
+			f := m.vols[a.Vol].floor[i]
+			if f != a {
+				continue // lowered, or a younger one counts
+			}
+			for _, x := range disks {
+				if d := x.Vols[a.Vol].data.durable[i]; m.olderThan(a.Vol, i, d, a) {
+					m.w.fail("%s: flush %d was answered, but write %d of sector %d is not durable on node %s, which holds %d", n.name, q.ID, a.ID, i, x.name, d)
+					return
+				}
+			}
+		}
+		m.markFlushed(a)
+	}
+	m.acked = kept
+}
+
+// lower makes what a copy holds the floor wherever it is older.
+func (m *Model) lower(vol int, content []stamp) {
+	v := &m.vols[vol]
+	for i, s := range content {
+		if m.olderThan(vol, i, s, v.floor[i]) {
+			v.floor[i] = m.reqs[s] // nil for zeroes: then anything goes
+		}
+		if m.olderThan(vol, i, s, v.dfloor[i]) {
+			v.dfloor[i] = m.reqs[s]
+		}
+	}
+}
+
+// crashed is called before a process ends.
+func (m *Model) crashed(n *Node, power bool) {
+	for id, q := range m.pending {
+		if q.node == n {
+			delete(m.pending, id)
+			m.finish(q, m.w.now+lingerMS*1000)
+		}
+	}
+	for _, f := range m.inflight[n.id] { // may have happened, as far as it may
+		for i, s := range f.stamps {
+			if m.w.chance(0.5) {
+				f.v.data.write(f.sector+i, []stamp{s})
+			}
+		}
+	}
+	m.inflight[n.id] = nil
+}
+
+// afterCrash lowers the floors to what was flushed, if the power failure took
+// the copy that counted.
+func (m *Model) afterCrash(n *Node, power bool) {
+	if !power {
+		return
+	}
+	p := m.w.Nodes[1-n.id]
+	if p.alive && p.res.Role() == drbd.Primary {
+		good := true
+		for i := range p.Vols {
+			good = good && p.Vols[i].attached && p.state(i).Disk == drbd.UpToDate
+		}
+		if good {
+			return
+		}
+	}
+	for k := range m.vols {
+		v := &m.vols[k]
+		for i := range v.floor {
+			if f := v.floor[i]; f != nil && !f.flushed {
+				v.floor[i] = v.dfloor[i]
+			}
+		}
+	}
+	m.acked = m.acked[:0]
+}
+
+func (m *Model) mustNotOverlap(n *Node, v *Volume, f *inflight) {
+	for _, o := range m.inflight[n.id] {
+		if o.v == v && o.sector < f.end && f.sector < o.end {
+			m.w.fail("%s/%d: writes of sectors %d-%d and %d-%d are in flight together", n.name, v.num, o.sector, o.end, f.sector, f.end)
+		}
+	}
+	m.inflight[n.id] = append(m.inflight[n.id], f)
+}
+
+func (m *Model) ended(n *Node, f *inflight) {
+	m.inflight[n.id] = slices.DeleteFunc(m.inflight[n.id], func(o *inflight) bool { return o == f })
+}
+
+// applying is called before a write takes effect on a disk.
+func (m *Model) applying(n *Node, v *Volume, sector int, s []stamp, mine bool) {
+	if mine {
+		return
+	}
+	for k := range s {
+		i := sector + k
+		f := m.vols[v.num].floor[i]
+		if m.olderThan(int(v.num), i, s[k], f) && !m.olderThan(int(v.num), i, v.data.now[i], f) {
+			m.w.fail("%s/%d: sector %d holds %d and is overwritten by %d, which is older than the acknowledged write %d",
+				n.name, v.num, i, v.data.now[i], s[k], f.ID)
+			return
+		}
+	}
+}
+
+func (m *Model) synced(*Node, *Volume) {}
+
+func (m *Model) commandDone(*Node, replication.CommandKind, error) {}

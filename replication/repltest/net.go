@@ -1,0 +1,237 @@
+package repltest
+
+import (
+	"fmt"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication"
+)
+
+// A link is one connection of the two nodes: two sockets, each with a stream
+// in both directions. It dies on each side separately.
+type link struct {
+	id      int
+	streams [2][2]stream // by sender, by socket
+	up      [2]bool      // the node has not been told that it is down, and has not closed it
+	sent    [2]uint64    // bytes filed for the data socket
+	feature uint32
+}
+
+// A stream is the packets of one direction of a socket that are under way.
+type stream struct {
+	q       []packet
+	last    int64 // arrival time of the last one
+	running bool
+	dead    bool // nothing more arrives; the receiver learns it by a timeout
+	closed  bool // the sender closed it: end of file behind the last packet
+}
+
+type packet struct {
+	at    int64
+	bytes []byte
+	eof   bool
+}
+
+// connectDelay is how long the two connect loops take to find one another.
+const connectDelay = 5000 // µs
+
+// maybeConnect begins a connection if both nodes want one and can see each other.
+func (w *World) maybeConnect() {
+	if w.connecting || !w.Reachable {
+		return
+	}
+	for _, n := range w.Nodes {
+		if !n.alive || !n.wantLink || n.link != nil {
+			return
+		}
+	}
+	w.connecting = true
+	w.after(connectDelay+w.jitter(connectDelay), func() {
+		w.connecting = false
+		for _, n := range w.Nodes {
+			if !n.alive || !n.wantLink || n.link != nil || !w.Reachable {
+				w.maybeConnect()
+				return
+			}
+		}
+		w.connect()
+	})
+}
+
+func (w *World) connect() {
+	w.links++
+	l := &link{id: w.links, feature: w.cfg.Features}
+	rc := w.pick(2) // who accepted the meta socket
+	for i, n := range w.Nodes {
+		n.link = l
+		n.wantLink = false
+		l.up[i] = true
+	}
+	for i, n := range w.Nodes {
+		if n.link != l {
+			continue // the other's half broke it already
+		}
+		n.step(&replication.Event{Kind: replication.SocketsUp, Link: replication.Link{
+			Version: 101, Features: w.cfg.Features, ResolveConflicts: i == rc, DiscardMyData: n.discard,
+		}})
+	}
+}
+
+// send files a packet.
+func (n *Node) send(a *replication.Action) {
+	l := n.link
+	if l == nil || !l.up[n.id] {
+		n.w.fail("%s: packet without a connection", n.name)
+		return
+	}
+	b := make([]byte, 0, len(a.Bytes)+len(a.Data))
+	b = append(append(b, a.Bytes...), a.Data...)
+	if a.Socket == drbd.DataSocket {
+		l.sent[n.id] += uint64(len(b))
+		pos := l.sent[n.id]
+		n.w.after(10+n.w.jitter(100), func() {
+			if n.link == l {
+				n.step(&replication.Event{Kind: replication.DataSent, Pos: pos})
+			}
+		})
+	}
+	n.w.tracePacket(n, a.Socket, b)
+	s := &l.streams[n.id][a.Socket]
+	if s.dead {
+		return
+	}
+	s.last = max(s.last, n.w.now+n.w.netDelay())
+	s.q = append(s.q, packet{at: s.last, bytes: b})
+	n.w.pump(l, n.id, a.Socket)
+}
+
+// pump delivers what is at the head of a stream once its time has come.
+func (w *World) pump(l *link, from int, sock drbd.Socket) {
+	s := &l.streams[from][sock]
+	if s.running || len(s.q) == 0 || s.dead {
+		return
+	}
+	s.running = true
+	w.at(max(s.q[0].at, w.now), func() {
+		s.running = false
+		to := w.Nodes[1-from]
+		if s.dead || to.link != l || !l.up[1-from] || len(s.q) == 0 {
+			return
+		}
+		if sock == drbd.DataSocket && to.res.ReceivePaused() {
+			to.pausedAt = l // ResumeReceive pumps again
+			return
+		}
+		p := s.q[0]
+		s.q = s.q[1:]
+		if p.eof {
+			to.linkDown(l, drbd.BrokenPipe)
+			return
+		}
+		to.receive(sock, p.bytes)
+		w.pump(l, from, sock)
+	})
+}
+
+// receive checks a packet as the engine's reader does and steps it.
+func (n *Node) receive(sock drbd.Socket, b []byte) {
+	h, err := drbd.DecodeHeader100(b)
+	if err == nil {
+		err = drbd.CheckLength(h, n.link.feature&drbd.FeatureWSame != 0, sock)
+	}
+	if err != nil || int(h.Length) != len(b)-drbd.HeaderSize100 {
+		n.w.fail("%s received a malformed packet: %v (%d bytes): %v", n.name, h, len(b), err)
+		return
+	}
+	ev := &replication.Event{Kind: replication.Received, Socket: sock, Header: h, Fixed: b[drbd.HeaderSize100:]}
+	switch h.Command {
+	case drbd.CmdData, drbd.CmdDataReply, drbd.CmdRSDataReply:
+		ev.Data = ev.Fixed[24:]
+		ev.Fixed = ev.Fixed[:24]
+	default:
+	}
+	n.w.observe(n, h, ev)
+	n.step(ev)
+}
+
+// closeLink is a node that closes its sockets: what it has filed still arrives,
+// unless it is lost, and then the end of file.
+func (n *Node) closeLink() {
+	l := n.link
+	if l == nil {
+		return
+	}
+	n.link = nil
+	l.up[n.id] = false
+	n.pausedAt = nil
+	for sock := range l.streams[n.id] {
+		s := &l.streams[n.id][sock]
+		if s.dead {
+			continue
+		}
+		if n.w.chance(0.3) { // a reset overtakes what is under way
+			s.q = s.q[:n.w.pick(len(s.q)+1)]
+		}
+		s.last = max(s.last, n.w.now+n.w.netDelay())
+		s.q = append(s.q, packet{at: s.last, eof: true})
+		n.w.pump(l, n.id, drbd.Socket(sock))
+	}
+}
+
+// linkDown tells a node that its connection broke.
+func (n *Node) linkDown(l *link, reason drbd.ConnState) {
+	if n.link != l || !n.alive {
+		return
+	}
+	n.link = nil
+	l.up[n.id] = false
+	n.pausedAt = nil
+	for sock := range l.streams[n.id] { // its own half closes with it
+		s := &l.streams[n.id][sock]
+		s.last = max(s.last, n.w.now+n.w.netDelay())
+		s.q = append(s.q, packet{at: s.last, eof: true})
+		n.w.pump(l, n.id, drbd.Socket(sock))
+	}
+	n.step(&replication.Event{Kind: replication.SocketsDown, Reason: reason, Err: fmt.Errorf("connection closed by the peer")})
+}
+
+// Cut breaks the connection for both nodes and keeps them apart until Heal.
+// A silent cut is a cable pulled out: nobody is told.
+func (w *World) Cut(silent bool) {
+	w.Reachable = false
+	w.breakLink(silent)
+}
+
+func (w *World) breakLink(silent bool) {
+	l := w.Nodes[0].link
+	if l == nil {
+		l = w.Nodes[1].link
+	}
+	if l == nil {
+		return
+	}
+	for i := range l.streams {
+		for j := range l.streams[i] {
+			l.streams[i][j].dead = true
+		}
+	}
+	if silent {
+		return
+	}
+	for _, n := range w.Nodes {
+		w.after(w.netDelay(), func() { n.linkDown(l, drbd.NetworkFailure) })
+	}
+}
+
+// Stall stops one stream for good: one socket in one direction.
+func (w *World) Stall(from int, sock drbd.Socket) {
+	if l := w.Nodes[from].link; l != nil {
+		l.streams[from][sock].dead = true
+	}
+}
+
+// Heal lets the nodes find each other again.
+func (w *World) Heal() {
+	w.Reachable = true
+	w.maybeConnect()
+}

@@ -1,0 +1,339 @@
+package repltest
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication"
+	"github.com/pollux-project/pollux/replication/meta"
+)
+
+// A Node is one machine: its disks outlive its process.
+type Node struct {
+	Vols []*Volume
+
+	w        *World
+	id       int
+	name     string
+	res      *replication.Resource
+	alive    bool
+	life     int // number of the process
+	link     *link
+	wantLink bool
+	discard  bool // connect --discard-my-data, one shot
+	pausedAt *link
+	timer    int // number of the last SetTimer
+	fence    int // exit code of the fence-peer handler, 0: it never ends
+	faults   map[fault]int
+	handlers []string
+	acts     []replication.Action
+	tags     int
+}
+
+// A Volume is one volume of a node: what is on its disks, and what its process
+// knows of them.
+type Volume struct {
+	num      uint16
+	data     *dataDisk
+	meta     *metaDisk
+	layout   meta.Layout
+	bitmap   *meta.Bitmap // of the attached disk
+	attached bool
+	jobs     int // local I/Os and metadata jobs under way
+	// torn is set while the copy is a mixture of two generations: from the
+	// first block of a resync to its end.
+	torn bool
+}
+
+// A fault is a kind of operation that is to fail.
+type fault string
+
+// Faults of a disk.
+const (
+	failRead  fault = "read"
+	failWrite fault = "write"
+	failSync  fault = "sync"
+	failMeta  fault = "meta"
+)
+
+func newNode(w *World, id int) *Node {
+	n := &Node{w: w, id: id, name: string(rune('a' + id)), faults: map[fault]int{}}
+	sectors := w.cfg.Sectors
+	if id == 1 && w.cfg.OtherSize != 0 {
+		sectors = w.cfg.OtherSize
+	}
+	for i := range w.cfg.Volumes {
+		l, size := layoutOf(sectors)
+		v := &Volume{num: uint16(i), data: newDataDisk(sectors), meta: newMetaDisk(size), layout: l}
+		if err := meta.Create(v.meta, l, meta.CreateOptions{}); err != nil {
+			panic(err)
+		}
+		if w.cfg.Synced {
+			sb, _, err := meta.ReadSuperblock(v.meta, l)
+			if err != nil {
+				panic(err)
+			}
+			sb.LASize = l.Usable
+			sb.UUIDs = meta.UUIDs{Current: 0x1111111111111110, History: [2]uint64{0x2222222222222220, 4}}
+			sb.Flags |= meta.MDFConsistent | meta.MDFWasUpToDate
+			if err := meta.WriteSuperblock(v.meta, l, sb); err != nil {
+				panic(err)
+			}
+		}
+		if err := v.meta.Sync(); err != nil {
+			panic(err)
+		}
+		n.Vols = append(n.Vols, v)
+	}
+	return n
+}
+
+// Start starts the process, without disks and unconnected.
+func (n *Node) Start() {
+	if n.alive {
+		return
+	}
+	n.alive = true
+	n.life++
+	n.res = replication.New(replication.Config{
+		Name: "r0", Net: n.w.cfg.Net[n.id], NoDataSuspend: n.w.cfg.NoData,
+		Seed: uint64(n.id+1)<<32 + uint64(n.life)<<8 + n.w.cfg.Seed, HasFenceHandler: n.w.cfg.FenceAgent,
+	})
+	for _, v := range n.Vols {
+		n.res.AddVolume(v.num, n.w.cfg.Disk[n.id])
+		v.attached, v.bitmap, v.jobs = false, nil, 0
+	}
+	n.w.trace("%s start", n.name)
+}
+
+// Attach opens the disk of volume i as polluxd does: the activity log is
+// applied first.
+func (n *Node) Attach(i int) {
+	v := n.Vols[i]
+	if !n.alive || v.attached {
+		return
+	}
+	if _, err := meta.ApplyAL(v.meta, v.layout); err != nil {
+		n.w.fail("%s/%d: metadata: %v", n.name, i, err)
+		return
+	}
+	sb, bm, err := meta.Load(v.meta, v.layout)
+	if err != nil {
+		n.w.fail("%s/%d: metadata: %v", n.name, i, err)
+		return
+	}
+	if v.torn && sb.Flags&meta.MDFConsistent != 0 {
+		n.w.fail("%s/%d: the copy is in the middle of a resync, but its superblock says %v", n.name, i, sb.Flags)
+		return
+	}
+	v.attached, v.bitmap = true, bm
+	opts := n.w.cfg.Disk[n.id]
+	opts.ALExtents = n.w.cfg.ALSlots
+	n.step(&replication.Event{Kind: replication.Attached, Volume: v.num, Disk: &replication.AttachedDisk{
+		Superblock: sb, Bitmap: bm, AL: meta.NewActivityLog(n.w.cfg.ALSlots, v.layout.Stripes, v.layout.StripeSize4k),
+		Usable: v.layout.Usable, BlockSize: sectorSize, Options: opts,
+	}})
+}
+
+// Up is Start, Attach of all volumes, and connect.
+func (n *Node) Up() {
+	n.Start()
+	for i := range n.Vols {
+		n.Attach(i)
+	}
+	n.Command(replication.Command{Kind: replication.CmdConnect}, nil)
+}
+
+// Kill ends the process. If power is false the kernel lives on: what was
+// written stays, the sockets are closed. Otherwise each sector that was not
+// synced survives with probability keep, and the peer hears nothing.
+func (n *Node) Kill(power bool, keep float64) {
+	if !n.alive {
+		return
+	}
+	n.w.trace("%s killed power=%v", n.name, power)
+	n.w.Model.crashed(n, power)
+	n.alive = false
+	if l := n.link; l != nil {
+		if power {
+			l.streams[n.id][0].dead, l.streams[n.id][1].dead = true, true
+			n.link, l.up[n.id] = nil, false
+		} else {
+			n.closeLink()
+		}
+	}
+	n.wantLink, n.pausedAt, n.discard = false, nil, false
+	if power {
+		for _, v := range n.Vols {
+			v.data.crash(n.w.rng, keep)
+			v.meta.crash(n.w.rng, keep)
+		}
+	}
+	n.w.Model.afterCrash(n, power)
+}
+
+// step gives the core one event and does what it says.
+func (n *Node) step(ev *replication.Event) {
+	if !n.alive || n.w.failure != nil {
+		return
+	}
+	ev.At = n.w.Tick()
+	acts := n.stepSafely(ev)
+	for i := range acts {
+		n.do(&acts[i])
+	}
+	n.w.Model.settle()
+}
+
+func (n *Node) stepSafely(ev *replication.Event) (acts []replication.Action) {
+	if n.w.rng != nil { // a simulation reports the seed; a script shows the stack
+		defer func() {
+			if p := recover(); p != nil {
+				n.w.fail("%s: panic: %v\n%s", n.name, p, stack())
+			}
+		}()
+	}
+	return n.res.Step(ev)
+}
+
+// do executes one order.
+func (n *Node) do(a *replication.Action) {
+	switch a.Kind {
+	case replication.Send:
+		n.send(a)
+	case replication.DoLocal, replication.DoPeerLocal:
+		n.local(a)
+	case replication.Complete:
+		n.w.Model.completed(n, a.Tag.(*Request), a.Err)
+	case replication.Free, replication.CloseDisk:
+		if a.Kind == replication.CloseDisk {
+			n.closeDisk(n.Vols[a.Volume])
+		}
+	case replication.WriteMeta:
+		n.writeMeta(a)
+	case replication.SyncData:
+		n.syncData(n.Vols[a.Volume], func(err error) {
+			n.step(&replication.Event{Kind: replication.Synced, Volume: a.Volume, Err: err})
+		})
+		n.w.trace("%s sync-data", n.name)
+	case replication.SetTimer:
+		n.timer++
+		number, life := n.timer, n.life
+		n.w.at(max(int64(a.At-1)*1000, n.w.now), func() {
+			if number == n.timer && life == n.life {
+				n.step(&replication.Event{Kind: replication.TimerFired})
+			}
+		})
+	case replication.Disconnect:
+		n.w.trace("%s disconnect reason=%v%s", n.name, a.Reason, because(a.Err))
+		n.closeLink()
+	case replication.Connect:
+		n.wantLink = true
+		n.w.after(0, n.w.maybeConnect)
+	case replication.StopConnecting:
+		n.wantLink, n.discard = false, false
+	case replication.ResumeReceive:
+		if l := n.link; l != nil {
+			n.pausedAt = nil
+			n.w.after(0, func() { n.w.pump(l, 1-n.id, drbd.DataSocket) })
+		}
+	case replication.WantDrain:
+		l := n.link
+		n.w.after(100+n.w.jitter(500), func() {
+			if n.link == l {
+				n.step(&replication.Event{Kind: replication.Drained})
+			}
+		})
+	case replication.RunHandler:
+		n.runHandler(a)
+	case replication.CommandDone:
+		n.commandDone(a)
+	case replication.StateChanged:
+		n.stateChanged(a)
+	case replication.Report:
+		n.w.trace("%s report %q", n.name, a.Text)
+	default:
+		n.w.fail("%s: no case for action %d", n.name, a.Kind)
+	}
+}
+
+func because(err error) string {
+	if err == nil {
+		return ""
+	}
+	return fmt.Sprintf(" err=%q", err)
+}
+
+func (n *Node) closeDisk(v *Volume) {
+	if v.jobs != 0 {
+		n.w.fail("%s/%d: closed with %d I/Os under way", n.name, v.num, v.jobs)
+	}
+	v.attached, v.bitmap = false, nil
+	n.w.trace("%s close-disk", n.name)
+}
+
+func (n *Node) runHandler(a *replication.Action) {
+	n.w.trace("%s handler %s", n.name, a.Name)
+	n.handlers = append(n.handlers, a.Name)
+	if a.Name == "fence-peer" && n.fence == 0 {
+		return
+	}
+	name, life := a.Name, n.life
+	n.w.after(2000+n.w.jitter(20000), func() {
+		if life == n.life {
+			n.step(&replication.Event{Kind: replication.HandlerDone, Name: name, ExitCode: n.fence})
+		}
+	})
+}
+
+// Command gives the core an operator's command; done hears its end.
+func (n *Node) Command(c replication.Command, done func(error)) {
+	if !n.alive {
+		return
+	}
+	n.tags++
+	c.Tag = &commandTag{kind: c.Kind, done: done}
+	if c.Kind == replication.CmdConnect {
+		n.discard = n.discard || c.Force
+	}
+	n.step(&replication.Event{Kind: replication.Commanded, Command: c})
+}
+
+type commandTag struct {
+	kind replication.CommandKind
+	done func(error)
+	over bool
+}
+
+func (n *Node) commandDone(a *replication.Action) {
+	if a.Tag == nil { // an attach
+		n.w.trace("%s attach-done%s", n.name, because(a.Err))
+		return
+	}
+	t := a.Tag.(*commandTag)
+	if t.over {
+		n.w.fail("%s: command %d done twice", n.name, t.kind)
+	}
+	t.over = true
+	n.w.trace("%s command-done %s%s", n.name, commandNames[t.kind], codeOf(a.Err))
+	n.w.Model.commandDone(n, t.kind, a.Err)
+	if t.done != nil {
+		t.done(a.Err)
+	}
+}
+
+var commandNames = map[replication.CommandKind]string{
+	replication.CmdPrimary: "primary", replication.CmdSecondary: "secondary", replication.CmdConnect: "connect",
+	replication.CmdDisconnect: "disconnect", replication.CmdDetach: "detach", replication.CmdInvalidate: "invalidate",
+	replication.CmdInvalidateRemote: "invalidate-remote", replication.CmdOutdate: "outdate", replication.CmdOpen: "open",
+	replication.CmdClose: "close", replication.CmdSetOptions: "set-options",
+}
+
+func codeOf(err error) string {
+	var s *replication.StateError
+	if errors.As(err, &s) {
+		return fmt.Sprintf(" err=%v", s.Code)
+	}
+	return because(err)
+}

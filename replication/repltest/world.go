@@ -1,0 +1,178 @@
+package repltest
+
+import (
+	"container/heap"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication"
+)
+
+// Config describes the two nodes. The zero value is one volume of 1 MiB that
+// was just created on both nodes, protocol C, two Pollux nodes, no randomness.
+type Config struct {
+	Seed       uint64 // 0: all delays are fixed
+	Sectors    int    // of each volume's data, 512 bytes
+	OtherSize  int    // of node b's, if not the same
+	Volumes    int
+	ALSlots    int
+	Features   uint32
+	Net        [2]replication.NetOptions
+	Disk       [2]replication.DiskOptions
+	NoData     bool // on-no-data-accessible suspend-io
+	FenceAgent bool // a fence-peer handler is configured
+	Synced     bool // both volumes begin UpToDate and equal
+}
+
+// AllFeatures is what two Pollux nodes agree on, KernelFeatures what one agrees
+// on with drbd.ko of Linux 6.1, as far as the core knows.
+const (
+	KernelFeatures = drbd.FeatureTrim | drbd.FeatureWSame | drbd.FeatureWZeroes
+	AllFeatures    = KernelFeatures | drbd.FeaturePollux
+)
+
+// DefaultConfig is Config's zero value with the defaults filled in.
+func DefaultConfig() Config {
+	c := Config{Sectors: 2048, Volumes: 1, ALSlots: 7, Features: AllFeatures}
+	for i := range c.Net {
+		c.Net[i] = replication.DefaultNetOptions()
+		c.Disk[i] = replication.DefaultDiskOptions()
+	}
+	return c
+}
+
+// A World is two nodes, their disks, what is between them, and the clients.
+type World struct {
+	Nodes     [2]*Node
+	Reachable bool
+
+	cfg        Config
+	now        int64 // µs
+	seq        uint64
+	queue      eventQueue
+	rng        *rand.Rand
+	links      int
+	connecting bool
+	Model      *Model
+	out        strings.Builder
+	tracing    bool
+	ring       []string // the last lines of the trace, for a failed simulation
+	failure    error
+	steps      int
+}
+
+// NewWorld returns two nodes that are not started.
+func NewWorld(cfg Config) *World {
+	w := &World{cfg: cfg, Reachable: true, now: 1000}
+	if cfg.Seed != 0 {
+		w.rng = rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15))
+	}
+	w.Model = newModel(w)
+	for i := range w.Nodes {
+		w.Nodes[i] = newNode(w, i)
+	}
+	return w
+}
+
+type item struct {
+	at  int64
+	seq uint64
+	f   func()
+}
+
+type eventQueue []item
+
+func (q eventQueue) Len() int { return len(q) }
+func (q eventQueue) Less(i, j int) bool {
+	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].seq < q[j].seq
+}
+func (q eventQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *eventQueue) Push(x any)   { *q = append(*q, x.(item)) }
+func (q *eventQueue) Pop() any {
+	old := *q
+	it := old[len(old)-1]
+	old[len(old)-1] = item{}
+	*q = old[:len(old)-1]
+	return it
+}
+
+func (w *World) at(t int64, f func()) {
+	w.seq++
+	heap.Push(&w.queue, item{t, w.seq, f})
+}
+
+func (w *World) after(d int64, f func()) { w.at(w.now+d, f) }
+
+// Tick is the core's clock now.
+func (w *World) Tick() replication.Tick { return replication.Tick(w.now/1000) + 1 }
+
+// Run lets so many milliseconds pass. It stops at the first failure.
+func (w *World) Run(ms int64) {
+	end := w.now + ms*1000
+	for w.failure == nil && len(w.queue) > 0 && w.queue[0].at <= end {
+		it := heap.Pop(&w.queue).(item)
+		w.now = max(w.now, it.at)
+		it.f()
+		w.steps++
+		if w.steps%64 == 0 {
+			w.checkEqual()
+		}
+	}
+	w.now = max(w.now, end)
+}
+
+// RunUntil lets at most limit milliseconds pass, until done.
+func (w *World) RunUntil(limit int64, done func() bool) bool {
+	for end := w.now + limit*1000; w.now < end && w.failure == nil; {
+		if done() {
+			return true
+		}
+		w.Run(5)
+	}
+	return done()
+}
+
+// Err is the first thing that went wrong.
+func (w *World) Err() error { return w.failure }
+
+func (w *World) fail(format string, args ...any) {
+	if w.failure == nil {
+		w.failure = fmt.Errorf("at %d.%03d ms: %s", w.now/1000, w.now%1000, fmt.Sprintf(format, args...))
+		w.trace("FAILED: %v", w.failure)
+	}
+}
+
+func (w *World) jitter(n int64) int64 {
+	if w.rng == nil {
+		return 0
+	}
+	return w.rng.Int64N(n)
+}
+
+func (w *World) pick(n int) int {
+	if w.rng == nil {
+		return 0
+	}
+	return w.rng.IntN(n)
+}
+
+func (w *World) chance(p float64) bool { return w.rng != nil && w.rng.Float64() < p }
+
+// netDelay and diskDelay: mostly short, sometimes long.
+func (w *World) netDelay() int64 {
+	if w.chance(0.03) {
+		return 100 + w.jitter(30000)
+	}
+	return 100 + w.jitter(300)
+}
+
+func (w *World) diskDelay() int64 {
+	if w.chance(0.03) {
+		return 100 + w.jitter(60000)
+	}
+	return 100 + w.jitter(800)
+}
+
+func newRand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0x5851f42d4c957f2d)) }
