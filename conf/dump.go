@@ -262,11 +262,14 @@ func (d *dumper) volumes(list, above []*VolumeSection) {
 func (d *dumper) volume(v *VolumeSection) {
 	d.section(SectionDisk, &v.DiskOptions)
 	if v.DevicePos.IsSet() {
-		device := "minor " + strconv.Itoa(v.Minor)
+		device := ""
 		if v.Device != "" {
-			device = quoteName(v.Device) + " " + device
+			device = quoteName(v.Device) + " "
 		}
-		d.volumeLine("device", device)
+		if v.Minor >= 0 { // a foreign host may have a device we know no minor of
+			device += "minor " + strconv.Itoa(v.Minor)
+		}
+		d.volumeLine("device", strings.TrimSuffix(device, " "))
 	}
 	if v.diskSee && v.Disk != "" {
 		d.volumeLine("disk", quoteName(v.Disk))
