@@ -186,6 +186,42 @@ func (d *fileDevice) zeroByKernel(off, length int64, mayUnmap bool) (bool, error
 	return false, nil
 }
 
+// Map reports in order where [off, off+length) of the device holds data, by
+// calling add for each stretch until it returns false. A hole reads as zeroes.
+// Block devices and file systems that can't tell are all data.
+func (d *fileDevice) Map(off, length int64, add func(length int64, isHole bool) bool) error {
+	if err := d.begin("map", off, length, false); err != nil {
+		return err
+	}
+	defer d.open.RUnlock()
+	end := off + length
+	for off < end {
+		data, err := unix.Seek(d.fd, off, unix.SEEK_DATA)
+		switch {
+		case err == unix.ENXIO:
+			data = end // no data from here on
+		case err != nil || d.isBlock:
+			data = off
+		}
+		if data > off {
+			if !add(min(data, end)-off, true) {
+				return nil
+			}
+			off = data
+			continue
+		}
+		hole, err := unix.Seek(d.fd, off, unix.SEEK_HOLE)
+		if err != nil || d.isBlock || hole <= off {
+			hole = end
+		}
+		if !add(min(hole, end)-off, false) {
+			return nil
+		}
+		off = hole
+	}
+	return nil
+}
+
 func isLack(err error) bool {
 	return err == unix.EOPNOTSUPP || err == unix.ENOSYS || err == unix.ENOTTY || err == unix.EINVAL || err == unix.ENODEV
 }

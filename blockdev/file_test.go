@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -225,6 +226,38 @@ func TestSection(t *testing.T) {
 	}
 	if err := dev.Sync(); err != nil {
 		t.Errorf("device closed by its section: %v", err)
+	}
+}
+
+func TestMap(t *testing.T) {
+	dev := mustOpen(t, makeFile(t, 4<<20), blockdev.Options{})
+	if err := dev.Zero(1<<20, 2<<20, true); err != nil {
+		t.Fatal(err)
+	}
+	type stretch struct {
+		n      int64
+		isHole bool
+	}
+	var got []stretch
+	mapper := dev.(interface {
+		Map(off, length int64, add func(length int64, isHole bool) bool) error
+	})
+	err := mapper.Map(512<<10, 3<<20, func(n int64, isHole bool) bool {
+		got = append(got, stretch{n, isHole})
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) == 1 && !got[0].isHole && got[0].n == 3<<20 {
+		t.Skip("the file system does not tell its holes")
+	}
+	want := []stretch{{512 << 10, false}, {2 << 20, true}, {512 << 10, false}}
+	if !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if err := mapper.Map(0, 5<<20, nil); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("past the end: %v", err)
 	}
 }
 

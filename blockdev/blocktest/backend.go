@@ -116,6 +116,15 @@ func (b *Backend) do(r *blockdev.Request) {
 	}
 }
 
+// Map implements export.Mapper as far as the device can tell.
+func (b *Backend) Map(off, length int64, add func(length int64, isHole bool) bool) error {
+	if m, ok := b.dev.(export.Mapper); ok {
+		return m.Map(off, length, add)
+	}
+	add(length, false)
+	return nil
+}
+
 // Close ends the workers; no client may be left.
 func (b *Backend) Close() {
 	if b.work != nil {

@@ -183,6 +183,32 @@ func TestFioVerify(t *testing.T) {
 	})
 }
 
+func TestMap(t *testing.T) {
+	dev, path := fileDevice(t, 16<<20, false) // all hole
+	if _, err := dev.WriteAt(bytes.Repeat([]byte{1}, 1<<20), 4<<20); err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, dev, export.Config{})
+	var extents []struct {
+		Start, Length int64
+		Data, Zero    bool
+	}
+	if err := json.Unmarshal([]byte(run(t, "qemu-img", "map", "-f", "raw", "--output=json", r.uri("web-root"))), &extents); err != nil {
+		t.Fatal(err)
+	}
+	data := int64(0)
+	for _, e := range extents {
+		if e.Data {
+			data += e.Length
+		}
+	}
+	if data != 1<<20 || len(extents) != 3 {
+		t.Errorf("map of %s: %+v", path, extents)
+	}
+	run(t, "nbdinfo", "--map", r.uri("web-root"))
+	run(t, "nbdinfo", "--map", "--totals", r.uri("web-root"))
+}
+
 // The way to a kernel block device where the kernel has no nbd driver.
 func TestE2ENbdfuse(t *testing.T) {
 	if os.Geteuid() != 0 {

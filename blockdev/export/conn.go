@@ -399,6 +399,7 @@ func (c *conn) admit(in *bufio.Reader, q nbd.Request, errno nbd.Errno, cost int6
 		return nil
 	}
 	r.Offset, r.Length, r.Data = int64(start), uint32(end-start), r.buf
+	r.isOut = true
 	c.batch = append(c.batch, &r.Request)
 	return nil
 }
@@ -455,9 +456,10 @@ func (c *conn) submit() {
 // Completed implements blockdev.Sink.
 func (c *conn) Completed(b *blockdev.Request) {
 	r := c.slots[b.Cookie]
-	if &r.Request != b {
-		panic(fmt.Sprintf("export: completed a request with cookie %d that is not this connection's", b.Cookie))
+	if &r.Request != b || !r.isOut {
+		panic(fmt.Sprintf("export: request with cookie %d was completed twice, or is not this connection's", b.Cookie))
 	}
+	r.isOut = false
 	c.encode(r, errnoOf(b.Err))
 	c.w.file(r)
 }

@@ -23,6 +23,7 @@ type request struct {
 	skip    int    // bytes of Data before the first one wanted: reads are widened to sectors
 	want    int    // bytes wanted
 	buf     []byte // from the pool, or nil
+	isOut   bool   // with the Backend
 
 	head    [headRoom]byte // of the reply
 	headLen int
