@@ -127,7 +127,7 @@ func (r *Resource) newCurrent(v *volume) {
 	if r.isUp() && v.st.Conn >= drbd.Connected {
 		gen := r.connGen
 		v.whenStored(job, func() {
-			if gen == r.connGen {
+			if gen == r.connGen && v.hasDisk() {
 				r.sendUUIDs(v, 0)
 			}
 		})
@@ -203,7 +203,7 @@ func (r *Resource) maybeCloseDisk(v *volume) {
 			q.clear(alHeld)
 		}
 	}
-	v.bitmap, v.al, v.tx, v.rx = nil, nil, nil, nil
+	v.bitmap, v.al, v.tx, v.rx, v.starved = nil, nil, nil, nil, 0
 	v.rs = resync{}
 	ns := v.st
 	ns.Disk = drbd.Diskless
@@ -222,7 +222,7 @@ func (r *Resource) attached(ev *Event) {
 	if v.st.Disk != drbd.Diskless {
 		panic(fmt.Sprintf("replication: attach of volume %d of %s, whose disk is %v", v.num, r.cfg.Name, v.st.Disk))
 	}
-	if r.role == drbd.Primary && v.exposed != 0 && v.exposed&^1 != d.Superblock.UUIDs.Current&^1 {
+	if r.role == drbd.Primary && v.st.Conn < drbd.Connected && v.exposed != 0 && v.exposed&^1 != d.Superblock.UUIDs.Current&^1 {
 		r.emit(Action{Kind: CommandDone, Tag: ev.Tag, Err: &RequestError{Code: 150, Text: fmt.Sprintf(
 			"%s/%d: this disk does not hold the data that the Primary uses now: attach the disk that was detached, or demote this node first", r.cfg.Name, v.num)}})
 		r.emit(Action{Kind: CloseDisk, Volume: v.num})

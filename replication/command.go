@@ -37,7 +37,7 @@ const (
 
 const (
 	commandLimitMS = 30000 // a command that waits longer is refused
-	drainLimitMS   = 2000  // a disconnect waits so long for outstanding epochs
+	drainLimitMS   = 1000  // a disconnect waits so long for outstanding epochs
 )
 
 // commanded takes a command. Opening and closing the device is answered at
@@ -102,7 +102,9 @@ func (r *Resource) commandStep() {
 			r.cmdQueue = r.cmdQueue[1:]
 		}
 		before := r.cmd.phase
-		r.runCommand(r.cmd)
+		if before != phaseDone {
+			r.runCommand(r.cmd)
+		}
 		if r.cmd != nil && r.cmd.phase == phaseDone {
 			r.cmd = nil
 			r.stopTimer(timerCommand)
@@ -359,17 +361,19 @@ func (r *Resource) promote(c *command) {
 	for _, v := range r.vols {
 		forced := c.forced[v.num]
 		alone := v.st.Conn < drbd.Connected || v.st.Pdsk <= drbd.Failed
+		if v.hasDisk() && (forced || alone && v.uuids.Bitmap == 0) {
+			// Before the state: the old generation goes on without the mark
+			// that it was a Primary's, unless it had that already.
+			if forced && v.uuids.Bitmap != 0 {
+				ClearBitmap(&v.uuids)
+			}
+			NewCurrent(&v.uuids, r.random(), true)
+		}
 		r.setState(v, c.promoted(v), "promoted")
 		if !v.hasDisk() {
 			v.exposed = v.peerUUIDs.Current
 			r.announce(v, false)
 			continue
-		}
-		if forced || alone && v.uuids.Bitmap == 0 {
-			if forced && v.uuids.Bitmap != 0 {
-				ClearBitmap(&v.uuids)
-			}
-			NewCurrent(&v.uuids, r.random(), true)
 		}
 		v.exposed = v.uuids.Current
 		left++
@@ -496,8 +500,9 @@ func (r *Resource) runDisconnect(c *command) {
 		c.phase = phaseDrain
 		r.hurry()
 	case phaseDrain:
-		if r.isUp() && r.req.log.len() > 0 && r.now-c.began < drainLimitMS {
-			r.setTimerOnce(timerCommand, commandRetryMS)
+		if r.isUp() && (r.req.log.len() > 0 || r.recv.q.len() > 0) && r.now-c.began < drainLimitMS {
+			r.recv.hurry = true // what the peer has sent need not be resynced
+			r.setTimerOnce(timerCommand, commandRetryMS/4)
 			return
 		}
 		if !r.isUp() {
@@ -737,10 +742,10 @@ func (r *Resource) runOutdate(c *command) {
 // runSetOptions takes new options over on the running connection.
 func (r *Resource) runSetOptions(c *command) {
 	if v := r.volume(c.Volume); v != nil {
-		al := v.opts.ALExtents
+		old := v.opts
 		v.opts = c.Disk
-		if v.al != nil {
-			v.opts.ALExtents = al // takes effect at the next attach
+		if v.al != nil { // these take effect at the next attach
+			v.opts.ALExtents, v.opts.ALUpdates = old.ALExtents, old.ALUpdates
 		}
 		if r.conn >= drbd.Connected {
 			r.sendPacket(drbd.DataSocket, drbd.CmdSyncParam89, v.num, r.syncParam(v))

@@ -474,6 +474,7 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 	for _, t := range []timerKind{timerPing, timerPong, timerRequest, timerBarrier, timerCommit, timerResync, timerHandshake} {
 		r.stopTimer(t)
 	}
+	r.stateSent = false
 	r.pingWaiters = nil
 	r.recv.drop()
 	r.strictWait = false

@@ -357,6 +357,7 @@ func (r *Resource) finishTarget(v *volume) {
 	text := "resync finished"
 	if s.failed == 0 {
 		FinishTarget(&v.uuids, v.peerUUIDs, r.role == drbd.Primary)
+		v.peerUUIDs = v.uuids // no P_UUIDS follows: both know what the other has now
 		ns.Disk = drbd.UpToDate
 	} else {
 		ns.Disk = drbd.Inconsistent
@@ -367,7 +368,7 @@ func (r *Resource) finishTarget(v *volume) {
 	gen, st := r.connGen, v.st
 	// The source must not advance its UUIDs before ours are on disk.
 	v.whenStored(job, func() {
-		if gen == r.connGen && r.isUp() {
+		if gen == r.connGen && r.isUp() && v.hasDisk() {
 			r.sendStateWord(v, st)
 		}
 	})
@@ -397,6 +398,7 @@ func (r *Resource) sourceMayFinish(v *volume) {
 		ns.Conn = drbd.Connected
 		if s.failed == 0 {
 			FinishSource(&v.uuids)
+			v.peerUUIDs = v.uuids
 			ns.Pdsk = drbd.UpToDate
 		}
 		r.setState(v, ns, "resync finished")

@@ -1,0 +1,521 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	mrand "math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication"
+)
+
+// ConnectOptions are those of one connect command.
+type ConnectOptions struct {
+	DiscardMyData bool // a split brain is resolved at this node's cost; single shot
+	Tentative     bool // dry run: say what would happen
+}
+
+// Pauses of our own between attempts. DRBD waits connect-int; a peer of our
+// kind that comes up is found sooner.
+const (
+	redialMin   = 300 * time.Millisecond
+	redialMax   = 1000 * time.Millisecond
+	retryPause  = time.Second
+	maxGreeting = 8 // strangers whose first packet is awaited at once
+)
+
+// errGiveUp marks failures that no retry can mend: the operator has to act.
+var errGiveUp = errors.New("connection refused for good")
+
+// startConnecting starts the connect loop; under the lock.
+func (e *Engine) startConnecting() {
+	if e.closed || e.connStop != nil {
+		return
+	}
+	e.connCtx, e.connStop = context.WithCancel(context.Background())
+	e.connWG.Add(1)
+	go e.connectLoop(e.connCtx)
+}
+
+// stopConnecting ends it; under the lock.
+func (e *Engine) stopConnecting() {
+	if e.connStop != nil {
+		e.connStop()
+		e.connStop = nil
+	}
+}
+
+// connectLoop tries until both sockets stand and features are agreed, then
+// runs the connection. A broken connection makes the core ask for a new loop.
+func (e *Engine) connectLoop(ctx context.Context) {
+	defer e.connWG.Done()
+	complained := ""
+	for ctx.Err() == nil {
+		l, err := e.establish(ctx)
+		if err == nil {
+			e.adopt(ctx, l)
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if text := err.Error(); text != complained {
+			complained = text
+			e.log.Warn().Str("peer", e.cfg.Peer.String()).Msg("connect: " + text)
+			e.setConnectError(text)
+		}
+		if errors.Is(err, errGiveUp) {
+			e.giveUp(ctx, err)
+			return
+		}
+		if !sleep(ctx, retryPause) {
+			return
+		}
+	}
+}
+
+// adopt hands a new connection to the core.
+func (e *Engine) adopt(ctx context.Context, l *link) {
+	b := e.newBatch()
+	e.mu.Lock()
+	if ctx.Err() != nil || e.closed {
+		e.mu.Unlock()
+		l.retire(b)
+		e.finish(b)
+		e.freeBatch(b)
+		return
+	}
+	e.connStop() // the loop is over; a later Connect starts another
+	e.connStop = nil
+	l.info.DiscardMyData, l.info.DryRun = e.connOpts.DiscardMyData, e.connOpts.Tentative
+	e.connOpts = ConnectOptions{}
+	e.link = l
+	e.connectError = ""
+	e.connWG.Add(1)
+	b.ev = replication.Event{Kind: replication.SocketsUp, Link: l.info}
+	e.step(b, &b.ev)
+	e.mu.Unlock()
+	e.finish(b)
+	e.freeBatch(b)
+	go l.run()
+}
+
+func (e *Engine) giveUp(ctx context.Context, err error) {
+	b := e.newBatch()
+	e.mu.Lock()
+	if ctx.Err() == nil {
+		b.ev = replication.Event{Kind: replication.SocketsDown, Reason: drbd.Disconnecting, Err: err}
+		e.step(b, &b.ev)
+	}
+	e.mu.Unlock()
+	e.finish(b)
+	e.freeBatch(b)
+}
+
+func (e *Engine) setConnectError(text string) {
+	e.mu.Lock()
+	e.connectError = text
+	e.mu.Unlock()
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// greeting is an accepted connection whose first packet has come.
+type greeting struct {
+	conn *net.TCPConn
+	cmd  drbd.Command
+}
+
+// listener accepts connections of the peer while no connection stands.
+type listener struct {
+	ln   *net.TCPListener
+	came chan greeting
+	wg   sync.WaitGroup
+	slot chan struct{}
+}
+
+func (e *Engine) listen(ctx context.Context) (*listener, error) {
+	lc := net.ListenConfig{}
+	ln, err := lc.Listen(ctx, "tcp", e.cfg.Local.String())
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s: %w: another program uses the port, or the address is not this host's", e.cfg.Local, err)
+	}
+	l := &listener{ln: ln.(*net.TCPListener), came: make(chan greeting), slot: make(chan struct{}, maxGreeting)}
+	l.wg.Add(1)
+	go e.accept(ctx, l)
+	return l, nil
+}
+
+// accept takes connections of the peer's address only: a stranger is refused
+// before a byte of his is read.
+func (e *Engine) accept(ctx context.Context, l *listener) {
+	defer l.wg.Done()
+	for {
+		c, err := l.ln.AcceptTCP()
+		if err != nil {
+			return
+		}
+		from := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+		if from != e.cfg.Peer.Addr().Unmap().WithZone(from.Zone()) {
+			e.log.Warn().Str("from", from.String()).Msg("connection of a stranger refused")
+			c.Close() //nolint:errcheck // a stranger's
+			continue
+		}
+		select {
+		case l.slot <- struct{}{}:
+		default:
+			c.Close() //nolint:errcheck // too many at once
+			continue
+		}
+		l.wg.Add(1)
+		go func() {
+			defer l.wg.Done()
+			defer func() { <-l.slot }()
+			e.greet(ctx, l, c)
+		}()
+	}
+}
+
+// greet reads the first packet and delivers the connection.
+func (e *Engine) greet(ctx context.Context, l *listener, c *net.TCPConn) {
+	c.SetReadDeadline(time.Now().Add(e.handshakeTime())) //nolint:errcheck // the read fails if this did
+	var b [drbd.HeaderSize80]byte
+	stop := context.AfterFunc(ctx, func() { c.Close() }) //nolint:errcheck // ends the read
+	_, err := io.ReadFull(c, b[:])
+	if !stop() || err != nil {
+		c.Close() //nolint:errcheck // it said nothing
+		return
+	}
+	h, err := drbd.DecodeHeader80(b[:])
+	if err != nil || h.Length != 0 || h.Command != drbd.CmdInitialData && h.Command != drbd.CmdInitialMeta {
+		e.log.Warn().Str("from", c.RemoteAddr().String()).Hex("bytes", b[:]).Msg("not a first packet of DRBD; closed")
+		c.Close() //nolint:errcheck // not a peer
+		return
+	}
+	select {
+	case l.came <- greeting{c, h.Command}:
+	case <-ctx.Done():
+		c.Close() //nolint:errcheck // too late
+	}
+}
+
+func (l *listener) close() {
+	l.ln.Close() //nolint:errcheck // nothing depends on it
+	l.wg.Wait()
+}
+
+// handshakeTime bounds the packets before P_PROTOCOL (drbd84-protocol, 1.3).
+func (e *Engine) handshakeTime() time.Duration {
+	return max(4*e.pingTimeout(), time.Second)
+}
+
+func (e *Engine) pingTimeout() time.Duration {
+	return time.Duration(e.cfg.Net.PingTimeoutMS) * time.Millisecond
+}
+
+// pair is the two sockets of an attempt.
+type pair struct {
+	data, meta *net.TCPConn
+	ownData    bool // this node dialled the data socket
+	rc         bool // this node accepted the meta socket
+}
+
+func (p *pair) close() {
+	for _, c := range []*net.TCPConn{p.data, p.meta} {
+		if c != nil {
+			c.Close() //nolint:errcheck // given up
+		}
+	}
+}
+
+// establish is the connect loop of drbd84-protocol, 1.2.
+func (e *Engine) establish(ctx context.Context) (*link, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ln, err := e.listen(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer ln.close()
+	defer cancel()
+	p := &pair{}
+	for {
+		err := e.dialNext(ctx, p)
+		for p.data == nil || p.meta == nil {
+			if e.await(ctx, ln, p) {
+				break // nobody came: dial again
+			}
+			if ctx.Err() != nil {
+				p.close()
+				return nil, ctx.Err()
+			}
+			if p.data != nil && p.meta == nil && !p.ownData {
+				break // the peer opened the data socket: the meta socket is ours to open
+			}
+		}
+		if p.data == nil || p.meta == nil {
+			if err != nil {
+				e.setConnectError(err.Error())
+			}
+			continue
+		}
+		if !sleep(ctx, e.graceTime()) {
+			p.close()
+			return nil, ctx.Err()
+		}
+		p.dropDead()
+		if p.data != nil && p.meta != nil {
+			break
+		}
+	}
+	cancel()
+	l, err := e.greetPeer(p)
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (e *Engine) graceTime() time.Duration {
+	if e.cfg.Net.SockCheckMS > 0 {
+		return time.Duration(e.cfg.Net.SockCheckMS) * time.Millisecond
+	}
+	return e.pingTimeout()
+}
+
+// dialNext opens the socket that is missing.
+func (e *Engine) dialNext(ctx context.Context, p *pair) error {
+	if p.data != nil && p.meta != nil {
+		return nil
+	}
+	d := net.Dialer{
+		Timeout:   time.Duration(e.cfg.Net.ConnectIntMS) * time.Millisecond,
+		LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(e.cfg.Local.Addr(), 0)),
+	}
+	c, err := d.DialContext(ctx, "tcp", e.cfg.Peer.String())
+	if err != nil {
+		return fmt.Errorf("peer %s at %s cannot be reached: %w", e.cfg.PeerName, e.cfg.Peer, err)
+	}
+	conn := c.(*net.TCPConn)
+	cmd := drbd.CmdInitialData
+	if p.data != nil {
+		cmd = drbd.CmdInitialMeta
+	}
+	if _, err := conn.Write(drbd.AppendHeader80(nil, cmd, 0)); err != nil {
+		conn.Close() //nolint:errcheck // it is dead
+		return err
+	}
+	if cmd == drbd.CmdInitialData {
+		p.data, p.ownData = conn, true
+	} else {
+		p.meta, p.rc = conn, false
+	}
+	return nil
+}
+
+// await waits for a connection of the peer; it reports whether none came.
+func (e *Engine) await(ctx context.Context, ln *listener, p *pair) (nobody bool) {
+	wait := redialMin + mrand.N(redialMax-redialMin)
+	if p.data != nil {
+		// Our data socket stands: the peer opens the meta socket. If it never
+		// does, this node opens it, too.
+		wait = time.Duration(e.cfg.Net.ConnectIntMS) * time.Millisecond
+		wait += mrand.N(wait/7 + 1)
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	check := time.NewTicker(redialMin)
+	defer check.Stop()
+	for {
+		select {
+		case g := <-ln.came:
+			e.take(p, g)
+			return false
+		case <-check.C:
+			if p.data != nil && !alive(p.data) {
+				p.dropDead()
+				return true
+			}
+		case <-t.C:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// take files an accepted connection. If both nodes opened a data socket at the
+// same time, both keep the one that the lower address opened.
+func (e *Engine) take(p *pair, g greeting) {
+	p.dropDead()
+	if g.cmd == drbd.CmdInitialMeta {
+		if p.meta != nil {
+			p.meta.Close() //nolint:errcheck // replaced
+		}
+		p.meta, p.rc = g.conn, true
+		return
+	}
+	if p.data != nil {
+		if p.ownData && e.cfg.Local.Compare(e.cfg.Peer) < 0 {
+			g.conn.Close() //nolint:errcheck // the peer keeps ours
+			return
+		}
+		p.data.Close() //nolint:errcheck // replaced
+	}
+	p.data, p.ownData = g.conn, false
+}
+
+// dropDead forgets sockets that the peer has closed.
+func (p *pair) dropDead() {
+	if p.data != nil && !alive(p.data) {
+		p.data.Close() //nolint:errcheck // it is dead
+		p.data = nil
+	}
+	if p.meta != nil && !alive(p.meta) {
+		p.meta.Close() //nolint:errcheck // it is dead
+		p.meta = nil
+	}
+}
+
+// alive peeks at a socket: data, or nothing yet, is alive.
+func alive(c *net.TCPConn) bool {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	ok := false
+	err = raw.Read(func(fd uintptr) bool {
+		var b [4]byte
+		n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		ok = n > 0 || err == unix.EAGAIN || err == unix.EINTR
+		return true
+	})
+	return ok && err == nil
+}
+
+// greetPeer agrees on version and features and authenticates: the last part
+// that is done in lock-step.
+func (e *Engine) greetPeer(p *pair) (*link, error) {
+	deadline := time.Now().Add(e.handshakeTime())
+	p.data.SetDeadline(deadline) //nolint:errcheck // I/O fails if this did
+	mine := drbd.Features{
+		Min: drbd.MinVersion, Max: drbd.MaxVersion,
+		Flags: drbd.FeatureTrim | drbd.FeatureWSame | drbd.FeatureWZeroes | drbd.FeaturePollux,
+	}
+	body := mine.Append(nil)
+	if _, err := p.data.Write(append(drbd.AppendHeader80(nil, drbd.CmdConnectionFeatures, len(body)), body...)); err != nil {
+		return nil, fmt.Errorf("send features: %w", err)
+	}
+	var head [drbd.HeaderSize80]byte
+	if _, err := io.ReadFull(p.data, head[:]); err != nil {
+		return nil, fmt.Errorf("await the peer's features: %w", err)
+	}
+	h, err := drbd.DecodeHeader80(head[:])
+	if err != nil {
+		return nil, err
+	}
+	if h.Command != drbd.CmdConnectionFeatures || int(h.Length) != len(body) {
+		return nil, fmt.Errorf("%w: the peer sent %v of %d bytes where P_CONNECTION_FEATURES of %d was due", errGiveUp, h.Command, h.Length, len(body))
+	}
+	if _, err := io.ReadFull(p.data, body); err != nil {
+		return nil, fmt.Errorf("await the peer's features: %w", err)
+	}
+	var peer drbd.Features
+	if err := peer.Decode(body); err != nil {
+		return nil, err
+	}
+	version, features, err := drbd.Agree(mine, peer)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errGiveUp, err)
+	}
+	if err := e.authenticate(p.data); err != nil {
+		return nil, err
+	}
+	return e.newLink(p.data, p.meta, replication.Link{Version: version, Features: features, ResolveConflicts: p.rc})
+}
+
+// authenticate is drbd84-protocol, 1.6, if cram-hmac-alg is configured.
+func (e *Engine) authenticate(c *net.TCPConn) error {
+	n := &e.cfg.Net
+	if n.CramHMACAlg == "" {
+		return nil
+	}
+	var mine [drbd.AuthChallengeSize]byte
+	if _, err := rand.Read(mine[:]); err != nil {
+		return err
+	}
+	if err := send100(c, drbd.CmdAuthChallenge, mine[:]); err != nil {
+		return fmt.Errorf("send challenge: %w", err)
+	}
+	theirs, err := expect100(c, drbd.CmdAuthChallenge)
+	if err != nil {
+		return err
+	}
+	if drbd.AuthReflected(mine[:], theirs) {
+		return fmt.Errorf("%w: the peer sent our own challenge back", errGiveUp)
+	}
+	answer, err := drbd.AuthResponse(n.CramHMACAlg, n.SharedSecret, theirs)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errGiveUp, err)
+	}
+	if err := send100(c, drbd.CmdAuthResponse, answer); err != nil {
+		return fmt.Errorf("send response: %w", err)
+	}
+	got, err := expect100(c, drbd.CmdAuthResponse)
+	if err != nil {
+		return err
+	}
+	switch res, err := drbd.CheckAuthResponse(n.CramHMACAlg, n.SharedSecret, mine[:], got); {
+	case err != nil:
+		return fmt.Errorf("%w: %w", errGiveUp, err)
+	case res != drbd.AuthOK:
+		return fmt.Errorf("%w: the peer has another shared-secret or cram-hmac-alg: make both configurations alike, then run connect on both nodes", errGiveUp)
+	}
+	return nil
+}
+
+func send100(c *net.TCPConn, cmd drbd.Command, body []byte) error {
+	b := drbd.AppendHeader100(nil, drbd.Header{Command: cmd, Length: uint32(len(body))})
+	_, err := c.Write(append(b, body...))
+	return err
+}
+
+// expect100 reads one packet of the authentication.
+func expect100(c *net.TCPConn, want drbd.Command) ([]byte, error) {
+	var head [drbd.HeaderSize100]byte
+	if _, err := io.ReadFull(c, head[:]); err != nil {
+		return nil, fmt.Errorf("await %v: %w: the peer may have another secret, or none", want, err)
+	}
+	h, err := drbd.DecodeHeader100(head[:])
+	if err != nil {
+		return nil, err
+	}
+	if h.Command != want {
+		return nil, fmt.Errorf("%w: the peer sent %v where %v was due: cram-hmac-alg must be configured on both nodes", errGiveUp, h.Command, want)
+	}
+	if err := drbd.CheckLength(h, true, drbd.DataSocket); err != nil {
+		return nil, err
+	}
+	body := make([]byte, h.Length)
+	_, err = io.ReadFull(c, body)
+	return body, err
+}

@@ -1,0 +1,432 @@
+// Package engine runs one replication.Resource: it owns the disks, the two
+// sockets to the peer, the timer, and does what the core orders.
+//
+// There is one lock, and one owner at a time: whoever brings events (a client
+// of the export, a reader of a socket, a disk worker) takes the lock, steps
+// its whole batch, files the packets in the order of the steps, lets go, and
+// then does the effects itself: one write to the peer, the local I/O if the
+// disk is of the page cache class, one write of replies. No request passes
+// from goroutine to goroutine on the hot path; nothing blocks under the lock.
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/pollux-project/pollux/blockdev"
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication"
+)
+
+// VolumeConfig is one volume of a resource.
+type VolumeConfig struct {
+	Number    int
+	Minor     int
+	Device    string // "/dev/drbd0", for people
+	Disk      string // backing device or file; "" is none
+	MetaDisk  string // "" is internal
+	MetaIndex int    // slot of an indexed MetaDisk, -1 is flexible
+	Direct    bool   // O_DIRECT
+	Options   replication.DiskOptions
+}
+
+// Config is one resource.
+type Config struct {
+	Resource      string
+	Node          string // this node's name
+	PeerName      string
+	Local, Peer   netip.AddrPort
+	Net           replication.NetOptions
+	NoDataSuspend bool // on-no-data-accessible suspend-io
+	Volumes       []VolumeConfig
+	Handlers      map[string]string // command lines for /bin/sh -c
+	HandlerEnv    []string
+	StateDir      string // "" keeps nothing across restarts
+	BootID        string
+	Log           zerolog.Logger
+}
+
+// Validate reports what cannot work, by resource and option.
+func (c *Config) Validate() error {
+	switch {
+	case c.Resource == "":
+		return errors.New("resource without a name")
+	case len(c.Volumes) == 0:
+		return fmt.Errorf("%s: no volumes", c.Resource)
+	case c.Net.DataIntegrityAlg != "":
+		return fmt.Errorf("%s: data-integrity-alg %s: not supported yet: remove the option on both nodes", c.Resource, c.Net.DataIntegrityAlg)
+	case c.Net.AllowTwoPrimaries:
+		return fmt.Errorf("%s: allow-two-primaries: not supported yet: remove the option on both nodes", c.Resource)
+	}
+	return nil
+}
+
+// An Engine runs one resource. All methods are safe for concurrent use.
+type Engine struct {
+	cfg   Config
+	log   zerolog.Logger
+	start time.Time
+	pool  pool
+
+	mu      sync.Mutex // the resource's one lock
+	room    *sync.Cond // the request table has room again, or the engine closes
+	core    *replication.Resource
+	vols    []*Volume
+	link    *link // the connection that the core knows of, or nil
+	closed  bool
+	waiting int // submitters waiting for room
+
+	timer    *time.Timer
+	connCtx  context.Context
+	connStop context.CancelFunc
+	connOpts ConnectOptions
+	connWG   sync.WaitGroup
+
+	background sync.WaitGroup // workers and handlers
+	quit       chan struct{}
+
+	batches       sync.Pool
+	events        eventHub
+	resume        resume
+	peerLostSince time.Time
+	connectError  string // why the peer cannot be reached
+}
+
+// New returns an engine for cfg: Secondary, diskless, StandAlone. It does no I/O.
+func New(cfg Config) (*Engine, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	var seed [8]byte
+	if _, err := rand.Read(seed[:]); err != nil {
+		return nil, fmt.Errorf("%s: no randomness for UUIDs: %w", cfg.Resource, err)
+	}
+	e := &Engine{
+		cfg: cfg, log: cfg.Log.With().Str("res", cfg.Resource).Logger(), start: time.Now(), quit: make(chan struct{}),
+		core: replication.New(replication.Config{
+			Name: cfg.Resource, Net: cfg.Net, NoDataSuspend: cfg.NoDataSuspend, Seed: binary.LittleEndian.Uint64(seed[:]),
+			HasFenceHandler: cfg.Handlers["fence-peer"] != "",
+		}),
+	}
+	e.room = sync.NewCond(&e.mu)
+	e.batches.New = func() any { return new(batch) }
+	for i := range cfg.Volumes {
+		vc := cfg.Volumes[i]
+		e.core.AddVolume(uint16(vc.Number), vc.Options)
+		e.vols = append(e.vols, newVolume(e, vc))
+	}
+	e.timer = time.AfterFunc(time.Hour, e.timerFired)
+	e.timer.Stop()
+	return e, nil
+}
+
+// Volume returns volume n, or nil.
+func (e *Engine) Volume(n int) *Volume {
+	for _, v := range e.vols {
+		if v.cfg.Number == n {
+			return v
+		}
+	}
+	return nil
+}
+
+// Volumes returns all volumes, ascending by number.
+func (e *Engine) Volumes() []*Volume { return e.vols }
+
+// now is the core's clock: milliseconds since the engine began, from 1.
+func (e *Engine) now() replication.Tick {
+	return replication.Tick(time.Since(e.start).Milliseconds()) + 1
+}
+
+// localIO is one order to a disk.
+type localIO struct {
+	vol     *Volume
+	op      replication.Op
+	fua     bool
+	noUnmap bool
+	isPeer  bool
+	id      uint32
+	sector  drbd.Sector
+	size    uint32
+	data    []byte
+}
+
+// batch collects what has to be done after the lock is let go.
+type batch struct {
+	ev        replication.Event
+	local     []localIO
+	running   []localIO
+	done      []*blockdev.Request
+	sinks     []blockdev.Sink
+	cold      []func()
+	flushData bool
+	flushMeta bool
+	link      *link
+}
+
+func (e *Engine) newBatch() *batch { return e.batches.Get().(*batch) }
+
+func (e *Engine) freeBatch(b *batch) {
+	b.ev = replication.Event{}
+	b.link = nil
+	clear(b.done[:cap(b.done)])
+	clear(b.sinks[:cap(b.sinks)])
+	b.done, b.sinks = b.done[:0], b.sinks[:0]
+	e.batches.Put(b)
+}
+
+// step runs one event; the caller holds the lock and calls finish after
+// letting it go.
+func (e *Engine) step(b *batch, ev *replication.Event) {
+	ev.At = e.now()
+	actions := e.core.Step(ev)
+	for i := range actions {
+		a := &actions[i]
+		switch a.Kind {
+		case replication.Send:
+			if l := e.link; l != nil {
+				b.link = l
+				if a.Socket == drbd.DataSocket {
+					l.data.file(a.Bytes, a.Data)
+					b.flushData = true
+				} else {
+					l.meta.file(a.Bytes, a.Data)
+					b.flushMeta = true
+				}
+			}
+		case replication.DoLocal:
+			b.local = append(b.local, localIO{
+				vol: e.volume(a.Volume), op: a.Op, fua: a.FUA, noUnmap: a.NoUnmap, id: uint32(a.ID),
+				sector: a.Sector, size: a.Size, data: a.Data,
+			})
+		case replication.DoPeerLocal:
+			b.local = append(b.local, localIO{
+				vol: e.volume(a.Volume), op: a.Op, fua: a.FUA, noUnmap: a.NoUnmap, isPeer: true, id: uint32(a.Peer),
+				sector: a.Sector, size: a.Size, data: a.Data,
+			})
+		case replication.Complete:
+			r := a.Tag.(*blockdev.Request)
+			r.Err = a.Err
+			b.done = append(b.done, r)
+		case replication.Free:
+			e.pool.put(a.Data)
+		default:
+			e.stepCold(b, a)
+		}
+	}
+	if e.waiting > 0 && e.core.Room() > roomBatch {
+		e.room.Broadcast()
+	}
+}
+
+// stepCold handles the orders that are not on the hot path.
+func (e *Engine) stepCold(b *batch, a *replication.Action) {
+	switch a.Kind {
+	case replication.WriteMeta:
+		e.volume(a.Volume).metaJobs <- a.Job
+	case replication.SyncData:
+		e.volume(a.Volume).syncs <- struct{}{}
+	case replication.SetTimer:
+		e.timer.Reset(time.Duration(max(a.At-e.now(), 0)) * time.Millisecond)
+	case replication.Disconnect:
+		if l := e.link; l != nil {
+			e.link = nil
+			l.retire(b)
+			e.peerLostSince = time.Now()
+		}
+		if a.Reason == drbd.Disconnecting {
+			e.stopConnecting()
+		}
+	case replication.Connect:
+		e.startConnecting()
+	case replication.StopConnecting:
+		e.stopConnecting()
+	case replication.ResumeReceive:
+		if l := e.link; l != nil {
+			l.resumeReceive()
+		}
+	case replication.WantDrain:
+		if l := e.link; l != nil {
+			b.cold = append(b.cold, l.data.wantShort)
+		}
+	case replication.RunHandler:
+		e.runHandler(int(a.Volume), a.Name)
+	case replication.CommandDone:
+		if done, ok := a.Tag.(chan error); ok {
+			done <- a.Err // capacity 1, one answer
+		}
+	case replication.StateChanged:
+		e.stateChanged(b, a)
+	case replication.CloseDisk:
+		v := e.volume(a.Volume)
+		b.cold = append(b.cold, v.closeDisk)
+	case replication.Report:
+		e.log.Warn().Msg(a.Text)
+		e.events.publish(Event{Resource: e.cfg.Resource, Kind: "report", Text: a.Text})
+	default:
+		panic(fmt.Sprintf("engine: no case for action %d", a.Kind))
+	}
+}
+
+func (e *Engine) volume(num uint16) *Volume {
+	for _, v := range e.vols {
+		if v.cfg.Number == int(num) {
+			return v
+		}
+	}
+	panic(fmt.Sprintf("engine: %s has no volume %d", e.cfg.Resource, num))
+}
+
+// finish does what the steps of b have ordered, without the lock: packets
+// first, so that the peer works while this node writes; then local I/O, whose
+// results are stepped in turn; then the answers to clients.
+func (e *Engine) finish(b *batch) {
+	for {
+		e.flush(b)
+		if len(b.local) == 0 {
+			break
+		}
+		b.local, b.running = b.running[:0], b.local
+		e.runLocal(b)
+	}
+	for len(b.cold) > 0 {
+		cold := b.cold
+		b.cold = nil
+		for _, f := range cold {
+			f()
+		}
+	}
+	for i, r := range b.done {
+		s := r.Sink
+		b.done[i] = nil
+		s.Completed(r)
+		b.addSink(s)
+	}
+	b.done = b.done[:0]
+	for i, s := range b.sinks {
+		b.sinks[i] = nil
+		s.Flush()
+	}
+	b.sinks = b.sinks[:0]
+}
+
+func (b *batch) addSink(s blockdev.Sink) {
+	for _, have := range b.sinks {
+		if have == s {
+			return
+		}
+	}
+	b.sinks = append(b.sinks, s)
+}
+
+func (e *Engine) flush(b *batch) {
+	l := b.link
+	if l == nil {
+		return
+	}
+	if b.flushMeta {
+		b.flushMeta = false
+		l.meta.flush()
+	}
+	if b.flushData {
+		b.flushData = false
+		l.data.flush()
+	}
+}
+
+// runLocal does the I/O of b.running: inline where it does not wait for the
+// disk, else by the volume's workers.
+func (e *Engine) runLocal(b *batch) {
+	ops := b.running
+	if len(ops) == 1 && ops[0].vol.inline(&ops[0]) {
+		err := ops[0].vol.do(&ops[0])
+		e.mu.Lock()
+		e.localDone(b, &ops[0], err)
+		e.mu.Unlock()
+		return
+	}
+	// Results are stepped some at a time: one lock for many.
+	const group = 64
+	var errs [group]error
+	for len(ops) > 0 {
+		n, begun := min(len(ops), group), 0
+		for i := range ops[:n] {
+			op := &ops[i]
+			if !op.vol.inline(op) {
+				op.vol.queue(*op)
+				op.vol = nil
+				continue
+			}
+			errs[i] = op.vol.do(op)
+			begun++
+		}
+		if begun > 0 {
+			e.mu.Lock()
+			for i := range ops[:n] {
+				if ops[i].vol != nil {
+					e.localDone(b, &ops[i], errs[i])
+				}
+			}
+			e.mu.Unlock()
+		}
+		ops = ops[n:]
+	}
+}
+
+// localDone steps the result of one I/O, under the lock.
+func (e *Engine) localDone(b *batch, op *localIO, err error) {
+	ev := &b.ev
+	*ev = replication.Event{Volume: uint16(op.vol.cfg.Number), Err: err}
+	if op.isPeer {
+		ev.Kind, ev.Peer = replication.PeerLocalDone, replication.PeerID(op.id)
+		if op.op == replication.OpRead {
+			ev.Data = op.data
+		}
+	} else {
+		ev.Kind, ev.ID = replication.LocalDone, replication.RequestID(op.id)
+	}
+	op.vol.inFlight.Add(-1)
+	e.step(b, ev)
+}
+
+// event steps one event of the cold path and does everything that follows.
+func (e *Engine) event(ev replication.Event) {
+	b := e.newBatch()
+	b.ev = ev
+	e.mu.Lock()
+	e.step(b, &b.ev)
+	e.mu.Unlock()
+	e.finish(b)
+	e.freeBatch(b)
+}
+
+func (e *Engine) timerFired() {
+	e.event(replication.Event{Kind: replication.TimerFired})
+}
+
+// command runs one command and waits for its end.
+func (e *Engine) command(ctx context.Context, c replication.Command) error {
+	done := make(chan error, 1)
+	c.Tag = done
+	e.mu.Lock()
+	closed := e.closed
+	e.mu.Unlock()
+	if closed {
+		return &AdminError{Code: codeUnknownResource, Text: fmt.Sprintf("%s: the resource is down: run `polluxadm up %s`", e.cfg.Resource, e.cfg.Resource)}
+	}
+	e.event(replication.Event{Kind: replication.Commanded, Command: c})
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

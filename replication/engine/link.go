@@ -1,0 +1,362 @@
+package engine
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication"
+)
+
+// Sizes of the read buffers: large enough for a batch of small writes.
+const (
+	dataBuffer = 256 << 10
+	metaBuffer = 16 << 10
+	linkBatch  = 128 // packets stepped at once
+)
+
+// link is one connection to the peer: both sockets, after the handshake that
+// precedes P_PROTOCOL.
+type link struct {
+	e          *Engine
+	info       replication.Link
+	data, meta *out
+	dataConn   *net.TCPConn
+	metaConn   *net.TCPConn
+	resumed    chan struct{} // capacity 1
+	gone       chan struct{}
+	dataDone   chan struct{} // the data socket's reader has ended
+	once       sync.Once
+}
+
+// newLink takes over two sockets.
+func (e *Engine) newLink(s, m *net.TCPConn, info replication.Link) (*link, error) {
+	limit := time.Duration(e.cfg.Net.TimeoutMS*int64(e.cfg.Net.KoCount)) * time.Millisecond
+	l := &link{e: e, info: info, dataConn: s, metaConn: m, resumed: make(chan struct{}, 1), gone: make(chan struct{}), dataDone: make(chan struct{})}
+	for _, c := range []*net.TCPConn{s, m} {
+		c.SetDeadline(time.Time{}) //nolint:errcheck // a dead socket shows at the first read
+	}
+	var err error
+	if l.data, err = newOut(s, limit); err != nil {
+		return nil, err
+	}
+	if l.meta, err = newOut(m, time.Duration(e.cfg.Net.TimeoutMS)*time.Millisecond); err != nil {
+		return nil, err
+	}
+	l.data.onError = func(err error) { l.lost(drbd.BrokenPipe, fmt.Errorf("send on the data socket: %w", err)) }
+	l.meta.onError = func(err error) { l.lost(drbd.NetworkFailure, fmt.Errorf("send on the meta socket: %w", err)) }
+	l.data.onSent, l.meta.onSent = l.sent, func(uint64, bool) {}
+	l.data.wantPos = e.cfg.Net.Protocol == 'A'
+	return l, nil
+}
+
+// run steps the core into the handshake and reads until the connection ends.
+func (l *link) run() {
+	e := l.e
+	var wg sync.WaitGroup
+	for _, f := range []func(){l.data.run, l.meta.run, l.readData, l.readMeta} {
+		wg.Add(1)
+		go func() { defer wg.Done(); f() }()
+	}
+	wg.Wait()
+	e.connWG.Done()
+}
+
+// isCurrent reports whether the core still knows this connection; under the lock.
+func (l *link) isCurrent() bool { return l.e.link == l }
+
+// retire closes the sockets after what is filed was handed over; under the
+// lock, so the work is left to the batch.
+func (l *link) retire(b *batch) {
+	b.cold = append(b.cold, func() {
+		l.once.Do(func() {
+			l.meta.flush()
+			l.data.flush()
+			close(l.data.done)
+			close(l.meta.done)
+			close(l.gone)
+			go l.linger()
+		})
+	})
+}
+
+// lingerTime is how long a connection that was given up is still listened to.
+const lingerTime = 500 * time.Millisecond
+
+// linger closes the sockets, data first, so that the peer gets to read what
+// was sent: a close with unread input would reset the connection and take the
+// peer's last packets away, and with them the reason that both must see.
+func (l *link) linger() {
+	for _, c := range []*net.TCPConn{l.dataConn, l.metaConn} {
+		c.CloseWrite()                            //nolint:errcheck // it may be dead
+		c.SetDeadline(time.Now().Add(lingerTime)) //nolint:errcheck // likewise
+	}
+	var wg sync.WaitGroup
+	for _, c := range []*net.TCPConn{l.dataConn, l.metaConn} {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			io.Copy(io.Discard, c) //nolint:errcheck // until the peer closes or time is up
+			c.Close()              //nolint:errcheck // nothing more is expected of it
+		}()
+	}
+	wg.Wait()
+}
+
+// lost tells the core that the connection broke.
+func (l *link) lost(reason drbd.ConnState, err error) {
+	e := l.e
+	b := e.newBatch()
+	e.mu.Lock()
+	if l.isCurrent() {
+		b.ev = replication.Event{Kind: replication.SocketsDown, Reason: reason, Err: err}
+		e.step(b, &b.ev)
+	}
+	e.mu.Unlock()
+	e.finish(b)
+	e.freeBatch(b)
+}
+
+// sent steps what the output of the data socket has to tell.
+func (l *link) sent(pos uint64, drained bool) {
+	e := l.e
+	b := e.newBatch()
+	e.mu.Lock()
+	if l.isCurrent() {
+		b.ev = replication.Event{Kind: replication.DataSent, Pos: pos}
+		e.step(b, &b.ev)
+		if drained {
+			b.ev = replication.Event{Kind: replication.Drained}
+			e.step(b, &b.ev)
+		}
+	}
+	e.mu.Unlock()
+	e.finish(b)
+	e.freeBatch(b)
+}
+
+func (l *link) resumeReceive() {
+	select {
+	case l.resumed <- struct{}{}:
+	default:
+	}
+}
+
+// packet is one that has been read and not stepped.
+type packet struct {
+	header drbd.Header
+	fixed  []byte
+	data   []byte
+	store  [32]byte // holds fixed if it is short
+}
+
+// hasPayload lists the packets whose data are read into a buffer of their own.
+func hasPayload(c drbd.Command) bool {
+	return c == drbd.CmdData || c == drbd.CmdDataReply || c == drbd.CmdRSDataReply
+}
+
+func (l *link) readData() {
+	br := bufio.NewReaderSize(l.dataConn, dataBuffer)
+	err := l.readLoop(br, drbd.DataSocket)
+	close(l.dataDone)
+	if err != nil {
+		l.lost(reasonOf(err, drbd.BrokenPipe), fmt.Errorf("data socket: %w", err))
+	}
+}
+
+func (l *link) readMeta() {
+	br := bufio.NewReaderSize(l.metaConn, metaBuffer)
+	if err := l.readLoop(br, drbd.MetaSocket); err != nil {
+		if reasonOf(err, drbd.BrokenPipe) == drbd.BrokenPipe {
+			// If the peer closed both, its last words are on the data socket.
+			select {
+			case <-l.dataDone:
+			case <-l.gone:
+			case <-time.After(l.e.pingTimeout()):
+			}
+		}
+		l.lost(reasonOf(err, drbd.NetworkFailure), fmt.Errorf("meta socket: %w", err))
+	}
+}
+
+// reasonOf maps a reader's error to the state that DRBD goes to (4.7): an
+// unknown packet on the meta socket is final, other violations are retried.
+func reasonOf(err error, plain drbd.ConnState) drbd.ConnState {
+	var p *drbd.ProtocolError
+	if !errors.As(err, &p) {
+		return plain
+	}
+	if plain == drbd.NetworkFailure {
+		if p.Field == "command" {
+			return drbd.Disconnecting
+		}
+		return drbd.NetworkFailure
+	}
+	return drbd.ProtocolFailure
+}
+
+// readLoop reads packets and steps them in batches: the first one, then all
+// that are already whole in the buffer.
+func (l *link) readLoop(br *bufio.Reader, sock drbd.Socket) error {
+	packets := make([]packet, linkBatch)
+	for {
+		n := 0
+		for n < len(packets) {
+			if n > 0 && !wholePacket(br) {
+				break
+			}
+			if err := l.readPacket(br, sock, &packets[n]); err != nil {
+				l.stepPackets(packets[:n], sock)
+				return err
+			}
+			n++
+		}
+		if !l.stepPackets(packets[:n], sock) {
+			return nil
+		}
+		if sock == drbd.DataSocket && l.data.size() > maxOutput {
+			if !l.waitOutput() {
+				return nil
+			}
+		}
+	}
+}
+
+// maxOutput is how much may wait for the data socket before the peer is not
+// listened to: it asks for blocks faster than it takes them.
+const maxOutput = 32 << 20
+
+func (l *link) waitOutput() bool {
+	t := time.NewTicker(5 * time.Millisecond)
+	defer t.Stop()
+	for l.data.size() > maxOutput/2 {
+		select {
+		case <-l.gone:
+			return false
+		case <-t.C:
+		}
+	}
+	return true
+}
+
+// wholePacket reports whether a whole packet is buffered, so that reading it
+// does not wait.
+func wholePacket(br *bufio.Reader) bool {
+	if br.Buffered() < drbd.HeaderSize100 {
+		return false
+	}
+	b, err := br.Peek(drbd.HeaderSize100)
+	if err != nil {
+		return false
+	}
+	h, err := drbd.DecodeHeader100(b)
+	return err == nil && br.Buffered() >= drbd.HeaderSize100+int(h.Length)
+}
+
+// readPacket reads one packet. Its length is checked before it sizes anything.
+func (l *link) readPacket(br *bufio.Reader, sock drbd.Socket, p *packet) error {
+	head, err := br.Peek(drbd.HeaderSize100)
+	if err != nil {
+		if errors.Is(err, io.EOF) && len(head) == 0 {
+			return errors.New("closed by the peer")
+		}
+		return err
+	}
+	h, err := drbd.DecodeHeader100(head)
+	if err != nil {
+		return err
+	}
+	if err := drbd.CheckLength(h, l.info.Features&drbd.FeatureWSame != 0, sock); err != nil {
+		return err
+	}
+	br.Discard(drbd.HeaderSize100) //nolint:errcheck // it was peeked
+	p.header, p.data = h, nil
+	fixed := int(h.Length)
+	if hasPayload(h.Command) {
+		if _, err := drbd.DataSize(h, 0); err != nil {
+			return err
+		}
+		fixed = drbd.FixedLen(h.Command)
+	}
+	if fixed <= len(p.store) {
+		p.fixed = p.store[:fixed]
+	} else {
+		p.fixed = make([]byte, fixed) // control and bitmap packets: at most 4 KiB
+	}
+	if _, err := io.ReadFull(br, p.fixed); err != nil {
+		return err
+	}
+	if !hasPayload(h.Command) {
+		return nil
+	}
+	p.data = l.e.pool.get(int(h.Length) - fixed)
+	if _, err := io.ReadFull(br, p.data); err != nil {
+		l.e.pool.put(p.data)
+		p.data = nil
+		return err
+	}
+	return nil
+}
+
+// stepPackets steps what was read; it waits where the core wants nothing more
+// for now. It reports false once the connection is not current any more.
+func (l *link) stepPackets(ps []packet, sock drbd.Socket) bool {
+	e := l.e
+	for len(ps) > 0 {
+		b := e.newBatch()
+		e.mu.Lock()
+		current, paused, i := l.isCurrent(), false, 0
+		for current && !paused && i < len(ps) {
+			p := &ps[i]
+			b.ev = replication.Event{Kind: replication.Received, Socket: sock, Header: p.header, Fixed: p.fixed, Data: p.data}
+			p.data = nil
+			e.step(b, &b.ev)
+			i++
+			current = l.isCurrent()
+			paused = sock == drbd.DataSocket && e.core.ReceivePaused()
+		}
+		if paused {
+			select { // what was resumed before does not count
+			case <-l.resumed:
+			default:
+			}
+		}
+		e.mu.Unlock()
+		e.finish(b)
+		e.freeBatch(b)
+		ps = ps[i:]
+		if !current {
+			for j := range ps {
+				if ps[j].data != nil {
+					e.pool.put(ps[j].data)
+				}
+			}
+			return false
+		}
+		if paused && !l.waitResumed() {
+			return false
+		}
+	}
+	return true
+}
+
+func (l *link) waitResumed() bool {
+	for {
+		l.e.mu.Lock()
+		paused, current := l.e.core.ReceivePaused(), l.isCurrent()
+		l.e.mu.Unlock()
+		if !current || !paused {
+			return current
+		}
+		select {
+		case <-l.resumed:
+		case <-l.gone:
+			return false
+		}
+	}
+}

@@ -1,0 +1,209 @@
+package engine
+
+import (
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// out is a combining writer for one socket: whoever files bytes and finds no
+// flush under way writes them itself, in one system call; the others leave
+// theirs to it. It never waits for the peer: what the socket does not take at
+// once goes to a goroutine of its own, so that two nodes that send to one
+// another cannot block each other's readers.
+type out struct {
+	conn  *net.TCPConn
+	raw   syscall.RawConn
+	limit time.Duration // how long a blocked send may take, 0 = for ever
+
+	mu       sync.Mutex
+	buf      []byte // filed, not yet taken
+	spare    []byte
+	flushing bool
+	failed   error
+	sent     uint64 // bytes handed to the socket
+	want     bool   // someone waits for the output to be short
+	backlog  int
+
+	rest    chan []byte // to the goroutine
+	done    chan struct{}
+	onError func(error)
+	onSent  func(pos uint64, drained bool)
+	wantPos bool // onSent is wanted after every flush (protocol A)
+
+	// Of the flush under way.
+	p   []byte
+	n   int
+	err error
+	try func(fd uintptr) bool
+}
+
+// Output above which a buffer is not kept, and below which it counts as short.
+const (
+	keepOutput  = 1 << 20
+	shortOutput = 256 << 10
+)
+
+func newOut(conn *net.TCPConn, limit time.Duration) (*out, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	o := &out{conn: conn, raw: raw, limit: limit, rest: make(chan []byte, 1), done: make(chan struct{})}
+	o.try = func(fd uintptr) bool {
+		for {
+			o.n, o.err = unix.Write(int(fd), o.p)
+			if o.err != unix.EINTR {
+				return true
+			}
+		}
+	}
+	return o, nil
+}
+
+// file appends a packet. The bytes are copied.
+func (o *out) file(head, data []byte) {
+	o.mu.Lock()
+	o.buf = append(o.buf, head...)
+	o.buf = append(o.buf, data...)
+	o.backlog += len(head) + len(data)
+	o.mu.Unlock()
+}
+
+// size is the number of bytes filed and not handed to the socket.
+func (o *out) size() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.backlog
+}
+
+// flush hands to the socket what it takes at once.
+func (o *out) flush() {
+	o.mu.Lock()
+	if o.flushing || len(o.buf) == 0 || o.failed != nil {
+		o.mu.Unlock()
+		return
+	}
+	o.flushing = true
+	for len(o.buf) > 0 && o.failed == nil {
+		p := o.take()
+		o.mu.Unlock()
+		n, err := o.write(p)
+		o.mu.Lock()
+		o.sent += uint64(n)
+		o.backlog -= n
+		if err != nil {
+			o.fail(err)
+			return
+		}
+		if n < len(p) {
+			o.rest <- p[n:] // flushing stays true: the goroutine goes on
+			o.mu.Unlock()
+			return
+		}
+		o.give(p)
+	}
+	o.flushing = false
+	o.notify()
+}
+
+// take swaps the buffers; the caller holds the lock.
+func (o *out) take() []byte {
+	p := o.buf
+	o.buf, o.spare = o.spare[:0], nil
+	return p
+}
+
+func (o *out) give(p []byte) {
+	if cap(p) <= keepOutput {
+		o.spare = p[:0]
+	}
+}
+
+// notify lets go of the lock and tells who wants to know.
+func (o *out) notify() {
+	sent, drained := o.sent, o.want && o.backlog < shortOutput
+	if drained {
+		o.want = false
+	}
+	tell := o.wantPos || drained
+	o.mu.Unlock()
+	if tell {
+		o.onSent(sent, drained)
+	}
+}
+
+// fail lets go of the lock.
+func (o *out) fail(err error) {
+	o.failed = err
+	o.flushing = false
+	o.mu.Unlock()
+	o.onError(err)
+}
+
+// write tries once, without waiting.
+func (o *out) write(p []byte) (int, error) {
+	o.p = p
+	if err := o.raw.Write(o.try); err != nil {
+		return 0, err
+	}
+	n, err := o.n, o.err
+	o.p = nil
+	if err == unix.EAGAIN {
+		return 0, nil
+	}
+	if n < 0 {
+		n = 0
+	}
+	return n, err
+}
+
+// run is the goroutine that waits for the socket in the others' stead. It ends
+// when done is closed.
+func (o *out) run() {
+	for {
+		select {
+		case p := <-o.rest:
+			o.drain(p)
+		case <-o.done:
+			return
+		}
+	}
+}
+
+func (o *out) drain(p []byte) {
+	for {
+		if o.limit > 0 {
+			o.conn.SetWriteDeadline(time.Now().Add(o.limit)) //nolint:errcheck // the write fails if this did
+		}
+		n, err := o.conn.Write(p)
+		o.mu.Lock()
+		o.sent += uint64(n)
+		o.backlog -= n
+		if err != nil {
+			o.fail(err)
+			return
+		}
+		if len(o.buf) == 0 {
+			o.flushing = false
+			o.notify()
+			return
+		}
+		p = o.take()
+		o.mu.Unlock()
+	}
+}
+
+// wantShort asks for onSent once the output is short.
+func (o *out) wantShort() {
+	o.mu.Lock()
+	short := o.backlog < shortOutput && !o.flushing
+	o.want = !short
+	o.mu.Unlock()
+	if short {
+		o.onSent(o.sent, true)
+	}
+}

@@ -1,0 +1,191 @@
+package engine
+
+import (
+	"sync"
+	"time"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication"
+	"github.com/pollux-project/pollux/replication/meta"
+)
+
+// Status is one resource, for people and programs.
+type Status struct {
+	Resource, Node, Peer string
+	Role, PeerRole       drbd.Role
+	Conn                 drbd.ConnState // of the connection; volumes have more detail
+	Protocol             byte
+	Suspended            []string // "user", "fencing", "no-data"
+	SplitBrain           string   // a sentence, "" if there is none
+	LastError            string
+	PeerLostSince        time.Time // zero if it is connected or never was
+	PeerIsPollux         bool
+	WaitsToResume        string // why a former Primary does not serve yet
+	Volumes              []VolumeStatus
+}
+
+// VolumeStatus is one volume.
+type VolumeStatus struct {
+	Number, Minor  int
+	Device         string
+	BackingDisk    string
+	MetaDisk       string
+	Conn           drbd.ConnState
+	Disk, PeerDisk drbd.DiskState
+	State          drbd.State
+	SizeBytes      uint64
+	OutOfSyncBytes uint64
+	Resync         *ResyncStatus
+	UUIDs          meta.UUIDs
+	Flags          meta.Flags
+	Counters       replication.Counters
+	Open           int
+	DiskError      string
+}
+
+// ResyncStatus is the progress of a resync.
+type ResyncStatus struct {
+	Source, Paused                         bool
+	TotalBytes, LeftBytes, RateBytesPerSec uint64
+	ETASeconds                             int64 // -1 if it cannot be told
+}
+
+func (s *Status) volume(n int) VolumeStatus {
+	for _, v := range s.Volumes {
+		if v.Number == n {
+			return v
+		}
+	}
+	return VolumeStatus{}
+}
+
+// Status describes the resource now.
+func (e *Engine) Status() Status {
+	e.mu.Lock()
+	snap := e.core.Snapshot(e.now())
+	s := Status{
+		Resource: e.cfg.Resource, Node: e.cfg.Node, Peer: e.cfg.PeerName, Role: snap.Role, PeerRole: snap.PeerRole,
+		Conn: snap.Conn, Protocol: snap.Protocol, Suspended: snap.Suspended, SplitBrain: snap.SplitBrain,
+		LastError: snap.LastError, PeerIsPollux: snap.Features&drbd.FeaturePollux != 0,
+	}
+	if s.LastError == "" && snap.Conn < drbd.Connected {
+		s.LastError = e.connectError
+	}
+	if snap.Conn < drbd.Connected {
+		s.PeerLostSince = e.peerLostSince
+	}
+	e.mu.Unlock()
+	s.WaitsToResume = e.resume.frozen(e)
+	for i, v := range e.vols {
+		vs := snap.Volumes[i]
+		v.errMu.Lock()
+		diskErr := v.diskErr
+		v.errMu.Unlock()
+		st := VolumeStatus{
+			Number: v.cfg.Number, Minor: v.cfg.Minor, Device: v.cfg.Device, BackingDisk: v.cfg.Disk, MetaDisk: v.cfg.MetaDisk,
+			Conn: vs.State.Conn, Disk: vs.State.Disk, PeerDisk: vs.State.Pdsk, State: vs.State, SizeBytes: vs.SizeBytes,
+			OutOfSyncBytes: vs.OutOfSyncBytes, UUIDs: vs.UUIDs, Flags: vs.Flags, Counters: vs.Counters, Open: snap.Opens,
+			DiskError: diskErr,
+		}
+		if r := vs.Resync; r != nil {
+			st.Resync = &ResyncStatus{
+				Source: r.Source, Paused: r.Paused, TotalBytes: r.TotalBytes, LeftBytes: r.LeftBytes,
+				RateBytesPerSec: r.RateBytesPerSec, ETASeconds: -1,
+			}
+			if r.RateBytesPerSec > 0 {
+				st.Resync.ETASeconds = int64((r.LeftBytes + r.RateBytesPerSec - 1) / r.RateBytesPerSec)
+			}
+		}
+		s.Volumes = append(s.Volumes, st)
+	}
+	return s
+}
+
+// An Event is one change, for the event stream.
+type Event struct {
+	Resource string
+	Volume   int
+	Kind     string // "state", "report", "handler"
+	From, To drbd.State
+	Text     string
+}
+
+// eventHub hands events to subscribers; a slow one loses events, never time of ours.
+type eventHub struct {
+	mu   sync.Mutex
+	next int
+	subs map[int]chan Event
+}
+
+const eventBacklog = 256
+
+func (h *eventHub) publish(ev Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range h.subs {
+		select {
+		case c <- ev:
+		default:
+		}
+	}
+}
+
+// Subscribe calls f for every change, in order, from a goroutine of its own,
+// until cancel. A subscriber that cannot keep up misses changes.
+func (e *Engine) Subscribe(f func(Event)) (cancel func()) {
+	h := &e.events
+	c := make(chan Event, eventBacklog)
+	h.mu.Lock()
+	id := h.next
+	h.next++
+	if h.subs == nil {
+		h.subs = map[int]chan Event{}
+	}
+	h.subs[id] = c
+	h.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case ev := <-c:
+				f(ev)
+			case <-done:
+				return
+			}
+		}
+	}()
+	return sync.OnceFunc(func() {
+		h.mu.Lock()
+		delete(h.subs, id)
+		h.mu.Unlock()
+		close(done)
+	})
+}
+
+// stateChanged logs a change in one form and tells the subscribers; under the lock.
+func (e *Engine) stateChanged(b *batch, a *replication.Action) {
+	l := e.log.Info().Int("vol", int(a.Volume)).Str("peer", e.cfg.PeerName)
+	if a.From.Conn != a.To.Conn {
+		l = l.Str("conn", a.From.Conn.String()+" -> "+a.To.Conn.String())
+	}
+	if a.From.Role != a.To.Role {
+		l = l.Str("role", a.From.Role.String()+" -> "+a.To.Role.String())
+	}
+	if a.From.Peer != a.To.Peer {
+		l = l.Str("peer-role", a.From.Peer.String()+" -> "+a.To.Peer.String())
+	}
+	if a.From.Disk != a.To.Disk {
+		l = l.Str("disk", a.From.Disk.String()+" -> "+a.To.Disk.String())
+	}
+	if a.From.Pdsk != a.To.Pdsk {
+		l = l.Str("peer-disk", a.From.Pdsk.String()+" -> "+a.To.Pdsk.String())
+	}
+	l.Str("reason", a.Text).Msg("state")
+	if a.From.Conn < drbd.Connected && a.To.Conn >= drbd.Connected {
+		e.peerLostSince = time.Time{}
+	}
+	e.events.publish(Event{Resource: e.cfg.Resource, Volume: int(a.Volume), Kind: "state", From: a.From, To: a.To, Text: a.Text})
+	if a.To.Conn >= drbd.Connected && a.From.Conn < drbd.Connected {
+		b.cold = append(b.cold, func() { go e.resume.connected(e) })
+	}
+}

@@ -1,0 +1,214 @@
+package engine
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/pollux-project/pollux/blockdev"
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication"
+	"github.com/pollux-project/pollux/replication/meta"
+)
+
+// roomBatch is the most that one Submit steps under one lock, and the free
+// slots that a waiting submitter wants to see.
+const roomBatch = 64
+
+// diskWorkers is the number of goroutines that wait for a disk in the
+// clients' stead: O_DIRECT, and whatever is slow. They exist while needed.
+const diskWorkers = 32
+
+// A Volume is one volume of an engine: the backend of an export.
+type Volume struct {
+	e        *Engine
+	cfg      VolumeConfig
+	inFlight atomic.Int32 // local I/Os
+
+	diskMu   sync.RWMutex // held shared by I/O, exclusively by open and close
+	data     blockdev.Device
+	metaDev  blockdev.Device
+	layout   meta.Layout
+	direct   bool
+	stopDisk chan struct{}
+
+	metaJobs chan *replication.MetaJob // capacity 1: the core has one under way
+	syncs    chan struct{}             // likewise
+	ops      chan localIO
+	workers  atomic.Int32
+
+	errMu   sync.Mutex
+	diskErr string // why there is no disk
+}
+
+func newVolume(e *Engine, cfg VolumeConfig) *Volume {
+	return &Volume{
+		e: e, cfg: cfg, metaJobs: make(chan *replication.MetaJob, 1), syncs: make(chan struct{}, 1),
+		ops: make(chan localIO, 4096),
+	}
+}
+
+// Config is the volume's configuration.
+func (v *Volume) Config() VolumeConfig { return v.cfg }
+
+// Size is what the volume exports, in bytes; 0 while it is not known.
+func (v *Volume) Size() int64 {
+	v.e.mu.Lock()
+	defer v.e.mu.Unlock()
+	return v.e.core.SizeBytes(uint16(v.cfg.Number))
+}
+
+// BlockSize is the smallest efficient request, in bytes.
+func (v *Volume) BlockSize() int {
+	v.diskMu.RLock()
+	defer v.diskMu.RUnlock()
+	if v.data != nil {
+		return v.data.BlockSize()
+	}
+	return 512
+}
+
+// IsPrimary reports whether the volume may be opened here.
+func (v *Volume) IsPrimary() bool {
+	v.e.mu.Lock()
+	defer v.e.mu.Unlock()
+	return v.e.core.Role() == drbd.Primary
+}
+
+// Submit takes a batch of requests; each is completed through its Sink. It
+// blocks while the table of requests is full, which slows this client only.
+func (v *Volume) Submit(reqs []*blockdev.Request) {
+	e := v.e
+	b := e.newBatch()
+	for len(reqs) > 0 {
+		n := min(len(reqs), roomBatch)
+		e.mu.Lock()
+		for e.core.Room() < n && !e.closed {
+			e.mu.Unlock()
+			e.finish(b) // what this batch has begun must not wait for itself
+			e.mu.Lock()
+			if e.core.Room() < n && !e.closed {
+				e.waiting++
+				e.room.Wait()
+				e.waiting--
+			}
+		}
+		for _, r := range reqs[:n] {
+			if e.closed {
+				r.Err = replication.ErrShutdown
+				b.done = append(b.done, r)
+				continue
+			}
+			b.ev = replication.Event{
+				Kind: replication.Submitted, Volume: uint16(v.cfg.Number), Op: opOf(r.Op), FUA: r.FUA, NoUnmap: r.NoUnmap,
+				Sector: drbd.Sector(r.Offset >> 9), Size: r.Length, Data: r.Data, Tag: r,
+			}
+			e.step(b, &b.ev)
+		}
+		e.mu.Unlock()
+		reqs = reqs[n:]
+	}
+	e.finish(b)
+	e.freeBatch(b)
+}
+
+func opOf(op blockdev.Op) replication.Op {
+	switch op {
+	case blockdev.OpRead:
+		return replication.OpRead
+	case blockdev.OpWrite:
+		return replication.OpWrite
+	case blockdev.OpFlush:
+		return replication.OpFlush
+	case blockdev.OpTrim:
+		return replication.OpTrim
+	case blockdev.OpZero:
+		return replication.OpZero
+	}
+	panic(fmt.Sprintf("engine: no case for %v", op))
+}
+
+// inline reports whether op may be done by whoever has it: it normally does
+// not wait for the disk. The first one on an idle direct disk may, too:
+// nobody else is held up.
+func (v *Volume) inline(op *localIO) bool {
+	n := v.inFlight.Add(1)
+	if op.op == replication.OpTrim || op.op == replication.OpZero || op.fua {
+		return false
+	}
+	if op.op == replication.OpRead && op.isPeer {
+		return false
+	}
+	return !v.direct || n == 1
+}
+
+// do runs one I/O.
+func (v *Volume) do(op *localIO) error {
+	v.diskMu.RLock()
+	defer v.diskMu.RUnlock()
+	if v.data == nil {
+		return replication.ErrNoData
+	}
+	off := op.sector.Bytes()
+	switch op.op {
+	case replication.OpRead:
+		if op.isPeer {
+			op.data = v.e.pool.get(int(op.size))
+		}
+		_, err := v.data.ReadAt(op.data, off)
+		if err != nil && op.isPeer {
+			v.e.pool.put(op.data)
+			op.data = nil
+		}
+		return err
+	case replication.OpWrite:
+		if op.fua {
+			return v.data.WriteFUA(op.data, off)
+		}
+		_, err := v.data.WriteAt(op.data, off)
+		return err
+	case replication.OpTrim:
+		return v.durable(op, v.data.Zero(off, int64(op.size), true))
+	case replication.OpZero:
+		return v.durable(op, v.data.Zero(off, int64(op.size), !op.noUnmap))
+	}
+	panic(fmt.Sprintf("engine: no case for local op %d", op.op))
+}
+
+func (v *Volume) durable(op *localIO, err error) error {
+	if err == nil && op.fua {
+		err = v.data.Sync()
+	}
+	return err
+}
+
+// queue hands op to a worker; one is started if all are busy.
+func (v *Volume) queue(op localIO) {
+	if int(v.inFlight.Load()) > int(v.workers.Load()) && v.workers.Load() < diskWorkers {
+		v.workers.Add(1)
+		v.e.background.Add(1)
+		go v.worker()
+	}
+	v.ops <- op
+}
+
+// worker runs queued I/O until the engine closes.
+func (v *Volume) worker() {
+	e := v.e
+	defer e.background.Done()
+	defer v.workers.Add(-1)
+	for {
+		select {
+		case op := <-v.ops:
+			err := v.do(&op)
+			b := e.newBatch()
+			e.mu.Lock()
+			e.localDone(b, &op, err)
+			e.mu.Unlock()
+			e.finish(b)
+			e.freeBatch(b)
+		case <-e.quit:
+			return
+		}
+	}
+}
