@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -251,13 +252,16 @@ func zeroRange(dev Device, off, size int64) error {
 	return nil
 }
 
+var zeroBlock [BlockSize]byte
+
 func allZero(b []byte) bool {
-	for _, v := range b {
-		if v != 0 {
+	for len(b) > BlockSize {
+		if !bytes.Equal(b[:BlockSize], zeroBlock[:]) {
 			return false
 		}
+		b = b[BlockSize:]
 	}
-	return true
+	return bytes.Equal(b, zeroBlock[:len(b)])
 }
 
 // Applied is what ApplyAL did.
