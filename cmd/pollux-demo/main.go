@@ -16,10 +16,12 @@ import (
 	"github.com/pollux-project/pollux/cmd/internal/demo"
 )
 
-// Exit codes.
+// Exit codes. A script that expects the sabotage to be noticed wants 1, not
+// just a demo that broke down.
 const (
-	exitFailed = 1 // something was lost, or could not be shown
+	exitFailed = 1 // played to the end, but something was lost or wrong
 	exitUsage  = 2
+	exitBroken = 3 // could not be played to the end
 )
 
 func main() {
@@ -44,10 +46,12 @@ func main() {
 	switch {
 	case err == nil:
 		return
+	case errors.Is(err, demo.ErrFailed): // its reasons were printed
+		os.Exit(exitFailed)
 	case interrupted:
 		fmt.Fprintln(os.Stderr, "pollux-demo: interrupted; nothing is left running")
-	case !errors.Is(err, demo.ErrFailed): // its reasons were printed
+	default:
 		fmt.Fprintf(os.Stderr, "pollux-demo: %v\n", err)
 	}
-	os.Exit(exitFailed)
+	os.Exit(exitBroken)
 }

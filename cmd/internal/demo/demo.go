@@ -448,7 +448,7 @@ func (d *demo) judge(ctx context.Context) error {
 		d.rep.detail("LOST: record %d: %s", l.Ack.Number, l.Why)
 	}
 	if len(lost) > 0 {
-		d.faults = append(d.faults, fmt.Sprintf("%d acknowledged records are lost", len(lost)))
+		d.faults = append(d.faults, fmt.Sprintf("%d of %d acknowledged records lost", len(lost), len(acks)))
 	}
 	if err := checkFilesystem(ctx, d.beta.image()); err != nil {
 		d.fault("beta's filesystem: %v", err)

@@ -276,7 +276,7 @@ func TestConsole(t *testing.T) {
 	}
 	want := []string{
 		`the journal is "failed"`, `e2fsck finds the filesystem "damaged 4"`,
-		"the guest finds 1 damaged records", "the guest finds 7 records, but 9 were acknowledged",
+		"the guest finds 1 of its records damaged", "the guest finds 7 records, but 9 were acknowledged",
 	}
 	if diff := cmp.Diff(want, h.faults(9)); diff != "" {
 		t.Errorf("faults (-want +got):\n%s", diff)

@@ -145,7 +145,7 @@ func (h health) faults(highest uint64) (faults []string) {
 		faults = append(faults, fmt.Sprintf("e2fsck finds the filesystem %q", h.fsck))
 	}
 	if h.damaged != 0 {
-		faults = append(faults, fmt.Sprintf("the guest finds %d damaged records", h.damaged))
+		faults = append(faults, fmt.Sprintf("the guest finds %d of its records damaged", h.damaged))
 	}
 	if h.found < highest {
 		faults = append(faults, fmt.Sprintf("the guest finds %d records, but %d were acknowledged", h.found, highest))

@@ -1,4 +1,4 @@
-// Command guest is the program that works inside the virtual machine of
+// Command pollux-demo-guest is the program that works inside the virtual machine of
 // "make demo". It takes the path of the file of records.
 package main
 
@@ -19,7 +19,7 @@ const pause = 4 * time.Millisecond
 
 func main() {
 	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: guest FILE")
+		fmt.Fprintln(os.Stderr, "usage: pollux-demo-guest FILE")
 		os.Exit(2)
 	}
 	if err := run(os.Args[1]); err != nil {
