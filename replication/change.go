@@ -44,6 +44,13 @@ func (r *Resource) setState(v *volume, ns drbd.State, reason string) {
 	r.afterState(v, os, ns)
 }
 
+// announceAndSet is setState with the P_STATE before whatever follows from the
+// step: a bitmap must not arrive before the peer knows of the resync.
+func (r *Resource) announceAndSet(v *volume, ns drbd.State, reason string) {
+	r.sendStateWord(v, Sanitize(r.context(v), v.st, ns))
+	r.setState(v, ns, reason)
+}
+
 // setConn moves the connection as a whole; for states up to WFReportParams.
 func (r *Resource) setConn(c drbd.ConnState, reason string) {
 	r.conn = c
@@ -77,6 +84,11 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 	}
 	if os.Disk == drbd.Inconsistent && os.Pdsk == drbd.Inconsistent && os.Peer != drbd.Primary && ns.Peer == drbd.Primary {
 		v.forcedPeer = true // 4.6 step 7 (iii)
+	}
+	if ns.SuspNod && !hasNoData(ns) {
+		ns.SuspNod, v.st.SuspNod = false, false
+		r.emit(Action{Kind: StateChanged, Volume: v.num, From: os, To: ns, Text: "data can be reached again"})
+		r.wake = true
 	}
 	if LostContact(os, ns) && v.uuids.Bitmap == 0 {
 		if r.suspFen {

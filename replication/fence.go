@@ -79,31 +79,44 @@ func (r *Resource) continueAfterFence() {
 	}
 }
 
-// thaw ends the freeze. If the peer is back, the frozen writes go to it again;
-// else it is out of the way and this node begins a generation of its own.
+// thaw ends the freeze. What was under way when the peer was lost is marked in
+// the bitmap. If the peer is out of the way, this node begins a generation of
+// its own. If it is back, nobody has begun one, and the marked blocks are sent
+// to it in a resync, for which the new generation is begun here and now.
 func (r *Resource) thaw(peerIsBack bool) {
 	r.suspFen = false
+	pending := r.fencePending
+	r.fencePending = false
 	for _, v := range r.vols {
 		ns := v.st
 		ns.SuspFen = false
 		r.setState(v, ns, "I/O goes on")
-		if r.fencePending && !peerIsBack && v.st.Disk == drbd.UpToDate && v.uuids.Bitmap == 0 {
-			r.newCurrent(v)
-		}
-	}
-	r.fencePending = false
-	for _, id := range r.req.parked {
-		q := r.req.get(id)
-		if !q.used || !q.is(resend) {
+		if !pending || v.st.Disk != drbd.UpToDate || v.uuids.Bitmap != 0 {
 			continue
 		}
-		q.clear(resend)
-		if peerIsBack && q.v.st.Conn >= drbd.Connected && q.v.st.Pdsk >= drbd.Inconsistent && q.v.st.Conn != drbd.WFBitMapS {
-			r.replicate(q)
-		} else {
-			q.v.setDirty(q.sector, q.size)
+		switch {
+		case !peerIsBack || v.st.Pdsk < drbd.Inconsistent:
+			r.newCurrent(v)
+		case v.st.Conn == drbd.Connected && v.bitmap.Weight() > 0:
+			r.newCurrent(v)
+			r.sourceAfterThaw(v)
 		}
 	}
 	r.unpark()
 	r.kick = true
+}
+
+// sourceAfterThaw makes this node the source of a resync that the peer learns
+// of by P_UUIDS and P_STATE (drbd84-protocol, 4.6 steps 7 (iv) and 11). Both
+// are sent once the new generation is on disk.
+func (r *Resource) sourceAfterThaw(v *volume) {
+	gen := r.connGen
+	v.whenStored(v.meta.required, func() {
+		if gen != r.connGen || !r.isUp() || v.st.Conn != drbd.Connected || v.st.Disk != drbd.UpToDate || v.st.Pdsk < drbd.Inconsistent {
+			return
+		}
+		ns := v.st
+		ns.Conn = drbd.WFBitMapS
+		r.announceAndSet(v, ns, "resync of what was under way when the peer was lost")
+	})
 }

@@ -358,17 +358,18 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 	}
 	r.peerRole = ps.Role
 	v.handshakeDone = true
-	r.setState(v, ns, "the peer's state")
+	if os.Conn > drbd.WFReportParams && ns.Conn > drbd.Connected && os.Conn != ns.Conn &&
+		ps.Conn <= drbd.Connected && ps.Disk != drbd.Negotiating { // 11
+		r.sendUUIDs(v, 0)
+		r.announceAndSet(v, ns, "the peer's state")
+	} else {
+		r.setState(v, ns, "the peer's state")
+	}
 	if os.Conn == drbd.WFReportParams {
 		r.handshakeOver()
 	}
 	if !r.isUp() {
 		return nil
-	}
-	if os.Conn > drbd.WFReportParams && v.st.Conn > drbd.Connected && os.Conn != v.st.Conn &&
-		ps.Conn <= drbd.Connected && ps.Disk != drbd.Negotiating { // 11
-		r.sendUUIDs(v, 0)
-		r.sendStateWord(v, v.st)
 	}
 	r.link.DiscardMyData = false // 12
 	return nil
@@ -534,12 +535,8 @@ func (r *Resource) failNetwork() {
 	}
 	for n := r.req.log.len(); n > 0; n-- {
 		q := r.req.get(r.req.log.pop())
-		if r.suspFen && q.is(netPending) && !q.is(completed) {
-			q.set(resend)
-		} else {
-			q.v.setDirty(q.sector, q.size)
-		}
-		q.clear(inLog | netPending | netOK | rsWriteAck)
+		q.v.setDirty(q.sector, q.size)
+		q.clear(inLog | netPending | netOK | rsWriteAck | writeAcked)
 		r.progress(q)
 	}
 	r.failFlushesAndReads()

@@ -91,6 +91,11 @@ func (v *volume) fill() {
 	} else {
 		v.sb.Flags &^= meta.MDFALClean
 	}
+	if v.opts.ALUpdates {
+		v.sb.Flags &^= markALDisabled
+	} else {
+		v.sb.Flags |= markALDisabled
+	}
 	v.sb.ALExtents = uint32(v.opts.ALExtents)
 }
 

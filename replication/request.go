@@ -18,7 +18,7 @@ const (
 	isActive   // stands in the volume's active ranges
 	isParked   // ended, but the answer must wait (frozen, or a UUID not on disk)
 	needsProof // flush with a kernel peer: the proof read is under way
-	resend     // frozen: goes to the peer again once it is back
+	writeAcked // the peer has written it: P_WRITE_ACK or P_RS_WRITE_ACK
 )
 
 // request is a slot of the table of client requests.

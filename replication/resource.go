@@ -97,9 +97,13 @@ type Resource struct {
 
 	kick     bool // something may have become possible for a waiting request
 	kickPeer bool
-	actions  []Action
-	arena    []byte
-	jobs     [2]MetaJob
+	// kickCommand has the running command looked at: not from within a list
+	// of requests that it might change.
+	kickCommand bool
+	wake        bool // a freeze has ended
+	actions     []Action
+	arena       []byte
+	jobs        [2]MetaJob
 }
 
 // volume is one replicated device.
@@ -135,13 +139,16 @@ type volume struct {
 
 	sendSeq uint32
 
-	meta   metaIO
-	sync   dataSync
-	active rangeSet // client writes until completed, peer writes, resync I/O
-	local  int      // local I/Os in flight
-	rs     resync
-	rx     *drbd.BitmapReceiver
-	tx     *drbd.BitmapSender
+	meta metaIO
+	sync dataSync
+	// starved is the request (its id + 1) that could not have its extents:
+	// until it has them no other request takes new ones.
+	starved RequestID
+	active  rangeSet // client writes until completed, peer writes, resync I/O
+	local   int      // local I/Os in flight
+	rs      resync
+	rx      *drbd.BitmapReceiver
+	tx      *drbd.BitmapSender
 
 	stats Counters
 }
@@ -250,7 +257,16 @@ func (r *Resource) Step(ev *Event) []Action {
 
 // maintain is cheap and idempotent: it does whatever has become possible.
 func (r *Resource) maintain() {
-	for r.kick || r.kickPeer {
+	for r.kick || r.kickPeer || r.kickCommand || r.wake {
+		if r.wake {
+			r.wake = false
+			r.unpark()
+			r.kick = true
+		}
+		if r.kickCommand {
+			r.kickCommand = false
+			r.commandStep()
+		}
 		if r.kickPeer {
 			r.kickPeer = false
 			r.startWaitingPeer()

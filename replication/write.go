@@ -2,6 +2,7 @@ package replication
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication/meta"
@@ -146,6 +147,11 @@ func (r *Resource) startWrite(q *request) bool {
 		r.progress(q)
 		return true
 	}
+	if first, last := meta.ExtentsOf(q.sector, q.size); local && v.opts.ALUpdates && int(last-first) >= v.al.Slots() {
+		q.err = fmt.Errorf("%w: it spans %d extents of the activity log, which has %d (al-extents)", ErrNotSupported, last-first+1, v.al.Slots())
+		r.progress(q)
+		return true
+	}
 	if local && !r.makeHot(q) {
 		return false
 	}
@@ -195,13 +201,26 @@ func (r *Resource) makeHot(q *request) bool {
 	if q.is(alHeld) {
 		return v.al.Ready(first, last)
 	}
+	if v.starved != 0 && v.starved != q.id+1 {
+		return false
+	}
 	ready, err := v.al.Begin(first, last)
 	if err != nil {
+		v.starved = q.id + 1
 		r.hurry() // extents are let go when the peer acknowledges their epochs
 		return false
 	}
+	r.satisfied(q)
 	q.set(alHeld)
 	return ready
+}
+
+// satisfied lets the others go on that waited for q to have its extents.
+func (r *Resource) satisfied(q *request) {
+	if q.v.starved == q.id+1 {
+		q.v.starved = 0
+		r.kick = true
+	}
 }
 
 func (r *Resource) canReplicate(q *request) bool {
@@ -231,6 +250,13 @@ func (r *Resource) replicate(q *request) {
 	if q.fua {
 		flags |= drbd.DPFUA
 	}
+	lone := v.st.Disk < drbd.Inconsistent
+	if lone {
+		// The peer's copy is the only one: whatever the protocol says, the
+		// client is answered only once it is written.
+		flags |= drbd.DPSendWriteAck
+		flags &^= drbd.DPSendReceiveAck
+	}
 	q.set(netPending)
 	q.since = r.now
 	d := drbd.Data{Sector: q.sector, BlockID: q.blockID(), Seq: v.nextSeq()}
@@ -251,7 +277,7 @@ func (r *Resource) replicate(q *request) {
 		r.sendTrim(drbd.CmdZeroes, v, drbd.Trim{Data: d, Size: q.size})
 	}
 	v.stats.SentBytes += uint64(q.size)
-	if r.net.Protocol == 'A' {
+	if r.net.Protocol == 'A' && !lone {
 		q.pos = r.dataPos
 		r.req.byPos.push(q.id)
 	}
@@ -333,6 +359,12 @@ func (r *Resource) complete(q *request) bool {
 			}
 			return false
 		}
+		if q.flags&(localOK|netOK|writeAcked) == netOK && q.is(inLog) {
+			// Protocol A or B, and this node's copy has failed: that the peer
+			// has received it is not enough. Its epoch's acknowledgement is.
+			r.hurry()
+			return false
+		}
 	}
 	if q.flags&(localOK|netOK) != 0 {
 		q.err = nil
@@ -366,9 +398,27 @@ func (r *Resource) unpark() {
 			continue
 		}
 		q.clear(isParked)
-		r.progress(q)
+		if q.changesData() && q.flags&(localOK|netOK|localPending|netPending|inLog) == 0 && q.v.readsRemotely() {
+			r.restart(q)
+		} else {
+			r.progress(q)
+		}
 	}
 	r.progressFlushes()
+}
+
+// restart has q begin again: it reached no copy while I/O was frozen, and one
+// is there now.
+func (r *Resource) restart(q *request) {
+	if q.is(isActive) {
+		q.v.active.remove(clientWrite, uint32(q.id))
+	}
+	if q.is(alHeld) && q.v.al != nil {
+		q.v.al.End(meta.ExtentsOf(q.sector, q.size))
+	}
+	q.flags, q.err = 0, nil
+	r.req.waiting = append(r.req.waiting, q.id)
+	r.kick = true
 }
 
 // destroy is the end of a request: only now are bits cleared and extents let
@@ -390,11 +440,12 @@ func (r *Resource) destroy(q *request) {
 			v.al.End(meta.ExtentsOf(q.sector, q.size))
 		}
 	}
+	r.satisfied(q)
 	r.req.release(q)
 	if len(r.req.waiting) > 0 {
 		r.kick = true
 	}
-	r.commandStep()
+	r.kickCommand = r.cmd != nil
 }
 
 // gotBlockAck is one of the peer's answers to a write.
@@ -410,7 +461,9 @@ func (r *Resource) gotBlockAck(cmd drbd.Command, v *volume, ack drbd.BlockAck) e
 		r.progress(q)
 		return nil
 	case drbd.CmdRSWriteAck:
-		q.set(rsWriteAck)
+		q.set(rsWriteAck | writeAcked)
+	case drbd.CmdWriteAck:
+		q.set(writeAcked)
 	case drbd.CmdRecvAck:
 		if r.net.Protocol == 'C' {
 			return nil // not what we asked for; the write ack decides

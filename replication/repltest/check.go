@@ -1,6 +1,7 @@
 package repltest
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
@@ -34,14 +35,15 @@ func (m *Model) stateChanged(n *Node, v *Volume, from, to drbd.State) {
 			}
 		}
 	}
-	if from.Conn == drbd.WFReportParams && to.Conn >= drbd.Connected && m.solo[0] && m.solo[1] && !m.excused[0] && !m.excused[1] {
+	mirrored := to.Conn == drbd.Connected && to.Disk == drbd.UpToDate && to.Pdsk == drbd.UpToDate
+	if (mirrored || becomesTarget) && m.solo[0] && m.solo[1] && !m.excused[0] && !m.excused[1] {
 		m.w.fail("%s/%d: both nodes wrote alone, but the split brain is not seen: %v", n.name, v.num, to)
 	}
 	if to.Disk == drbd.UpToDate && to.Conn == drbd.Connected && from.Disk != drbd.UpToDate && v.torn {
 		v.torn = false
 		m.compare(v, pv, n.name+" has finished its resync")
 	}
-	if to.Conn == drbd.Connected && to.Disk == drbd.UpToDate && to.Pdsk == drbd.UpToDate {
+	if mirrored {
 		m.excused[n.id] = false
 		if p.alive && p.link == n.link && n.link != nil {
 			if s := p.state(int(v.num)); s.Conn == drbd.Connected && s.Disk == drbd.UpToDate && s.Pdsk == drbd.UpToDate {
@@ -138,7 +140,7 @@ func (w *World) CheckQuiet() {
 				return
 			}
 			if p := n.res.Snapshot(w.Tick()).Pending; p != 0 {
-				w.fail("%s: %d requests are stuck", n.name, p)
+				w.fail("%s: %d requests are stuck: %s", n.name, p, w.Model.pendingText())
 				return
 			}
 		}
@@ -158,4 +160,15 @@ func (w *World) CheckQuiet() {
 		w.fail("request %d (%s) of node %s was never answered", q.ID, q.text(), q.node.name)
 		return
 	}
+}
+
+// pendingText lists the requests that were not answered.
+func (m *Model) pendingText() string {
+	s := fmt.Sprintf("%d not answered:", len(m.pending))
+	for id := stamp(1); id <= m.nextID; id++ {
+		if q := m.pending[id]; q != nil {
+			s += fmt.Sprintf(" %s/%d (%s);", q.node.name, q.ID, q.text())
+		}
+	}
+	return s
 }

@@ -269,7 +269,7 @@ func (m *Model) checkFlush(n *Node, q *Request) {
 	}
 	kept := m.acked[:0]
 	for _, a := range m.acked {
-		if a.Vol != q.Vol || a.end > q.start {
+		if a.Vol != q.Vol || a.end >= q.start {
 			kept = append(kept, a)
 			continue
 		}
@@ -369,7 +369,8 @@ func (m *Model) applying(n *Node, v *Volume, sector int, s []stamp, mine bool) {
 	for k := range s {
 		i := sector + k
 		f := m.vols[v.num].floor[i]
-		if m.olderThan(int(v.num), i, s[k], f) && !m.olderThan(int(v.num), i, v.data.now[i], f) {
+		// Zeroes do not tell which write they are from.
+		if v.data.now[i] != 0 && m.olderThan(int(v.num), i, s[k], f) && !m.olderThan(int(v.num), i, v.data.now[i], f) {
 			m.w.fail("%s/%d: sector %d holds %d and is overwritten by %d, which is older than the acknowledged write %d",
 				n.name, v.num, i, v.data.now[i], s[k], f.ID)
 			return

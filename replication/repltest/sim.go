@@ -54,7 +54,7 @@ func simConfig(c Config) Config {
 	w := &World{rng: newRand(c.Seed ^ 0xabcdef)}
 	c.Sectors = 3*8192 + 8*w.pick(40) + w.pick(8)
 	c.Volumes = 1 + w.pick(8)/7
-	c.ALSlots = 1 + w.pick(5)
+	c.ALSlots = 2 + w.pick(5)
 	c.Synced = w.chance(0.8)
 	if w.chance(0.3) {
 		c.Features = KernelFeatures
@@ -290,6 +290,7 @@ func (s *sim) heal() {
 		clear(n.faults)
 		n.fence = 7
 	}
+	w.Run(2500)
 	for round := 0; round < 8 && w.failure == nil; round++ {
 		w.Heal()
 		for _, n := range w.Nodes {
@@ -302,7 +303,10 @@ func (s *sim) heal() {
 			}
 		}
 		if w.RunUntil(6000, s.settled) {
-			break
+			if w.Run(1500); s.settled() {
+				break
+			}
+			continue
 		}
 		s.resolve(round)
 	}
