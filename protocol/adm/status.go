@@ -32,6 +32,7 @@ type Resource struct {
 	Suspended     []string   `json:"suspended,omitempty"` // user, no-data, fencing
 	SplitBrain    string     `json:"split_brain,omitempty"`
 	LastError     string     `json:"last_error,omitempty"`
+	WaitsToResume string     `json:"waits_to_resume,omitempty"` // why a former Primary doesn't serve yet
 	PeerLostSince *time.Time `json:"peer_lost_since,omitempty"`
 	Address       string     `json:"address,omitempty"`      // this node's, ADDRESS:PORT
 	PeerAddress   string     `json:"peer_address,omitempty"` // the peer's

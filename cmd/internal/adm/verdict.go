@@ -40,6 +40,8 @@ func judge(r adm.Resource, now time.Time) verdict {
 		return verdict{stopped, "it could not be brought up: " + firstLine(r.Reason), r.Advice}
 	case r.State != adm.StateUp:
 		return verdict{stopped, "it is not up on this node", "polluxadm up " + r.Name}
+	case r.WaitsToResume != "":
+		return verdict{stopped, r.WaitsToResume, ""}
 	case len(r.Suspended) > 0:
 		return verdict{stopped, "reads and writes are frozen: " + suspendedWhy(r), r.Advice}
 	case r.SplitBrain != "":

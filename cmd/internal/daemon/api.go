@@ -1,0 +1,41 @@
+package daemon
+
+import (
+	"github.com/pollux-project/pollux/blockdev/export"
+	"github.com/pollux-project/pollux/protocol/adm"
+)
+
+// engineAPI is what the daemon needs of a running resource; volumes are named
+// by number. Errors are *adm.Error where the engine's have a DRBD number.
+// All methods are safe for concurrent use; those that change something return
+// when it is done or refused.
+type engineAPI interface {
+	Attach(vol int) error
+	Detach(vol int, force bool) error
+	Connect(discardMyData, tentative bool) error
+	Disconnect(force bool) error
+	Primary(force bool) error
+	Secondary() error
+	Invalidate(vol int) error
+	InvalidateRemote(vol int) error
+	Outdate() error
+	// Reconfigure takes over changed options; what can't be changed while
+	// running is refused and nothing is changed.
+	Reconfigure(spec resourceSpec) error
+	// Backend serves the volume's NBD export.
+	Backend(vol int) export.Backend
+	// Status fills in everything but State, Reason and Advice.
+	Status() adm.Resource
+	// Started is called when the disks are attached and connecting has begun:
+	// a former Primary of the same boot may go on now.
+	Started()
+	// Subscribe calls changed after every change of the status, from any
+	// goroutine; changed must not block.
+	Subscribe(changed func()) (cancel func())
+	// Down demotes, disconnects, detaches and ends; it is refused while a
+	// volume is held open.
+	Down() error
+	// Close ends at once and leaves all durable state as it is, so that the
+	// resource can go on in the next process.
+	Close() error
+}

@@ -1,0 +1,272 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/pollux-project/pollux/blockdev"
+	"github.com/pollux-project/pollux/blockdev/export"
+	"github.com/pollux-project/pollux/conf"
+	"github.com/pollux-project/pollux/protocol/adm"
+	"github.com/pollux-project/pollux/replication"
+	"github.com/pollux-project/pollux/replication/engine"
+)
+
+// detachTimeout bounds a detach that waits for the disk's last requests; a
+// forced one doesn't wait.
+const detachTimeout = 40 * time.Second
+
+// realEngine makes the engine of a resource.
+func (d *Daemon) realEngine(spec resourceSpec, log zerolog.Logger) (engineAPI, error) {
+	cfg, err := engineConfig(spec)
+	if err != nil {
+		return nil, err
+	}
+	cfg.StateDir, cfg.BootID, cfg.Log = d.currentSettings().StateDir, d.bootID, log
+	e, err := engine.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &runningEngine{e: e, d: d, name: spec.Name}, nil
+}
+
+// engineConfig translates a resource's configuration.
+func engineConfig(spec resourceSpec) (engine.Config, error) {
+	net, err := netOptions(spec.Net)
+	if err != nil {
+		return engine.Config{}, err
+	}
+	cfg := engine.Config{
+		Resource: spec.Name, Node: spec.Node, PeerName: spec.Peer.Name, Local: spec.Local.Addr, Peer: spec.Peer.Addr,
+		Net: net, NoDataSuspend: spec.Options.OnNoDataAccessible == "suspend-io",
+		Handlers: spec.Handlers, HandlerEnv: spec.HandlerEnv(),
+	}
+	for _, v := range spec.Volumes {
+		disk, err := diskOptions(v.Options)
+		if err != nil {
+			return engine.Config{}, err
+		}
+		cfg.Volumes = append(cfg.Volumes, engine.VolumeConfig{
+			Number: v.Number, Minor: v.Minor, Device: v.Device, Disk: v.Disk, MetaDisk: v.MetaDisk, MetaIndex: v.MetaIndex,
+			Direct: isDirect(spec.IO, v.Disk), Options: disk,
+		})
+	}
+	return cfg, nil
+}
+
+// isDirect decides about O_DIRECT: as configured, else by the kind of disk.
+func isDirect(io, disk string) bool {
+	if io != "" {
+		return io == "direct"
+	}
+	fi, err := os.Stat(disk)
+	return err == nil && fi.Mode()&os.ModeDevice != 0 // a disk that isn't there fails at attach, with a better text
+}
+
+// Numbers of the policies that the configuration names.
+var (
+	splitBrainPolicies = map[string]uint32{
+		"disconnect": replication.SBDisconnect, "discard-younger-primary": replication.SBDiscardYoungerPrimary,
+		"discard-older-primary": replication.SBDiscardOlderPrimary, "discard-zero-changes": replication.SBDiscardZeroChanges,
+		"discard-least-changes": replication.SBDiscardLeastChanges, "discard-local": replication.SBDiscardLocal,
+		"discard-remote": replication.SBDiscardRemote, "consensus": replication.SBConsensus,
+		"discard-secondary": replication.SBDiscardSecondary, "call-pri-lost-after-sb": replication.SBCallPriLost,
+		"violently-as0p": replication.SBViolently,
+	}
+	roleConflictPolicies = map[string]uint32{
+		"disconnect": replication.SBDisconnect, "call-pri-lost": replication.SBCallPriLost, "violently": replication.SBViolently,
+	}
+	fencingPolicies = map[string]replication.Fencing{
+		"dont-care": replication.FencingDontCare, "resource-only": replication.FencingResourceOnly,
+		"resource-and-stonith": replication.FencingResourceAndStonith,
+	}
+	ioErrorPolicies = map[string]replication.OnIOError{
+		"detach": replication.DetachOnError, "pass_on": replication.PassOnError, "call-local-io-error": replication.CallLocalIOError,
+	}
+)
+
+// choose looks a configured word up; one that Pollux doesn't have is refused
+// rather than taken for something else.
+func choose[T any](option, word string, from map[string]T) (T, error) {
+	v, ok := from[word]
+	if !ok {
+		return v, fmt.Errorf("option %s: %q is not supported", option, word)
+	}
+	return v, nil
+}
+
+func netOptions(n conf.NetOptions) (o replication.NetOptions, err error) {
+	o = replication.NetOptions{
+		Protocol: n.Protocol[0], TimeoutMS: n.Timeout.Milliseconds(), PingIntMS: n.PingInterval.Milliseconds(),
+		PingTimeoutMS: n.PingTimeout.Milliseconds(), ConnectIntMS: n.ConnectInterval.Milliseconds(),
+		SockCheckMS: n.SocketCheckTimeout.Milliseconds(), KoCount: n.KoCount, MaxEpochSize: n.MaxEpochSize, MaxBuffers: n.MaxBuffers,
+		SndbufBytes: n.SndbufBytes, RcvbufBytes: n.RcvbufBytes, AllowTwoPrimaries: n.AllowTwoPrimaries, AlwaysASBP: n.AlwaysASBP,
+		CramHMACAlg: n.CramHMACAlg, SharedSecret: n.SharedSecret, DataIntegrityAlg: n.DataIntegrityAlg, VerifyAlg: n.VerifyAlg,
+		CsumsAlg: n.CsumsAlg, UseRLE: n.UseRLE,
+	}
+	for _, p := range []struct {
+		option, word string
+		from         map[string]uint32
+		to           *uint32
+	}{
+		{"after-sb-0pri", n.AfterSB0Pri, splitBrainPolicies, &o.AfterSB0P},
+		{"after-sb-1pri", n.AfterSB1Pri, splitBrainPolicies, &o.AfterSB1P},
+		{"after-sb-2pri", n.AfterSB2Pri, splitBrainPolicies, &o.AfterSB2P},
+		{"rr-conflict", n.RRConflict, roleConflictPolicies, &o.RRConflict},
+	} {
+		if *p.to, err = choose(p.option, p.word, p.from); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}
+
+func diskOptions(d conf.DiskOptions) (o replication.DiskOptions, err error) {
+	const decisecond = 100 * time.Millisecond
+	o = replication.DiskOptions{
+		SizeSectors: d.Size, DiskFlushes: d.DiskFlushes, MDFlushes: d.MDFlushes, ResyncRateKiB: uint32(d.ResyncRate),
+		CPlanAhead: uint32(d.CPlanAhead / decisecond), CDelayTarget: uint32(d.CDelayTarget / decisecond), CFillTarget: uint32(d.CFillTarget),
+		CMaxRateKiB: uint32(d.CMaxRate), CMinRateKiB: uint32(d.CMinRate), ALExtents: d.ALExtents, ALUpdates: d.ALUpdates,
+	}
+	if o.Fencing, err = choose("fencing", d.Fencing, fencingPolicies); err != nil {
+		return o, err
+	}
+	o.OnIOError, err = choose("on-io-error", d.OnIOError, ioErrorPolicies)
+	return o, err
+}
+
+// A runningEngine is an engine.Engine as the daemon uses it.
+type runningEngine struct {
+	e    *engine.Engine
+	d    *Daemon
+	name string
+}
+
+func (r *runningEngine) Attach(vol int) error { return r.refusal(r.e.Attach(vol)) }
+
+func (r *runningEngine) Detach(vol int, force bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), detachTimeout)
+	defer cancel()
+	return r.refusal(r.e.Detach(ctx, vol, force))
+}
+
+func (r *runningEngine) Connect(discardMyData, tentative bool) error {
+	return r.refusal(r.e.Connect(engine.ConnectOptions{DiscardMyData: discardMyData, Tentative: tentative}))
+}
+
+func (r *runningEngine) Disconnect(force bool) error    { return r.refusal(r.e.Disconnect(force)) }
+func (r *runningEngine) Primary(force bool) error       { return r.refusal(r.e.Primary(force)) }
+func (r *runningEngine) Secondary() error               { return r.refusal(r.e.Secondary()) }
+func (r *runningEngine) Invalidate(vol int) error       { return r.refusal(r.e.Invalidate(vol)) }
+func (r *runningEngine) InvalidateRemote(vol int) error { return r.refusal(r.e.InvalidateRemote(vol)) }
+func (r *runningEngine) Outdate() error                 { return r.refusal(r.e.Outdate()) }
+func (r *runningEngine) Started()                       { r.e.Started() }
+func (r *runningEngine) Down() error                    { return r.refusal(r.e.Down()) }
+func (r *runningEngine) Close() error                   { return r.e.Close() }
+
+func (r *runningEngine) Reconfigure(spec resourceSpec) error {
+	cfg, err := engineConfig(spec)
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.name, err)
+	}
+	cfg.StateDir, cfg.BootID, cfg.Log = r.d.currentSettings().StateDir, r.d.bootID, r.d.log
+	return r.refusal(r.e.Reconfigure(cfg))
+}
+
+func (r *runningEngine) Subscribe(changed func()) (cancel func()) {
+	return r.e.Subscribe(func(engine.Event) { changed() })
+}
+
+func (r *runningEngine) Backend(vol int) export.Backend {
+	return &volumeBackend{v: r.e.Volume(vol), name: fmt.Sprintf("%s/%d", r.name, vol)}
+}
+
+// A volumeBackend is an engine's volume as the NBD server wants it.
+type volumeBackend struct {
+	v    *engine.Volume
+	name string
+}
+
+func (b *volumeBackend) Info() export.Info {
+	return export.Info{Size: b.v.Size(), BlockSize: b.v.BlockSize(), Description: "Pollux volume " + b.name}
+}
+
+func (b *volumeBackend) Open(c export.ClientInfo) (release func(), err error) {
+	return b.v.Open(c.Remote)
+}
+
+func (b *volumeBackend) Submit(batch []*blockdev.Request) { b.v.Submit(batch) }
+
+// refusal gives the engine's errors the form and exit status of drbdsetup.
+func (r *runningEngine) refusal(err error) error {
+	var state *replication.StateError
+	var refused *engine.AdminError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &state):
+		n := int(state.Code)
+		return &adm.Error{Exit: adm.StateExit(n), Number: n, Text: err.Error(), Advice: stateAdvice(n, r.name)}
+	case errors.As(err, &refused):
+		text := refused.Text
+		if !strings.Contains(text, "Failure: (") {
+			text = fmt.Sprintf("%s: Failure: (%d) %s", r.name, refused.Code, strings.TrimPrefix(text, r.name+": "))
+		}
+		return &adm.Error{Exit: adm.ExitRefused, Number: refused.Code, Text: text, Advice: requestAdvice(refused.Code, r.name)}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &adm.Error{Exit: adm.ExitEnvironment, Text: fmt.Sprintf("%s: the command did not end in time: the disk or the peer does not answer", r.name),
+			Advice: fmt.Sprintf("it may still take effect: polluxadm status %s", r.name)}
+	}
+	if !strings.HasPrefix(err.Error(), r.name) {
+		err = fmt.Errorf("%s: %w", r.name, err)
+	}
+	return &adm.Error{Exit: adm.ExitRefused, Text: err.Error()}
+}
+
+// stateAdvice is what to do about a refused state change.
+func stateAdvice(number int, res string) string {
+	switch number {
+	case -1:
+		return fmt.Sprintf("the peer is Primary: first, there: polluxadm secondary %s", res)
+	case -2:
+		return fmt.Sprintf("connect a peer with good data; if the data here is the one to keep: polluxadm primary --force %s", res)
+	case -4, -11:
+		return fmt.Sprintf("polluxadm attach %s", res)
+	case -5:
+		return fmt.Sprintf("on the peer: polluxadm attach %s", res)
+	case -6:
+		return fmt.Sprintf("first: polluxadm disconnect %s", res)
+	case -7:
+		return "the fence-peer handler could not make sure that the peer is out of the way; its result is in polluxd's log"
+	case -8:
+		return fmt.Sprintf("polluxadm wait-sync %s", res)
+	case -10:
+		return "the reason is in the log of the peer's polluxd"
+	case -12:
+		return fmt.Sprintf("end what uses it (polluxadm vm stop, umount, nbd-client -d); polluxadm status %s shows how many have it open", res)
+	case -13, -15:
+		return fmt.Sprintf("polluxadm connect %s", res)
+	case -18, -19:
+		return "repeat the command"
+	}
+	return ""
+}
+
+// requestAdvice is what to do about a refused request.
+func requestAdvice(number int, res string) string {
+	switch number {
+	case 104, 105:
+		return fmt.Sprintf("check disk and meta-disk of %s in its configuration file, then: polluxadm up %s", res, res)
+	case 119:
+		return fmt.Sprintf("if the disk is new: polluxadm create-md %s, then: polluxadm up %s", res, res)
+	case 158:
+		return fmt.Sprintf("polluxadm up %s", res)
+	}
+	return ""
+}

@@ -1,0 +1,204 @@
+package daemon
+
+import (
+	"errors"
+	"sync"
+
+	"github.com/rs/zerolog"
+
+	"github.com/pollux-project/pollux/blockdev"
+	"github.com/pollux-project/pollux/blockdev/export"
+	"github.com/pollux-project/pollux/protocol/adm"
+)
+
+// A fakeEngine keeps roles and states and replicates nothing.
+type fakeEngine struct {
+	w    *fakeWorld
+	spec resourceSpec
+
+	mu      sync.Mutex
+	role    string
+	conn    string
+	disks   map[int]string
+	open    int
+	changed func()
+	closed  bool
+}
+
+// A fakeWorld makes fakeEngines and says which of their calls fail.
+type fakeWorld struct {
+	mu      sync.Mutex
+	engines map[string]*fakeEngine
+	fail    map[string]error // by "attach r0" and the like
+	calls   []string
+}
+
+func newFakeWorld() *fakeWorld {
+	return &fakeWorld{engines: map[string]*fakeEngine{}, fail: map[string]error{}}
+}
+
+func (w *fakeWorld) make(spec resourceSpec, _ zerolog.Logger) (engineAPI, error) {
+	if err := w.call("new", spec.Name); err != nil {
+		return nil, err
+	}
+	e := &fakeEngine{w: w, spec: spec, role: "Secondary", conn: "StandAlone", disks: map[int]string{}}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.engines[spec.Name] = e
+	return e, nil
+}
+
+func (w *fakeWorld) call(what, res string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.calls = append(w.calls, what+" "+res)
+	return w.fail[what+" "+res]
+}
+
+func (w *fakeWorld) setFail(what string, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.fail[what] = err
+}
+
+func (w *fakeWorld) engine(res string) *fakeEngine {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.engines[res]
+}
+
+// do runs a call that changes the state.
+func (e *fakeEngine) do(what string, change func()) error {
+	if err := e.w.call(what, e.spec.Name); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	change()
+	changed := e.changed
+	e.mu.Unlock()
+	if changed != nil {
+		changed()
+	}
+	return nil
+}
+
+func (e *fakeEngine) Attach(vol int) error {
+	return e.do("attach", func() { e.disks[vol] = "UpToDate" })
+}
+
+func (e *fakeEngine) Detach(vol int, _ bool) error {
+	return e.do("detach", func() { e.disks[vol] = "Diskless" })
+}
+
+func (e *fakeEngine) Connect(discard, _ bool) error {
+	what := "connect"
+	if discard {
+		what = "discard"
+	}
+	return e.do(what, func() { e.conn = "WFConnection" })
+}
+
+func (e *fakeEngine) Disconnect(bool) error {
+	return e.do("disconnect", func() { e.conn = "StandAlone" })
+}
+
+func (e *fakeEngine) Primary(force bool) error {
+	what := "primary"
+	if force {
+		what = "force"
+	}
+	return e.do(what, func() { e.role = "Primary" })
+}
+
+func (e *fakeEngine) Secondary() error {
+	if e.isOpen() {
+		return heldOpen(e.spec.Name)
+	}
+	return e.do("secondary", func() { e.role = "Secondary" })
+}
+
+func (e *fakeEngine) isOpen() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.open > 0
+}
+
+func heldOpen(res string) error {
+	return &adm.Error{Exit: adm.ExitStateChange, Number: -12, Text: res + ": State change failed: (-12) Device is held open by someone"}
+}
+
+func (e *fakeEngine) Invalidate(int) error           { return e.do("invalidate", func() {}) }
+func (e *fakeEngine) InvalidateRemote(int) error     { return e.do("invalidate-remote", func() {}) }
+func (e *fakeEngine) Started()                       { _ = e.w.call("started", e.spec.Name) }
+func (e *fakeEngine) Outdate() error                 { return e.do("outdate", func() {}) }
+func (e *fakeEngine) Reconfigure(resourceSpec) error { return e.do("reconfigure", func() {}) }
+
+func (e *fakeEngine) Backend(int) export.Backend { return &fakeBackend{e} }
+
+func (e *fakeEngine) Status() adm.Resource {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	st := adm.Resource{Role: e.role, PeerRole: "Unknown", Connection: e.conn, Protocol: "C"}
+	for _, v := range e.spec.Volumes {
+		disk := e.disks[v.Number]
+		if disk == "" {
+			disk = "Diskless"
+		}
+		st.Volumes = append(st.Volumes, adm.Volume{Volume: v.Number, Minor: v.Minor, Device: v.Device, BackingDisk: v.Disk, Disk: disk, PeerDisk: "DUnknown",
+			SizeBytes: fakeSize, OpenCount: e.open})
+	}
+	return st
+}
+
+func (e *fakeEngine) Subscribe(changed func()) func() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.changed = changed
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.changed = nil
+	}
+}
+
+func (e *fakeEngine) Down() error {
+	if e.isOpen() {
+		return heldOpen(e.spec.Name)
+	}
+	return e.do("down", func() { e.closed = true })
+}
+
+func (e *fakeEngine) Close() error { return e.do("close", func() { e.closed = true }) }
+
+const fakeSize = 1 << 20
+
+var exportClient = export.ClientInfo{Export: "test"}
+
+// A fakeBackend reads as zeroes and forgets what is written.
+type fakeBackend struct{ e *fakeEngine }
+
+func (b *fakeBackend) Info() export.Info { return export.Info{Size: fakeSize, BlockSize: 512} }
+
+func (b *fakeBackend) Open(export.ClientInfo) (func(), error) {
+	b.e.mu.Lock()
+	defer b.e.mu.Unlock()
+	if b.e.role != "Primary" {
+		return nil, errors.New("this node is Secondary")
+	}
+	b.e.open++
+	return func() {
+		b.e.mu.Lock()
+		defer b.e.mu.Unlock()
+		b.e.open--
+	}, nil
+}
+
+func (b *fakeBackend) Submit(batch []*blockdev.Request) {
+	for _, r := range batch {
+		clear(r.Data)
+		r.Sink.Completed(r)
+	}
+	if len(batch) > 0 {
+		batch[0].Sink.Flush()
+	}
+}

@@ -1,0 +1,149 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+)
+
+// prctl operations that x/sys/unix may not name (linux/prctl.h).
+const (
+	prSetIOFlusher = 57
+	prGetIOFlusher = 58
+)
+
+// becomeIOFlusher marks this process as one that writes on behalf of the
+// kernel's memory reclaim (prctl PR_SET_IO_FLUSHER), so that an allocation
+// made while it serves a write never waits for that same write.
+//
+// The mark belongs to a thread, and Go has started some by now; it survives
+// execve, so the program starts itself once more with the mark set. Without
+// CAP_SYS_RESOURCE nothing happens and the error says so. It returns only if
+// there was nothing to do or it failed.
+func becomeIOFlusher() error {
+	if on, _, errno := syscall.RawSyscall6(unix.SYS_PRCTL, prGetIOFlusher, 0, 0, 0, 0, 0); errno != 0 || on == 1 {
+		if errno == 0 || errno == syscall.EINVAL {
+			return nil // done already, or a kernel before 5.6
+		}
+		return fmt.Errorf("PR_GET_IO_FLUSHER: %w", errno)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the own program: %w", err)
+	}
+	// RawSyscall and Exec stay on this thread: nothing in between can park
+	// the goroutine.
+	if _, _, errno := syscall.RawSyscall6(unix.SYS_PRCTL, prSetIOFlusher, 1, 0, 0, 0, 0); errno != 0 {
+		return fmt.Errorf("PR_SET_IO_FLUSHER: %w", errno)
+	}
+	return fmt.Errorf("start %s again: %w", exe, syscall.Exec(exe, os.Args, os.Environ()))
+}
+
+// protectProcess keeps the daemon alive and answering under memory pressure.
+// Each measure needs a privilege; a missing one is a warning, since running
+// as an ordinary user is supported.
+func protectProcess(log zerolog.Logger) {
+	if err := lockMemory(); err != nil {
+		log.Warn().Err(err).Msg("memory is not locked: under memory pressure polluxd may be slow or deadlock with its own writes")
+	}
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0); err != nil {
+		log.Warn().Err(err).Msg("polluxd is not exempt from the OOM killer")
+	}
+}
+
+// lockMemory pins all pages, present and future ones when they are first
+// used (MCL_ONFAULT: the address space that Go reserves stays free).
+// With a limit on locked memory MCL_FUTURE would let a later allocation of
+// the Go runtime fail, which is fatal; so it needs the privilege or no limit.
+func lockMemory() error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit); err != nil {
+		return fmt.Errorf("RLIMIT_MEMLOCK: %w", err)
+	}
+	if limit.Cur != unix.RLIM_INFINITY && !hasCapability(unix.CAP_IPC_LOCK) {
+		return fmt.Errorf("mlockall: neither CAP_IPC_LOCK nor LimitMEMLOCK=infinity")
+	}
+	err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
+	if err != nil {
+		return fmt.Errorf("mlockall: %w", err)
+	}
+	return nil
+}
+
+// hasCapability reports whether this process may use capability c now.
+func hasCapability(c uint) bool {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return false
+	}
+	return data[c/32].Effective&(1<<(c%32)) != 0
+}
+
+// What a node may hold in memory: 64 MiB and 32 KiB per GiB of storage. The
+// Go heap gets the larger part; the program's own pages, stacks and the
+// runtime's tables the rest.
+const (
+	heapBaseBytes   = 36 << 20
+	heapPerGiBBytes = 28 << 10
+	gcPercent       = 50 // our own: a small heap collects often but cheaply
+)
+
+// tuneMemory sets the garbage collector's limit for a node that holds
+// storageBytes. GOGC and GOMEMLIMIT in the environment win.
+func tuneMemory(storageBytes uint64) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(heapBaseBytes + int64(storageBytes>>30)*heapPerGiBBytes)
+	}
+}
+
+// bootID identifies this boot of the machine. A former Primary behaves
+// differently after a restart of the daemon than after one of the machine.
+func bootID() (string, error) {
+	const path = "/proc/sys/kernel/random/boot_id"
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("boot id: %w", err)
+	}
+	id := strings.TrimSpace(string(b))
+	if id == "" {
+		return "", fmt.Errorf("boot id: %s is empty", path)
+	}
+	return id, nil
+}
+
+// lockStateDir creates dir if need be and claims it for this process. The
+// claim ends with the process, however that ends.
+func lockStateDir(dir string) (release func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	path := dir + "/polluxd.lock"
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close()
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("state directory: lock %s: %w", path, err)
+		}
+		holder := make([]byte, 16)
+		n, _ := f.ReadAt(holder, 0) // who it is only decorates the message
+		return nil, fmt.Errorf("state directory %s: another polluxd (process %s) uses it", dir,
+			strings.TrimSpace(string(holder[:n])))
+	}
+	if err := f.Truncate(0); err == nil {
+		fmt.Fprintf(f, "%d\n", os.Getpid()) // for people only: the lock is what counts
+	}
+	return func() { f.Close() }, nil
+}

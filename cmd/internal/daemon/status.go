@@ -1,0 +1,45 @@
+package daemon
+
+import (
+	"fmt"
+
+	"github.com/pollux-project/pollux/protocol/adm"
+	"github.com/pollux-project/pollux/replication/engine"
+)
+
+// Status translates the engine's snapshot.
+func (r *runningEngine) Status() adm.Resource {
+	s := r.e.Status()
+	st := adm.Resource{
+		Role: s.Role.String(), PeerRole: s.PeerRole.String(), Connection: s.Conn.String(), Protocol: string(rune(s.Protocol)),
+		Suspended: s.Suspended, SplitBrain: s.SplitBrain, LastError: s.LastError, WaitsToResume: s.WaitsToResume,
+	}
+	if !s.PeerLostSince.IsZero() {
+		t := s.PeerLostSince.UTC()
+		st.PeerLostSince = &t
+	}
+	for _, v := range s.Volumes {
+		st.Volumes = append(st.Volumes, volumeStatus(v))
+	}
+	return st
+}
+
+func volumeStatus(v engine.VolumeStatus) adm.Volume {
+	a := adm.Volume{
+		Volume: v.Number, Minor: v.Minor, Device: v.Device, BackingDisk: v.BackingDisk, Replication: v.Conn.String(),
+		Disk: v.Disk.String(), PeerDisk: v.PeerDisk.String(), SizeBytes: v.SizeBytes, OutOfSyncBytes: v.OutOfSyncBytes,
+		OpenCount: v.Open, DiskError: v.DiskError, Flags: uint32(v.Flags),
+		ReadBytes: v.Counters.ReadBytes, WrittenBytes: v.Counters.WrittenBytes, SentBytes: v.Counters.SentBytes,
+		ReceivedBytes: v.Counters.ReceivedBytes, ALWrites: v.Counters.ALWrites, BitmapWrites: v.Counters.BMWrites,
+	}
+	for i, u := range [...]uint64{v.UUIDs.Current, v.UUIDs.Bitmap, v.UUIDs.History[0], v.UUIDs.History[1]} {
+		a.UUIDs[i] = fmt.Sprintf("%016X", u)
+	}
+	if r := v.Resync; r != nil {
+		a.Resync = &adm.Resync{
+			Source: r.Source, Paused: r.Paused, TotalBytes: r.TotalBytes, LeftBytes: r.LeftBytes,
+			RateBytesPerSec: r.RateBytesPerSec, ETASeconds: r.ETASeconds,
+		}
+	}
+	return a
+}
