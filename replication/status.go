@@ -87,5 +87,8 @@ func (r *Resource) SizeBytes(num uint16) int64 {
 	return 0
 }
 
+// WantsSent reports whether a client's answer waits for DataSent (protocol A).
+func (r *Resource) WantsSent() bool { return r.req.byPos.len() > 0 }
+
 // Role is the role of this node.
 func (r *Resource) Role() drbd.Role { return r.role }

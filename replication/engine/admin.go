@@ -127,6 +127,7 @@ func (e *Engine) Reconfigure(cfg Config) error {
 		}
 	}
 	e.mu.Lock()
+	e.net.Store(&cfg.Net)
 	e.cfg.Net, e.cfg.Volumes, e.cfg.Handlers, e.cfg.HandlerEnv = cfg.Net, cfg.Volumes, cfg.Handlers, cfg.HandlerEnv
 	e.mu.Unlock()
 	return nil

@@ -228,7 +228,7 @@ func (e *Engine) handshakeTime() time.Duration {
 }
 
 func (e *Engine) pingTimeout() time.Duration {
-	return time.Duration(e.cfg.Net.PingTimeoutMS) * time.Millisecond
+	return time.Duration(e.net.Load().PingTimeoutMS) * time.Millisecond
 }
 
 // pair is the two sockets of an attempt.
@@ -296,8 +296,8 @@ func (e *Engine) establish(ctx context.Context) (*link, error) {
 }
 
 func (e *Engine) graceTime() time.Duration {
-	if e.cfg.Net.SockCheckMS > 0 {
-		return time.Duration(e.cfg.Net.SockCheckMS) * time.Millisecond
+	if e.net.Load().SockCheckMS > 0 {
+		return time.Duration(e.net.Load().SockCheckMS) * time.Millisecond
 	}
 	return e.pingTimeout()
 }
@@ -308,7 +308,7 @@ func (e *Engine) dialNext(ctx context.Context, p *pair) error {
 		return nil
 	}
 	d := net.Dialer{
-		Timeout:   time.Duration(e.cfg.Net.ConnectIntMS) * time.Millisecond,
+		Timeout:   time.Duration(e.net.Load().ConnectIntMS) * time.Millisecond,
 		LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(e.cfg.Local.Addr(), 0)),
 	}
 	c, err := d.DialContext(ctx, "tcp", e.cfg.Peer.String())
@@ -338,7 +338,7 @@ func (e *Engine) await(ctx context.Context, ln *listener, p *pair) (nobody bool)
 	if p.data != nil {
 		// Our data socket stands: the peer opens the meta socket. If it never
 		// does, this node opens it, too.
-		wait = time.Duration(e.cfg.Net.ConnectIntMS) * time.Millisecond
+		wait = time.Duration(e.net.Load().ConnectIntMS) * time.Millisecond
 		wait += mrand.N(wait/7 + 1)
 	}
 	t := time.NewTimer(wait)
@@ -455,7 +455,7 @@ func (e *Engine) greetPeer(p *pair) (*link, error) {
 
 // authenticate is drbd84-protocol, 1.6, if cram-hmac-alg is configured.
 func (e *Engine) authenticate(c *net.TCPConn) error {
-	n := &e.cfg.Net
+	n := e.net.Load()
 	if n.CramHMACAlg == "" {
 		return nil
 	}

@@ -66,7 +66,7 @@ func (v *Volume) attach() error {
 // open claims the backing and the metadata device.
 func (v *Volume) open() (data, metaDev blockdev.Device, err error) {
 	e := v.e
-	data, err = blockdev.Open(v.cfg.Disk, blockdev.Options{Direct: v.cfg.Direct, Exclusive: true})
+	data, err = e.openDevice(v.cfg.Disk, blockdev.Options{Direct: v.cfg.Direct, Exclusive: true})
 	if err != nil {
 		return nil, nil, e.openError(v, codeOpenDisk, "backing device", err)
 	}

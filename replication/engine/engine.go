@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -72,6 +73,7 @@ func (c *Config) Validate() error {
 // An Engine runs one resource. All methods are safe for concurrent use.
 type Engine struct {
 	cfg   Config
+	net   atomic.Pointer[replication.NetOptions] // of cfg, as they are now
 	log   zerolog.Logger
 	start time.Time
 	pool  pool
@@ -93,6 +95,9 @@ type Engine struct {
 	background sync.WaitGroup // workers and handlers
 	quit       chan struct{}
 
+	// Opens the disks; tests put faulty ones in their place.
+	openDevice func(path string, o blockdev.Options) (blockdev.Device, error)
+
 	batches       sync.Pool
 	events        eventHub
 	resume        resume
@@ -110,13 +115,15 @@ func New(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("%s: no randomness for UUIDs: %w", cfg.Resource, err)
 	}
 	e := &Engine{
-		cfg: cfg, log: cfg.Log.With().Str("res", cfg.Resource).Logger(), start: time.Now(), quit: make(chan struct{}),
+		openDevice: blockdev.Open,
+		cfg:        cfg, log: cfg.Log.With().Str("res", cfg.Resource).Logger(), start: time.Now(), quit: make(chan struct{}),
 		core: replication.New(replication.Config{
 			Name: cfg.Resource, Net: cfg.Net, NoDataSuspend: cfg.NoDataSuspend, Seed: binary.LittleEndian.Uint64(seed[:]),
 			HasFenceHandler: cfg.Handlers["fence-peer"] != "",
 		}),
 	}
 	e.room = sync.NewCond(&e.mu)
+	e.net.Store(&cfg.Net)
 	e.batches.New = func() any { return new(batch) }
 	for i := range cfg.Volumes {
 		vc := cfg.Volumes[i]
@@ -196,6 +203,7 @@ func (e *Engine) step(b *batch, ev *replication.Event) {
 				b.link = l
 				if a.Socket == drbd.DataSocket {
 					l.data.file(a.Bytes, a.Data)
+					l.data.wantPos.Store(e.core.WantsSent())
 					b.flushData = true
 				} else {
 					l.meta.file(a.Bytes, a.Data)

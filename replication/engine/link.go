@@ -36,7 +36,8 @@ type link struct {
 
 // newLink takes over two sockets.
 func (e *Engine) newLink(s, m *net.TCPConn, info replication.Link) (*link, error) {
-	limit := time.Duration(e.cfg.Net.TimeoutMS*int64(e.cfg.Net.KoCount)) * time.Millisecond
+	n := e.net.Load()
+	limit := time.Duration(n.TimeoutMS*int64(n.KoCount)) * time.Millisecond
 	l := &link{e: e, info: info, dataConn: s, metaConn: m, resumed: make(chan struct{}, 1), gone: make(chan struct{}), dataDone: make(chan struct{})}
 	for _, c := range []*net.TCPConn{s, m} {
 		c.SetDeadline(time.Time{}) //nolint:errcheck // a dead socket shows at the first read
@@ -45,13 +46,12 @@ func (e *Engine) newLink(s, m *net.TCPConn, info replication.Link) (*link, error
 	if l.data, err = newOut(s, limit); err != nil {
 		return nil, err
 	}
-	if l.meta, err = newOut(m, time.Duration(e.cfg.Net.TimeoutMS)*time.Millisecond); err != nil {
+	if l.meta, err = newOut(m, time.Duration(n.TimeoutMS)*time.Millisecond); err != nil {
 		return nil, err
 	}
 	l.data.onError = func(err error) { l.lost(drbd.BrokenPipe, fmt.Errorf("send on the data socket: %w", err)) }
 	l.meta.onError = func(err error) { l.lost(drbd.NetworkFailure, fmt.Errorf("send on the meta socket: %w", err)) }
 	l.data.onSent, l.meta.onSent = l.sent, func(uint64, bool) {}
-	l.data.wantPos = e.cfg.Net.Protocol == 'A'
 	return l, nil
 }
 

@@ -3,6 +3,7 @@ package engine
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,7 +33,7 @@ type out struct {
 	done    chan struct{}
 	onError func(error)
 	onSent  func(pos uint64, drained bool)
-	wantPos bool // onSent is wanted after every flush (protocol A)
+	wantPos atomic.Bool // onSent is wanted after every flush (protocol A)
 
 	// Of the flush under way.
 	p   []byte
@@ -129,7 +130,7 @@ func (o *out) notify() {
 	if drained {
 		o.want = false
 	}
-	tell := o.wantPos || drained
+	tell := o.wantPos.Load() || drained
 	o.mu.Unlock()
 	if tell {
 		o.onSent(sent, drained)

@@ -26,6 +26,8 @@ type node struct {
 	t   *testing.T
 	cfg Config
 	*Engine
+
+	open1 func(string, blockdev.Options) (blockdev.Device, error) // nil: the real one
 }
 
 // sink collects completions.
@@ -143,6 +145,9 @@ func (n *node) up() {
 		n.t.Fatal(err)
 	}
 	n.Engine = e
+	if n.open1 != nil {
+		e.openDevice = n.open1
+	}
 	n.t.Cleanup(func() { e.Close() })
 	if err := e.Attach(0); err != nil {
 		n.t.Fatal(err)
