@@ -167,6 +167,14 @@ func (r *Resource) runCommand(c *command) {
 		r.runOutdate(c)
 	case CmdSetOptions:
 		r.runSetOptions(c)
+	case CmdResumeIO:
+		r.susp = false
+		if r.suspFen && !r.isUp() {
+			r.thaw(false)
+		}
+		r.unpark()
+		r.kick = true
+		r.finish(c, nil)
 	default:
 		panic(fmt.Sprintf("replication: no case for command %d", c.Kind))
 	}
@@ -473,8 +481,7 @@ func (r *Resource) runConnect(c *command) {
 	r.wantConnect = true
 	r.splitBrain, r.lastError = "", ""
 	r.setConn(drbd.Unconnected, "connect")
-	r.setConn(drbd.WFConnection, "connect")
-	r.emit(Action{Kind: Connect})
+	r.maybeConnect()
 	r.finish(c, nil)
 }
 

@@ -217,6 +217,7 @@ const (
 	CmdOpen  // a client wants to open the volume
 	CmdClose // a client has closed it
 	CmdSetOptions
+	CmdResumeIO // the operator vouches that a lost peer is down: frozen I/O goes on
 )
 
 // A Command is an operator's wish; Tag comes back with CommandDone.

@@ -89,6 +89,12 @@ func (e *Engine) Outdate() error {
 	return e.do(replication.Command{Kind: replication.CmdOutdate})
 }
 
+// ResumeIO lets I/O go on that is frozen because the peer was lost. The
+// operator vouches that the peer is down or fenced.
+func (e *Engine) ResumeIO() error {
+	return e.do(replication.Command{Kind: replication.CmdResumeIO})
+}
+
 // Open counts a client of volume v in; it is refused on a Secondary, with a
 // text for the client's user. release counts it out.
 func (v *Volume) Open(client string) (release func(), err error) {
