@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -22,16 +23,14 @@ type configuration struct {
 	resources *conf.Config
 }
 
-// settingsPath is the pollux.toml in use: --config, else $POLLUX_CONFIG, else
-// the default.
+// settingsPath is the absolute path of the pollux.toml in use: --config, else
+// $POLLUX_CONFIG, else the default.
 func (a *app) settingsPath() string {
-	if a.settingsFile != "" {
-		return a.settingsFile
+	path := orElse(a.settingsFile, orElse(a.getenv("POLLUX_CONFIG"), defaultSettings))
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
 	}
-	if env := a.getenv("POLLUX_CONFIG"); env != "" {
-		return env
-	}
-	return defaultSettings
+	return path // no working directory: the file system will say more
 }
 
 // settings reads pollux.toml; only the default one may be missing.

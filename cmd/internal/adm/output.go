@@ -1,6 +1,7 @@
 package adm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,8 @@ func (a *app) report(err error) int {
 		return adm.ExitOK
 	case errors.As(err, &code):
 		return int(code)
+	case errors.Is(err, context.Canceled):
+		return adm.ExitEnvironment // run says that it was interrupted
 	case errors.As(err, &refused):
 		a.complain(refused.Text, refused.Advice)
 		return refused.Exit

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
@@ -54,7 +55,11 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stdout, "polluxd %s\n", Version)
 		return exitOK
 	}
-	path, named := SettingsPath(*config)
+	path, named, err := SettingsPath(*config)
+	if err != nil {
+		fmt.Fprintf(stderr, "polluxd: %v\n", err)
+		return exitEnvironment
+	}
 	flusherErr := error(nil)
 	if !*check {
 		unix.Umask(0o077)              // state files and sockets are the owner's alone
@@ -88,16 +93,19 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
-// SettingsPath is the pollux.toml to read: flag, else $POLLUX_CONFIG, else the
-// default. named reports whether somebody asked for it, so that it must exist.
-func SettingsPath(flag string) (path string, named bool) {
-	if flag != "" {
-		return flag, true
+// SettingsPath is the absolute path of the pollux.toml to read: flag, else
+// $POLLUX_CONFIG, else the default. named reports whether somebody asked for
+// it, so that it must exist.
+func SettingsPath(flag string) (path string, named bool, err error) {
+	path = flag
+	if path == "" {
+		path = os.Getenv("POLLUX_CONFIG")
 	}
-	if env := os.Getenv("POLLUX_CONFIG"); env != "" {
-		return env, true
+	if path == "" {
+		return conf.DefaultDaemonFile, false, nil
 	}
-	return conf.DefaultDaemonFile, false
+	path, err = filepath.Abs(path)
+	return path, true, err
 }
 
 // Options are for programs that run a daemon inside themselves, tests above all.
@@ -110,7 +118,11 @@ type Options struct {
 // Run runs a daemon until ctx is done, then stops it cleanly. It leaves the
 // process as it is: no locked memory, no changed limits, no signals.
 func Run(ctx context.Context, o Options) error {
-	loaded, err := load(o.Settings, true)
+	path, err := filepath.Abs(o.Settings)
+	if err != nil {
+		return err
+	}
+	loaded, err := load(path, true)
 	if err != nil {
 		return err
 	}
