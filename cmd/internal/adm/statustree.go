@@ -69,7 +69,7 @@ func writeResource(w io.Writer, r adm.Resource, p palette, now time.Time) {
 		}
 	}
 	for _, line := range strings.Split(strings.TrimSpace(r.LastError), "\n") {
-		if line != "" && line != r.SplitBrain {
+		if line != "" && r.SplitBrain == "" { // with a split brain the verdict says it all
 			row("last error", "%s", line)
 		}
 	}

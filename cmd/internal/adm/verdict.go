@@ -45,7 +45,7 @@ func judge(r adm.Resource, now time.Time) verdict {
 	case len(r.Suspended) > 0:
 		return verdict{stopped, "reads and writes are frozen: " + suspendedWhy(r), r.Advice}
 	case r.SplitBrain != "":
-		return verdict{atRisk, "split brain: " + firstLine(r.SplitBrain),
+		return verdict{atRisk, "split brain: " + splitBrainFact(r.SplitBrain),
 			fmt.Sprintf("on the node whose changes are to be lost: polluxadm secondary %s, then polluxadm connect --discard-my-data %s; "+
 				"on the other: polluxadm connect %s", r.Name, r.Name, r.Name)}
 	}
@@ -100,6 +100,8 @@ func oneGoodCopy(r adm.Resource, v adm.Volume, now time.Time) verdict {
 			why += " (" + firstLine(v.DiskError) + ")"
 		}
 		return verdict{degraded, why, fmt.Sprintf("after the repair: polluxadm attach %s", r.Name)}
+	case !isConnected(r) && r.Role != "Primary":
+		return verdict{degraded, fmt.Sprintf("%sthis copy was current when %s was last seen: %s; it may have written since", which, r.Peer, peerAbsent(r, now)), connectAdvice(r)}
 	case !isConnected(r):
 		return verdict{degraded, which + "only this node has all the data: " + peerAbsent(r, now), connectAdvice(r)}
 	case v.Disk == "UpToDate":
@@ -171,6 +173,13 @@ func volumeWord(r adm.Resource, v adm.Volume) string {
 		return ""
 	}
 	return fmt.Sprintf("volume %d: ", v.Volume)
+}
+
+// splitBrainFact is the first part of the daemon's sentence: what happened.
+// What to do comes from here, on a line of its own.
+func splitBrainFact(s string) string {
+	fact, _, _ := strings.Cut(strings.TrimPrefix(firstLine(s), "split brain: "), ";")
+	return fact
 }
 
 func firstLine(s string) string {
