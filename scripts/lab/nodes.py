@@ -6,6 +6,8 @@ A Kernel can stand in for Pollux: then the test is checked against the original.
 import json
 import os
 import re
+import signal
+import socket
 
 import lab
 
@@ -98,8 +100,24 @@ level = "info"
 format = "json"
 """)
         self.adm('create-md', '--force', 'r0')
+        self.start()
+
+    def start(self):
         self.lab.spawn('polluxd', [os.path.join(self.bin, 'polluxd'), '--config', self.toml])
-        lab.wait_for("polluxd's control socket", 10, lambda: os.path.exists(f'{self.dir}/adm.sock'))
+        lab.wait_for("polluxd's control socket", 10, self.answers)
+
+    def answers(self):
+        """Whether polluxd takes commands; a socket that a killed one left behind does not."""
+        try:
+            with socket.socket(socket.AF_UNIX) as s:
+                s.connect(f'{self.dir}/adm.sock')
+            return True
+        except OSError:
+            return False
+
+    def kill(self):
+        """The crash of the daemon: kill -9 at whatever it is doing."""
+        self.lab.end('polluxd', signal.SIGKILL)
 
     def adm(self, *words, limit=30):
         return self.lab.command([os.path.join(self.bin, 'polluxadm'), '--config', self.toml, *words], limit, merge=False)
@@ -157,10 +175,10 @@ class Client:
             self.h.poll(20000)
             cookies = [c for c in cookies if not self.h.aio_command_completed(c)]
 
-    def write(self, offsets, size=4096, fua=False):
-        """Writes random blocks at all the offsets at once; returns when all are answered."""
+    def write(self, offsets, size=4096, fua=False, blocks=None):
+        """Writes blocks (random unless given) at all the offsets at once; returns when all are answered."""
         flags = self.nbd.CMD_FLAG_FUA if fua else 0
-        buffers = [self.nbd.Buffer.from_bytearray(bytearray(os.urandom(size))) for _ in offsets]
+        buffers = [self.nbd.Buffer.from_bytearray(bytearray(b)) for b in blocks or [os.urandom(size) for _ in offsets]]
         self.finish([self.h.aio_pwrite(b, o, flags=flags) for b, o in zip(buffers, offsets)])
         return self.now()
 
