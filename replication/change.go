@@ -11,7 +11,8 @@ func (r *Resource) context(v *volume) StateContext {
 		Fencing: v.opts.Fencing, OnNoDataSuspend: r.cfg.NoDataSuspend, AllowTwoPrimaries: r.net.AllowTwoPrimaries,
 		DeviceOpen: r.opens > 0, HasVerifyAlg: r.net.VerifyAlg != "", Version: r.link.Version,
 		StateSent: r.stateSent, HandshakeDone: true,
-		NegotiatedDisk: v.negDisk, NegotiatedPdsk: v.negPdsk, ExposedUUIDMatches: v.exposed&^1 == v.uuids.Current&^1,
+		NegotiatedDisk: v.negDisk, NegotiatedPdsk: v.negPdsk, // A Secondary has shown nothing: its disk goes on as if attached unconnected.
+		ExposedUUIDMatches: r.role != drbd.Primary || v.exposed == 0 || v.exposed&^1 == v.uuids.Current&^1,
 	}
 	for _, o := range r.vols {
 		ctx.HandshakeDone = ctx.HandshakeDone && o.handshakeDone
@@ -33,6 +34,9 @@ func (r *Resource) check(v *volume, ns drbd.State, clusterWide bool) StateCode {
 func (r *Resource) setState(v *volume, ns drbd.State, reason string) {
 	os := v.st
 	ns = Sanitize(r.context(v), os, ns)
+	if os.Disk == drbd.Negotiating && ns.Disk == drbd.Diskless {
+		ns.Disk = drbd.Failed // there is a disk to be closed first
+	}
 	if ns == os {
 		return
 	}
@@ -103,9 +107,11 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 	if ns.Conn < drbd.Connected && os.Conn >= drbd.Connected || ns.Conn == drbd.Connected && os.Conn > drbd.Connected {
 		r.resyncOver(v)
 	}
-	if os.Pdsk == drbd.Diskless && ns.Pdsk > drbd.Diskless && ns.Pdsk != drbd.DUnknown && os.Conn >= drbd.Connected && v.hasDisk() {
-		r.sendUUIDs(v, 0)
-		r.sendStateWord(v, ns)
+	if os.Pdsk == drbd.Diskless && ns.Pdsk > drbd.Diskless && ns.Pdsk != drbd.DUnknown && os.Conn >= drbd.Connected {
+		if v.hasDisk() {
+			r.sendUUIDs(v, 0)
+		}
+		r.sendStateWord(v, ns) // also without a disk: the peer waits for a word to leave Negotiating
 	}
 	if r.isUp() && os.Conn >= drbd.Connected && ns.Conn >= drbd.Connected {
 		isp := os.AftrISP != ns.AftrISP || os.UserISP != ns.UserISP
@@ -248,7 +254,8 @@ func (r *Resource) attached(ev *Event) {
 		v.meta.next = 1
 	}
 	v.meta.done = v.meta.next - 1
-	v.sync = dataSync{started: v.sync.started, done: v.sync.started}
+	// Dirty: what was written before a detach may not have been synced since.
+	v.sync = dataSync{started: v.sync.started, done: v.sync.started, dirty: true}
 	v.negDisk, v.negPdsk = DiskStateAtAttach(v.sb.Flags, v.opts.Fencing)
 	v.crashed = v.sb.Flags&(markCrashed) != 0
 	if r.role != drbd.Primary {

@@ -12,6 +12,7 @@ import (
 type sendEpochs struct {
 	cur     uint32 // number of the current epoch
 	writes  int    // replicated in it
+	last    uint32 // of the last write that was sent
 	open    bool   // a write was sent and its epoch's P_BARRIER was not
 	unacked ring[sentEpoch]
 	hurried bool // the peer was asked to make its epochs durable now
@@ -67,7 +68,7 @@ func (r *Resource) countWrite(q *request) {
 	}
 	e.unacked.at(e.unacked.len()-1).count++
 	e.writes++
-	q.epoch = e.cur
+	q.epoch, e.last = e.cur, e.cur
 	r.req.log.push(q.id)
 	q.set(inLog | replicated)
 	r.needProof = true

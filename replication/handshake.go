@@ -11,6 +11,10 @@ import (
 // socketsUp sends this node's half of the handshake, without waiting for the
 // peer's (drbd84-protocol, 1.7).
 func (r *Resource) socketsUp(ev *Event) {
+	if r.conn != drbd.WFConnection { // it came up while it was given up
+		r.emit(Action{Kind: Disconnect, Reason: drbd.Disconnecting})
+		return
+	}
 	r.link = ev.Link
 	r.peerPollux = ev.Link.Features&drbd.FeaturePollux != 0
 	r.connGen++
@@ -256,6 +260,10 @@ func (r *Resource) receivedUUIDs(v *volume, b []byte) error {
 	v.havePeerUUIDs = true
 	v.peerUUIDs = meta.UUIDs{Current: p.Current, Bitmap: p.Bitmap, History: p.History}
 	v.peerBits, v.peerUUIDFlags = p.DirtyBits, p.Flags
+	if v.owed && !v.handshakeDone {
+		v.lost = v.lost || p.Flags&drbd.UUIDCrashedPrimary != 0
+		v.owed = false
+	}
 	if r.role == drbd.Primary && v.st.Disk < drbd.Inconsistent && v.exposed != 0 && v.exposed&^1 != p.Current&^1 {
 		if v.handshakeDone {
 			v.exposed = p.Current // our only copy moved on to a new generation
@@ -477,6 +485,7 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 	}
 	r.stateSent = false
 	r.pingWaiters = nil
+	r.unsettled = r.unsettled || r.recv.q.len() > 0
 	r.recv.drop()
 	r.strictWait = false
 	r.dropPeerRequests()
@@ -505,11 +514,37 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 		r.standAlone()
 	} else {
 		r.setConn(drbd.Unconnected, "retry")
-		r.setConn(drbd.WFConnection, "retry")
-		r.emit(Action{Kind: Connect})
+		r.maybeConnect()
 	}
 	r.kick = true
 	r.commandStep()
+}
+
+// maybeConnect goes from Unconnected to WFConnection once nothing of the last
+// connection is under way on this node's disks any more, and what the peer has
+// sent without hearing that it is stable has become stable: to a diskless
+// Primary this copy is the only one.
+func (r *Resource) maybeConnect() {
+	if r.conn != drbd.Unconnected || r.peer.used > 0 {
+		return
+	}
+	if r.unsettled {
+		r.unsettled = false
+		r.settling = r.settling[:0]
+		for _, v := range r.vols {
+			if v.hasDisk() && v.opts.DiskFlushes {
+				r.settling = append(r.settling, syncWait{v, r.requestSync(v)})
+			}
+		}
+	}
+	for _, w := range r.settling {
+		if w.v.hasDisk() && w.v.sync.done < w.seq {
+			return
+		}
+	}
+	r.settling = r.settling[:0]
+	r.setConn(drbd.WFConnection, "connect")
+	r.emit(Action{Kind: Connect})
 }
 
 func (r *Resource) standAlone() {
@@ -536,6 +571,10 @@ func (r *Resource) failNetwork() {
 	for n := r.req.log.len(); n > 0; n-- {
 		q := r.req.get(r.req.log.pop())
 		q.v.setDirty(q.sector, q.size)
+		if !q.v.hasDisk() && q.is(completed) {
+			q.v.owed = true
+			q.v.lost = q.v.lost || !q.is(writeAcked) // protocol A or B: it may never have arrived
+		}
 		q.clear(inLog | netPending | netOK | rsWriteAck | writeAcked)
 		r.progress(q)
 	}

@@ -64,6 +64,8 @@ type Resource struct {
 	stateSent   bool // our first P_STATE of this connection is out
 	gotProtocol bool
 	peerNet     drbd.ProtocolPacket
+	unsettled   bool // the last connection left epochs that are not stable here
+	settling    []syncWait
 	tearingDown bool // the peer's disconnect is granted; it will close
 	lostAt      Tick // when the connection was lost
 	everUp      bool
@@ -136,6 +138,10 @@ type volume struct {
 	peerSizes     drbd.Sizes
 	forcedPeer    bool // the peer was force-promoted while both were Inconsistent
 	handshakeDone bool
+
+	// owed: this diskless Primary lost the connection before the peer, the only
+	// copy, had acknowledged all epochs; lost: that peer has crashed since.
+	owed, lost bool
 
 	sendSeq uint32
 
@@ -257,6 +263,7 @@ func (r *Resource) Step(ev *Event) []Action {
 
 // maintain is cheap and idempotent: it does whatever has become possible.
 func (r *Resource) maintain() {
+	r.maybeConnect()
 	for r.kick || r.kickPeer || r.kickCommand || r.wake {
 		if r.wake {
 			r.wake = false
@@ -277,6 +284,9 @@ func (r *Resource) maintain() {
 		}
 	}
 	for _, v := range r.vols {
+		if v.st.Disk == drbd.Failed {
+			r.maybeCloseDisk(v)
+		}
 		r.maintainMeta(v)
 	}
 	r.maintainEpochs()

@@ -19,6 +19,7 @@ func TestSim(t *testing.T) {
 	first, n := uint64(1), *simSeeds
 	if *simSeed != 0 {
 		first, n = *simSeed, 1
+		repltest.RingLines = 1 << 20 // all of it
 	}
 	failed := 0
 	for seed := first; seed < first+uint64(n); seed++ {

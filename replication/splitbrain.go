@@ -78,7 +78,9 @@ type decision struct {
 // DecideHandshake turns the comparison of the generations into the next
 // connection state (drbd84-protocol, 5.5 and 5.6).
 //
-// It differs from the kernel in two cases, both towards caution: a split brain
+// It differs from the kernel in three cases, all towards caution: a Primary whose
+// disk is Inconsistent (on-io-error pass_on) is not made the target after a split
+// brain, which would throw away unasked what its application wrote; a split brain
 // whose bitmaps have no common base (rule 41 or 100) and that discard-my-data
 // solves is followed by a full sync, where the kernel would trust the bitmaps
 // (two volumes of different pairs, both set up without initial sync, look like
@@ -136,6 +138,9 @@ func (d *decision) overruleByDisks() {
 	peerBetter := d.PeerDisk > drbd.Inconsistent && d.disk == drbd.Inconsistent
 	if !selfBetter && !peerBetter {
 		return
+	}
+	if split := d.verdict == VerdictSplitBrain || d.verdict == VerdictSplitBrainHard; split && (selfBetter && d.PeerPrimary || peerBetter && d.SelfPrimary) {
+		return // the victim is in use: its application's writes would vanish unasked
 	}
 	full := d.verdict == VerdictSplitBrainHard || d.verdict == 2 || d.verdict == -2
 	d.verdict = -1

@@ -14,6 +14,7 @@ var (
 	ErrNoData       = errors.New("no UpToDate copy can be reached")
 	ErrOutOfRange   = errors.New("beyond the end of the volume")
 	ErrNotSupported = errors.New("the peer does not support this operation")
+	ErrLostWrites   = errors.New("the only copy that is left may lack writes that were answered and not flushed: the disk here has failed, and the peer was lost or has crashed")
 	ErrShutdown     = errors.New("the daemon is shutting down")
 )
 
@@ -313,7 +314,9 @@ func (r *Resource) localDone(ev *Event) {
 	q.clear(localPending)
 	v.local--
 	if ev.Err == nil {
-		q.set(localOK)
+		if q.op == OpRead || v.hasDisk() { // else the copy is out of use
+			q.set(localOK)
+		}
 		if q.op == OpRead {
 			v.stats.ReadBytes += uint64(q.size)
 		} else {
@@ -352,6 +355,9 @@ func (r *Resource) progress(q *request) {
 // complete answers the client. It reports false if that has to wait (I1).
 func (r *Resource) complete(q *request) bool {
 	if q.changesData() && q.is(isActive) {
+		if !q.v.hasDisk() {
+			q.clear(localOK) // the disk has failed meanwhile: it is no copy any more
+		}
 		if !q.v.isSettled() || r.suspended() && !q.is(netOK) {
 			if !q.is(isParked) {
 				q.set(isParked)
@@ -485,7 +491,7 @@ func (r *Resource) gotDataReply(v *volume, d drbd.Data, data []byte) error {
 	}
 	q.clear(netPending)
 	if q.is(needsProof) {
-		r.progressFlushes()
+		r.proven(q)
 		return nil
 	}
 	if len(data) != len(q.data) {
@@ -505,7 +511,7 @@ func (r *Resource) gotNegDReply(v *volume, ack drbd.BlockAck) error {
 	}
 	q.clear(netPending)
 	if q.is(needsProof) { // refused, but read behind the flush all the same
-		r.progressFlushes()
+		r.proven(q)
 		return nil
 	}
 	r.req.reads--
@@ -524,6 +530,13 @@ func (r *Resource) gotNegDReply(v *volume, ack drbd.BlockAck) error {
 // after its flush). Under A and B the peer is only ordered by the barrier.
 func (r *Resource) startFlush(q *request) bool {
 	v := q.v
+	if v.lost {
+		// As fsync after a failed writeback: said once, to whoever asks next.
+		v.lost = false
+		q.err = ErrLostWrites
+		r.progress(q)
+		return true
+	}
 	if v.hasDisk() {
 		q.syncSeq = r.requestSync(v)
 	} else if !v.readsRemotely() {
@@ -553,7 +566,6 @@ func (r *Resource) flushPeer(q *request) {
 	q.set(inLog) // here: epochs before q.epoch are outstanding
 	r.hurry()
 	if !r.peerPollux {
-		r.needProof = false
 		q.set(needsProof | netPending)
 		q.since = r.now
 		q.sector = 0
@@ -561,6 +573,16 @@ func (r *Resource) flushPeer(q *request) {
 		r.arena = drbd.BlockRequest{BlockID: q.blockID(), Size: proofBytes}.Append(r.arena)
 		r.endPacket(drbd.DataSocket, start, nil)
 	}
+}
+
+// proven: the kernel peer has flushed whatever was sent before the flush q.
+// Until this answer a later flush needs a proof of its own, although the
+// epochs may be acknowledged: the kernel acknowledges before it flushes.
+func (r *Resource) proven(q *request) {
+	if int32(q.epoch-r.send_.last) > 0 {
+		r.needProof = false
+	}
+	r.progressFlushes()
 }
 
 // proofBytes is the size of the read that proves a kernel peer's flush.

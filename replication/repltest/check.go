@@ -14,41 +14,77 @@ func (m *Model) stateChanged(n *Node, v *Volume, from, to drbd.State) {
 	p := m.w.Nodes[1-n.id]
 	pv := p.Vols[v.num]
 	if from.Role != drbd.Primary && to.Role == drbd.Primary {
-		if to.Conn < drbd.Connected || from.Disk < drbd.UpToDate {
-			// The operator said that this copy counts.
-			if v.attached {
-				m.lower(int(v.num), v.data.now)
-				v.torn = false
-			}
+		switch {
+		case from.Disk < drbd.UpToDate && to.Disk == drbd.UpToDate:
+			m.lower(int(v.num), n.id, v.data.now) // by force: this copy counts, whatever it is
+			v.torn = false
+		case to.Conn >= drbd.Connected && to.Pdsk == drbd.UpToDate:
+			m.joinFloors(int(v.num), n.id)
 		}
+	}
+	if m.w.cfg.Net[n.id].Protocol != 'C' && to.Disk <= drbd.Failed && to.Conn < drbd.Connected && (from.Disk > drbd.Failed || from.Conn >= drbd.Connected) {
+		// Both the disk and the peer are gone: A and B do not promise more than the peer has.
+		m.lower(int(v.num), n.id, pv.data.now)
 	}
 	becomesTarget := to.Conn == drbd.SyncTarget && from.Conn != drbd.SyncTarget && from.Conn != drbd.PausedSyncT
-	if becomesTarget && m.excused[n.id] {
-		m.lower(int(v.num), pv.data.now)
-	}
-	if becomesTarget && !m.excused[n.id] {
-		for i := range min(len(pv.data.now), len(v.data.now)) {
-			if f := m.vols[v.num].floor[i]; m.olderThan(int(v.num), i, pv.data.now[i], f) && !m.olderThan(int(v.num), i, v.data.now[i], f) &&
-				m.differMarked(v, pv, i) {
-				m.w.fail("%s/%d: becomes target of a resync, but the source lacks the acknowledged write %d of sector %d (it holds %d)", n.name, v.num, f.ID, i, pv.data.now[i])
-				return
-			}
-		}
+	if becomesTarget {
+		m.becomesTarget(n, v, pv)
 	}
 	mirrored := to.Conn == drbd.Connected && to.Disk == drbd.UpToDate && to.Pdsk == drbd.UpToDate
-	if (mirrored || becomesTarget) && m.solo[0] && m.solo[1] && !m.excused[0] && !m.excused[1] {
+	if (mirrored || becomesTarget) && m.solo[0] && m.solo[1] && !m.excused[0] && !m.excused[1] && !m.policies() {
 		m.w.fail("%s/%d: both nodes wrote alone, but the split brain is not seen: %v", n.name, v.num, to)
 	}
 	if to.Disk == drbd.UpToDate && to.Conn == drbd.Connected && from.Disk != drbd.UpToDate && v.torn {
 		v.torn = false
-		m.compare(v, pv, n.name+" has finished its resync")
+		if m.w.cfg.Net[n.id].Protocol == 'C' {
+			m.compare(v, pv, n.name+" has finished its resync")
+		}
+	}
+	if from.Conn > drbd.Connected && mirrored && from.Disk < drbd.UpToDate {
+		m.inherit(int(v.num), n.id)
 	}
 	if mirrored {
-		m.excused[n.id] = false
 		if p.alive && p.link == n.link && n.link != nil {
 			if s := p.state(int(v.num)); s.Conn == drbd.Connected && s.Disk == drbd.UpToDate && s.Pdsk == drbd.UpToDate {
-				m.solo = [2]bool{}
+				m.solo, m.excused = [2]bool{}, [2]bool{}
 			}
+		}
+	}
+}
+
+// policies reports whether a split brain may be solved without the operator.
+func (m *Model) policies() bool {
+	n := m.w.cfg.Net[0]
+	return n.AfterSB0P != 0 || n.AfterSB1P != 0
+}
+
+// joinFloors: a node that is promoted while it is connected to good data serves
+// all of it.
+func (m *Model) joinFloors(vol, node int) {
+	v := &m.vols[vol]
+	for i, f := range v.floor[1-node] {
+		if own := v.floor[node][i]; f != nil && (own == nil || own.start < f.start) {
+			v.floor[node][i] = f
+		}
+	}
+}
+
+// becomesTarget checks that nothing that n's copy must hold is going to be
+// overwritten by something older.
+func (m *Model) becomesTarget(n *Node, v, source *Volume) {
+	vol := int(v.num)
+	for i := range min(len(source.data.now), len(v.data.now)) {
+		f := m.vols[vol].floor[n.id][i]
+		if !m.differMarked(v, source, i) || !m.olderThan(vol, i, source.data.now[i], f) {
+			continue
+		}
+		switch {
+		case m.excused[n.id], m.w.cfg.Net[n.id].Protocol != 'C', m.policies(), m.reqs[f.ID].flushed == [2]bool{} && m.powerCut[1-n.id] > f.start:
+			m.vols[vol].floor[n.id][i] = m.reqs[source.data.now[i]]
+		case m.olderThan(vol, i, v.data.now[i], f): // lost before
+		default:
+			m.w.fail("%s/%d: becomes target of a resync, but the source lacks the acknowledged write %d of sector %d (it holds %d)", n.name, v.num, f.ID, i, source.data.now[i])
+			return
 		}
 	}
 }
@@ -140,7 +176,7 @@ func (w *World) CheckQuiet() {
 				return
 			}
 			if p := n.res.Snapshot(w.Tick()).Pending; p != 0 {
-				w.fail("%s: %d requests are stuck: %s", n.name, p, w.Model.pendingText())
+				w.fail("%s: %d requests are stuck: %s %s", n.name, p, w.Model.pendingText(), n.res.DebugFlushes())
 				return
 			}
 		}
@@ -150,9 +186,11 @@ func (w *World) CheckQuiet() {
 				w.fail("at rest sector %d of volume %d holds %d on node a and %d on node b", k, i, a[k], b[k])
 				return
 			}
-			if f := w.Model.vols[i].floor[k]; w.Model.olderThan(i, k, a[k], f) {
-				w.fail("at rest sector %d of volume %d holds %d: the acknowledged write %d is lost", k, i, a[k], f.ID)
-				return
+			for _, floor := range w.Model.vols[i].floor {
+				if f := floor[k]; w.Model.olderThan(i, k, a[k], f) {
+					w.fail("at rest sector %d of volume %d holds %d: the acknowledged write %d is lost", k, i, a[k], f.ID)
+					return
+				}
 			}
 		}
 	}

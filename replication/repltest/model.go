@@ -24,8 +24,8 @@ type Request struct {
 	node    *Node
 	life    int
 	start   int64
-	end     int64 // when its effect is over at the latest; MaxInt64 while unknown
-	flushed bool  // an acknowledged flush, or FUA, covers it
+	end     int64   // when its effect is over at the latest; MaxInt64 while unknown
+	flushed [2]bool // an acknowledged flush, or FUA, covers it on this node
 	hear    func(*Request)
 }
 
@@ -36,10 +36,10 @@ func (q *Request) writes() bool { return q.Op != replication.OpRead && q.Op != r
 //
 // The order of writes is that of real time: s is older than w if s was over
 // before w began; otherwise either may be what a sector holds. The floor of a
-// sector is the youngest write of it that was acknowledged: nothing older may
-// be read, nor overwrite it. What an operator does away with (a promotion
-// without the peer, --force, --discard-my-data, invalidate) and what a power
-// failure may take (acknowledged, but never flushed) lowers the floor.
+// sector on a node is the youngest write that its copy must hold, because it was
+// acknowledged: nothing older may be read there, nor overwrite it. What an
+// operator does away with (--force, --discard-my-data, invalidate) and what a
+// power failure may take (acknowledged, but never flushed) lowers the floor.
 type Model struct {
 	w        *World
 	nextID   stamp
@@ -50,21 +50,26 @@ type Model struct {
 	excused  [2]bool // this node's copy may be overwritten: the operator said so
 	solo     [2]bool // this node answered writes that the peer has not seen
 	inflight [2][]*inflight
+	powerCut [2]int64 // when the node last lost its power
 
 	Acked, Reads, Flushes, Errors int
 }
 
 type modelVolume struct {
-	floor   []*Request
-	dfloor  []*Request // the same of flushed writes
-	zeroEnd []int64    // end of the last write of zeroes
+	floor   [2][]*Request // by node
+	dfloor  [2][]*Request // the same of what is durable there
+	zeroEnd []int64       // end of the last write of zeroes
 }
 
 func newModel(w *World) *Model {
 	m := &Model{w: w, reqs: map[stamp]*Request{}, pending: map[stamp]*Request{}}
 	for range w.cfg.Volumes {
 		n := max(w.cfg.Sectors, w.cfg.OtherSize)
-		m.vols = append(m.vols, modelVolume{make([]*Request, n), make([]*Request, n), make([]int64, n)})
+		v := modelVolume{zeroEnd: make([]int64, n)}
+		for i := range v.floor {
+			v.floor[i], v.dfloor[i] = make([]*Request, n), make([]*Request, n)
+		}
+		m.vols = append(m.vols, v)
 	}
 	return m
 }
@@ -194,52 +199,51 @@ func (m *Model) mirrored(n *Node, i int) bool {
 		mine.Pdsk == drbd.UpToDate && its.Disk == drbd.UpToDate
 }
 
-// ack is a write that the client was told is done.
+// ack is a write that the client was told is done. What it promises depends on
+// where it is: on this node's copy if that is UpToDate, under protocol C on the
+// peer's too, and without a copy of its own on the peer's in any case.
 func (m *Model) ack(n *Node, q *Request) {
-	v := &m.vols[q.Vol]
-	on := func(x *Node, content []stamp, what string) {
+	p := m.w.Nodes[1-n.id]
+	local := n.Vols[q.Vol].attached && n.state(q.Vol).Disk == drbd.UpToDate
+	remote := m.mirrored(n, q.Vol) && (m.w.cfg.Net[n.id].Protocol == 'C' || !local)
+	for _, x := range []*Node{n, p} {
+		if x == n && !local || x == p && !remote {
+			continue
+		}
+		d := x.Vols[q.Vol].data
 		for i := q.Sector; i < q.Sector+q.Count; i++ {
-			if m.olderThan(q.Vol, i, content[i], q) {
-				m.w.fail("%s: write %d of sector %d was answered, but %s %s of node %s holds %d", n.name, q.ID, i, what, "copy", x.name, content[i])
+			if m.olderThan(q.Vol, i, d.now[i], q) || q.FUA && m.olderThan(q.Vol, i, d.durable[i], q) {
+				m.w.fail("%s: write %d of sector %d was answered, but node %s holds %d (durable %d)", n.name, q.ID, i, x.name, d.now[i], d.durable[i])
 				return
 			}
 		}
-	}
-	local := n.Vols[q.Vol].attached && n.state(q.Vol).Disk == drbd.UpToDate
-	if local {
-		on(n, n.Vols[q.Vol].data.now, "the")
+		m.raise(x.id, q)
 		if q.FUA {
-			on(n, n.Vols[q.Vol].data.durable, "the durable")
+			m.markFlushed(x.id, q)
 		}
 	}
-	if m.w.cfg.Net[n.id].Protocol == 'C' && m.mirrored(n, q.Vol) {
-		p := m.w.Nodes[1-n.id]
-		on(p, p.Vols[q.Vol].data.now, "the")
-		if q.FUA {
-			on(p, p.Vols[q.Vol].data.durable, "the durable")
-		}
-	}
-	if p := m.w.Nodes[1-n.id]; n.link == nil || p.link != n.link {
+	m.raise(n.id, q)
+	if n.link == nil || p.link != n.link {
 		m.solo[n.id] = true
 	}
+	m.acked = append(m.acked, q)
+}
+
+func (m *Model) raise(node int, q *Request) {
+	f := m.vols[q.Vol].floor[node]
 	for i := q.Sector; i < q.Sector+q.Count; i++ {
-		if v.floor[i] == nil || q.start > v.floor[i].start {
-			v.floor[i] = q
+		if f[i] == nil || q.start > f[i].start {
+			f[i] = q
 		}
-	}
-	if q.FUA && local {
-		m.markFlushed(q)
-	} else {
-		m.acked = append(m.acked, q)
 	}
 }
 
-func (m *Model) markFlushed(q *Request) {
-	q.flushed = true
-	v := &m.vols[q.Vol]
+func (m *Model) markFlushed(node int, q *Request) {
+	q.flushed[node] = true
+	f := m.vols[q.Vol].dfloor[node]
 	for i := q.Sector; i < q.Sector+q.Count; i++ {
-		if v.dfloor[i] == nil || q.start > v.dfloor[i].start {
-			v.dfloor[i] = q
+		if f[i] == nil || q.start > f[i].start {
+			f[i] = q
 		}
 	}
 }
@@ -247,7 +251,7 @@ func (m *Model) markFlushed(q *Request) {
 func (m *Model) checkRead(n *Node, q *Request) {
 	for k, s := range stampsOf(q.Data) {
 		i := q.Sector + k
-		if f := m.vols[q.Vol].floor[i]; f != nil && f.end < q.start && m.olderThan(q.Vol, i, s, f) {
+		if f := m.vols[q.Vol].floor[n.id][i]; f != nil && f.end < q.start && m.olderThan(q.Vol, i, s, f) {
 			m.w.fail("%s: read %d of sector %d gave %d, which is older than the acknowledged write %d", n.name, q.ID, i, s, f.ID)
 			return
 		}
@@ -273,32 +277,45 @@ func (m *Model) checkFlush(n *Node, q *Request) {
 			kept = append(kept, a)
 			continue
 		}
-		for i := a.Sector; i < a.Sector+a.Count; i++ {
-			f := m.vols[a.Vol].floor[i]
-			if f != a {
-				continue // lowered, or a younger one counts
-			}
-			for _, x := range disks {
+		for _, x := range disks {
+			for i := a.Sector; i < a.Sector+a.Count; i++ {
+				if m.vols[a.Vol].floor[x.id][i] != a {
+					continue // lowered, or a younger one counts
+				}
 				if d := x.Vols[a.Vol].data.durable[i]; m.olderThan(a.Vol, i, d, a) {
 					m.w.fail("%s: flush %d was answered, but write %d of sector %d is not durable on node %s, which holds %d", n.name, q.ID, a.ID, i, x.name, d)
 					return
 				}
 			}
+			m.markFlushed(x.id, a)
 		}
-		m.markFlushed(a)
 	}
 	m.acked = kept
 }
 
-// lower makes what a copy holds the floor wherever it is older.
-func (m *Model) lower(vol int, content []stamp) {
+// lower makes what node's copy holds, or is about to hold, its floor wherever
+// that is older.
+func (m *Model) lower(vol, node int, content []stamp) {
 	v := &m.vols[vol]
 	for i, s := range content {
-		if m.olderThan(vol, i, s, v.floor[i]) {
-			v.floor[i] = m.reqs[s] // nil for zeroes: then anything goes
+		if m.olderThan(vol, i, s, v.floor[node][i]) {
+			v.floor[node][i] = m.reqs[s] // nil for zeroes: then anything goes
 		}
-		if m.olderThan(vol, i, s, v.dfloor[i]) {
-			v.dfloor[i] = m.reqs[s]
+		if m.olderThan(vol, i, s, v.dfloor[node][i]) {
+			v.dfloor[node][i] = m.reqs[s]
+		}
+	}
+}
+
+// inherit gives node the floors of its peer: its copy has become equal.
+func (m *Model) inherit(vol, node int) {
+	v := &m.vols[vol]
+	copy(v.floor[node], v.floor[1-node])
+	durable := m.w.Nodes[node].Vols[vol].data.durable
+	for i, f := range v.floor[node] {
+		v.dfloor[node][i] = nil
+		if i < len(durable) && f != nil && !m.olderThan(vol, i, durable[i], f) {
+			v.dfloor[node][i] = f
 		}
 	}
 }
@@ -327,25 +344,15 @@ func (m *Model) afterCrash(n *Node, power bool) {
 	if !power {
 		return
 	}
-	p := m.w.Nodes[1-n.id]
-	if p.alive && p.res.Role() == drbd.Primary {
-		good := true
-		for i := range p.Vols {
-			good = good && p.Vols[i].attached && p.state(i).Disk == drbd.UpToDate
-		}
-		if good {
-			return
-		}
-	}
+	m.powerCut[n.id] = m.w.now
 	for k := range m.vols {
 		v := &m.vols[k]
-		for i := range v.floor {
-			if f := v.floor[i]; f != nil && !f.flushed {
-				v.floor[i] = v.dfloor[i]
+		for i, f := range v.floor[n.id] {
+			if f != nil && !f.flushed[n.id] {
+				v.floor[n.id][i] = v.dfloor[n.id][i]
 			}
 		}
 	}
-	m.acked = m.acked[:0]
 }
 
 func (m *Model) mustNotOverlap(n *Node, v *Volume, f *inflight) {
@@ -368,7 +375,7 @@ func (m *Model) applying(n *Node, v *Volume, sector int, s []stamp, mine bool) {
 	}
 	for k := range s {
 		i := sector + k
-		f := m.vols[v.num].floor[i]
+		f := m.vols[v.num].floor[n.id][i]
 		// Zeroes do not tell which write they are from.
 		if v.data.now[i] != 0 && m.olderThan(int(v.num), i, s[k], f) && !m.olderThan(int(v.num), i, v.data.now[i], f) {
 			m.w.fail("%s/%d: sector %d holds %d and is overwritten by %d, which is older than the acknowledged write %d",

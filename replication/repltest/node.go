@@ -213,8 +213,9 @@ func (n *Node) do(a *replication.Action) {
 	case replication.WriteMeta:
 		n.writeMeta(a)
 	case replication.SyncData:
-		n.syncData(n.Vols[a.Volume], func(err error) {
-			n.step(&replication.Event{Kind: replication.Synced, Volume: a.Volume, Err: err})
+		v := n.Vols[a.Volume]
+		n.syncData(v, func(err error) {
+			n.step(&replication.Event{Kind: replication.Synced, Volume: v.num, Err: err})
 		})
 		n.w.trace("%s sync-data", n.name)
 	case replication.SetTimer:

@@ -343,7 +343,13 @@ func (s *sim) resolve(round int) {
 	a, b := w.Nodes[0], w.Nodes[1]
 	sa, sb := a.state(0), b.state(0)
 	winner, victim := a, b
-	if b.res.Role() == drbd.Primary || sb.Disk > sa.Disk && a.res.Role() != drbd.Primary {
+	good := func(n *Node, s drbd.State) int {
+		if n.res.Role() == drbd.Primary {
+			return 2*int(s.Disk) + 1
+		}
+		return 2 * int(s.Disk)
+	}
+	if good(b, sb) > good(a, sa) {
 		winner, victim = b, a
 	}
 	w.trace("resolve round=%d winner=%s: a %v, b %v", round, winner.name, sa, sb)

@@ -9,16 +9,16 @@ import (
 	"github.com/pollux-project/pollux/replication/meta"
 )
 
-// ringLines is how much of a simulation's trace is kept for a failure.
-const ringLines = 400
+// RingLines is how much of a simulation's trace is kept for a failure.
+var RingLines = 400
 
 func (w *World) trace(format string, args ...any) {
 	switch {
 	case w.tracing:
 		fmt.Fprintf(&w.out, format+"\n", args...)
 	case w.ring != nil:
-		if len(w.ring) >= 2*ringLines {
-			w.ring = append(w.ring[:0], w.ring[ringLines:]...)
+		if len(w.ring) >= 2*RingLines {
+			w.ring = append(w.ring[:0], w.ring[RingLines:]...)
 		}
 		w.ring = append(w.ring, fmt.Sprintf("%9d.%03d ", w.now/1000, w.now%1000)+fmt.Sprintf(format, args...))
 	}
