@@ -192,6 +192,9 @@ func (e *Engine) stop() error {
 	e.finish(b)
 	e.freeBatch(b)
 	close(e.quit)
+	for _, v := range e.vols {
+		v.ioq.close()
+	}
 	e.connWG.Wait()
 	e.background.Wait()
 	for _, v := range e.vols {

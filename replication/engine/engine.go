@@ -98,7 +98,7 @@ type Engine struct {
 	// Opens the disks; tests put faulty ones in their place.
 	openDevice func(path string, o blockdev.Options) (blockdev.Device, error)
 
-	batches       sync.Pool
+	batches       batchList
 	events        eventHub
 	resume        resume
 	peerLostSince time.Time
@@ -124,7 +124,6 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e.room = sync.NewCond(&e.mu)
 	e.net.Store(&cfg.Net)
-	e.batches.New = func() any { return new(batch) }
 	for i := range cfg.Volumes {
 		vc := cfg.Volumes[i]
 		e.core.AddVolume(uint16(vc.Number), vc.Options)
@@ -179,7 +178,31 @@ type batch struct {
 	link      *link
 }
 
-func (e *Engine) newBatch() *batch { return e.batches.Get().(*batch) }
+// batchList keeps idle batches. There are no more than goroutines that step.
+type batchList struct {
+	mu   sync.Mutex
+	idle []*batch
+}
+
+func (l *batchList) get() *batch {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := len(l.idle)
+	if n == 0 {
+		return new(batch)
+	}
+	b := l.idle[n-1]
+	l.idle = l.idle[:n-1]
+	return b
+}
+
+func (l *batchList) put(b *batch) {
+	l.mu.Lock()
+	l.idle = append(l.idle, b)
+	l.mu.Unlock()
+}
+
+func (e *Engine) newBatch() *batch { return e.batches.get() }
 
 func (e *Engine) freeBatch(b *batch) {
 	b.ev = replication.Event{}
@@ -187,7 +210,7 @@ func (e *Engine) freeBatch(b *batch) {
 	clear(b.done[:cap(b.done)])
 	clear(b.sinks[:cap(b.sinks)])
 	b.done, b.sinks = b.done[:0], b.sinks[:0]
-	e.batches.Put(b)
+	e.batches.put(b)
 }
 
 // step runs one event; the caller holds the lock and calls finish after

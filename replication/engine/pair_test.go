@@ -175,6 +175,9 @@ func (n *node) crash() {
 	e.mu.Unlock()
 	e.finish(b)
 	close(e.quit)
+	for _, v := range e.vols {
+		v.ioq.close()
+	}
 	e.connWG.Wait()
 	for _, v := range e.vols {
 		v.closeDisk()

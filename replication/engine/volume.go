@@ -15,10 +15,6 @@ import (
 // slots that a waiting submitter wants to see.
 const roomBatch = 64
 
-// diskWorkers is the number of goroutines that wait for a disk in the
-// clients' stead: O_DIRECT, and whatever is slow. They exist while needed.
-const diskWorkers = 32
-
 // A Volume is one volume of an engine: the backend of an export.
 type Volume struct {
 	e        *Engine
@@ -34,18 +30,16 @@ type Volume struct {
 
 	metaJobs chan *replication.MetaJob // capacity 1: the core has one under way
 	syncs    chan struct{}             // likewise
-	ops      chan localIO
-	workers  atomic.Int32
+	ioq      ioQueue
 
 	errMu   sync.Mutex
 	diskErr string // why there is no disk
 }
 
 func newVolume(e *Engine, cfg VolumeConfig) *Volume {
-	return &Volume{
-		e: e, cfg: cfg, metaJobs: make(chan *replication.MetaJob, 1), syncs: make(chan struct{}, 1),
-		ops: make(chan localIO, 4096),
-	}
+	v := &Volume{e: e, cfg: cfg, metaJobs: make(chan *replication.MetaJob, 1), syncs: make(chan struct{}, 1)}
+	v.ioq.cond = sync.NewCond(&v.ioq.mu)
+	return v
 }
 
 // Config is the volume's configuration.
@@ -180,35 +174,4 @@ func (v *Volume) durable(op *localIO, err error) error {
 		err = v.data.Sync()
 	}
 	return err
-}
-
-// queue hands op to a worker; one is started if all are busy.
-func (v *Volume) queue(op localIO) {
-	if int(v.inFlight.Load()) > int(v.workers.Load()) && v.workers.Load() < diskWorkers {
-		v.workers.Add(1)
-		v.e.background.Add(1)
-		go v.worker()
-	}
-	v.ops <- op
-}
-
-// worker runs queued I/O until the engine closes.
-func (v *Volume) worker() {
-	e := v.e
-	defer e.background.Done()
-	defer v.workers.Add(-1)
-	for {
-		select {
-		case op := <-v.ops:
-			err := v.do(&op)
-			b := e.newBatch()
-			e.mu.Lock()
-			e.localDone(b, &op, err)
-			e.mu.Unlock()
-			e.finish(b)
-			e.freeBatch(b)
-		case <-e.quit:
-			return
-		}
-	}
 }
