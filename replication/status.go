@@ -1,6 +1,9 @@
 package replication
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication/meta"
 )
@@ -92,3 +95,24 @@ func (r *Resource) WantsSent() bool { return r.req.byPos.len() > 0 }
 
 // Role is the role of this node.
 func (r *Resource) Role() drbd.Role { return r.role }
+
+// Waiting says in words what the requests of clients wait for that are under
+// way, for support and for tests; empty if there are none.
+func (r *Resource) Waiting() string {
+	var s strings.Builder
+	for _, list := range []struct {
+		name string
+		ids  []RequestID
+	}{{"waiting", r.req.waiting}, {"parked", r.req.parked}, {"flush", r.req.flushes}} {
+		for _, id := range list.ids {
+			q := r.req.get(id)
+			fmt.Fprintf(&s, "%s: volume %d op %d sector %d flags %#x epoch %d (now %d, %d not acknowledged) sync %d of %d metadata %d of %d, %v; ",
+				list.name, q.v.num, q.op, q.sector, q.flags, q.epoch, r.send_.cur, r.send_.unacked.len(),
+				q.v.sync.done, q.syncSeq, q.v.meta.done, q.v.meta.required, q.v.st)
+		}
+	}
+	if n := r.req.log.len(); n > 0 {
+		fmt.Fprintf(&s, "%d in the transfer log; ", n)
+	}
+	return s.String()
+}

@@ -176,7 +176,7 @@ func (w *World) CheckQuiet() {
 				return
 			}
 			if p := n.res.Snapshot(w.Tick()).Pending; p != 0 {
-				w.fail("%s: %d requests are stuck: %s %s", n.name, p, w.Model.pendingText(), n.res.DebugFlushes())
+				w.fail("%s: %d requests are stuck: %s %s", n.name, p, w.Model.pendingText(), n.res.Waiting())
 				return
 			}
 		}
