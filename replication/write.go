@@ -585,16 +585,6 @@ func (r *Resource) proven(q *request) {
 	r.progressFlushes()
 }
 
-// proven: the kernel peer has flushed whatever was sent before the flush q.
-// Until this answer a later flush needs a proof of its own, although the
-// epochs may be acknowledged: the kernel acknowledges before it flushes.
-func (r *Resource) proven(q *request) {
-	if int32(q.epoch-r.send_.last) > 0 {
-		r.needProof = false
-	}
-	r.progressFlushes()
-}
-
 // proofBytes is the size of the read that proves a kernel peer's flush.
 const proofBytes = 4096
 
