@@ -32,7 +32,7 @@ type Daemon struct {
 	bootID    string
 	nbd       *export.Server
 	listening []string // NBD listeners, as status shows them
-	devices   deviceMaker
+	devices   *deviceMaker
 	hub       hub
 	newEngine func(spec resourceSpec, log zerolog.Logger) (engineAPI, error)
 
@@ -45,7 +45,10 @@ type Daemon struct {
 }
 
 // statusChanged is called by engines, from any goroutine.
-func (d *Daemon) statusChanged(r *resource) { d.hub.changed(r.name) }
+func (d *Daemon) statusChanged(r *resource) {
+	d.hub.changed(r.name)
+	r.roleMayHaveChanged()
+}
 
 // resource returns the resource of that name, or nil.
 func (d *Daemon) resource(name string) *resource {

@@ -20,6 +20,7 @@ import (
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
+	"github.com/pollux-project/pollux/blockdev/attach"
 	"github.com/pollux-project/pollux/protocol/adm"
 )
 
@@ -32,6 +33,7 @@ type testDaemon struct {
 	world *fakeWorld
 	log   *syncBuffer
 	hup   chan os.Signal
+	dev   attach.Attacher
 	stop  func() error
 }
 
@@ -82,7 +84,12 @@ func newTestDir(t *testing.T) string {
 // startDaemon runs a daemon on the files (name, text, ...).
 func startDaemon(t *testing.T, world *fakeWorld, files ...string) *testDaemon {
 	t.Helper()
-	d := &testDaemon{t: t, dir: newTestDir(t), world: world, log: &syncBuffer{}, hup: make(chan os.Signal)}
+	return startDaemonWith(t, world, nil, files...)
+}
+
+func startDaemonWith(t *testing.T, world *fakeWorld, dev attach.Attacher, files ...string) *testDaemon {
+	t.Helper()
+	d := &testDaemon{t: t, dir: newTestDir(t), world: world, log: &syncBuffer{}, hup: make(chan os.Signal), dev: dev}
 	d.write("pollux.toml", settingsText)
 	for i := 0; i < len(files); i += 2 {
 		d.write(files[i], files[i+1])
@@ -108,7 +115,7 @@ func (d *testDaemon) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	go func() {
-		done <- run(ctx, l, zerolog.New(d.log), hooks{reload: d.hup, ready: func() { close(ready) }, engines: d.world.make})
+		done <- run(ctx, l, zerolog.New(d.log), hooks{reload: d.hup, ready: func() { close(ready) }, engines: d.world.make, attacher: d.dev})
 	}()
 	d.stop = sync.OnceValue(func() error {
 		cancel()

@@ -1,37 +1,195 @@
 package daemon
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
 
+	"github.com/pollux-project/pollux/blockdev/attach"
 	"github.com/pollux-project/pollux/conf"
+	"github.com/pollux-project/pollux/protocol/adm"
 )
+
+// attachTimeout bounds the making and the removal of one block device.
+const attachTimeout = 30 * time.Second
 
 // A blockDevice is what attach-device has made of a volume.
 type blockDevice struct {
-	path    string // the device node; empty if there is none
-	problem string // why there is none
+	dev     attach.Device // nil if there is none
+	path    string        // the device node
+	problem string        // why there is none
 }
 
-// A deviceMaker makes block devices of volumes, as attach-device says.
-type deviceMaker struct{}
+// A deviceMaker makes block devices of the volumes of Primary resources, as
+// attach-device says. On a Secondary there are none, because nobody may open
+// its volumes, not even to read.
+type deviceMaker struct {
+	attacher attach.Attacher // nil: attach-device = "none"
+	socket   string          // of the NBD server
 
-func newDeviceMaker(s *conf.Daemon) (deviceMaker, error) {
-	if s.AttachDevice != "none" {
-		return deviceMaker{}, fmt.Errorf("%s: attach-device = %q is not available in this build", s.File, s.AttachDevice)
+	mu      sync.Mutex
+	stopped bool
+	work    sync.WaitGroup // changes under way
+}
+
+func newDeviceMaker(s *conf.Daemon) (*deviceMaker, error) {
+	m := &deviceMaker{socket: s.NBD.Socket}
+	if s.AttachDevice == "none" {
+		return m, nil
 	}
-	return deviceMaker{}, nil
+	if s.NBD.Socket == "" {
+		return nil, fmt.Errorf("%s: attach-device = %q needs nbd.socket: the block devices are clients of it", s.File, s.AttachDevice)
+	}
+	var err error
+	m.attacher, err = attach.New(attach.Config{Mode: attach.Mode(s.AttachDevice), RunDir: filepath.Join(filepath.Dir(s.ControlSocket), "attach")})
+	return m, err
 }
 
-// stop gives all block devices up.
-func (deviceMaker) stop() {}
+// begin counts a change in; false after stop.
+func (m *deviceMaker) begin() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stopped || m.attacher == nil {
+		return false
+	}
+	m.work.Add(1)
+	return true
+}
 
-// syncDevices makes the block devices agree with the role.
-func (r *resource) syncDevices() {}
+// stop waits for what is under way and lets nothing more begin. The devices
+// stay: the kernel holds their users' requests for the next polluxd.
+func (m *deviceMaker) stop() {
+	m.mu.Lock()
+	m.stopped = true
+	m.mu.Unlock()
+	m.work.Wait()
+}
 
-// abandonDevices leaves the block devices to their users: the kernel waits for
-// the next polluxd.
-func (r *resource) abandonDevices() {}
+// roleMayHaveChanged makes the block devices follow the role when it changed
+// without a command: a former Primary that went on, a demotion by the peer's policy.
+func (r *resource) roleMayHaveChanged() {
+	if !r.d.devices.begin() {
+		return
+	}
+	go func() {
+		defer r.d.devices.work.Done()
+		r.devMu.Lock()
+		defer r.devMu.Unlock()
+		if !r.devHeld {
+			r.followRole()
+		}
+	}()
+}
 
-// releaseDevices gives the block devices up before a demotion; it is refused
-// while one is in use.
-func (r *resource) releaseDevices() error { return nil }
+// syncDevices makes the block devices agree with the role, and ends what
+// releaseDevices began.
+func (r *resource) syncDevices() {
+	if !r.d.devices.begin() {
+		return
+	}
+	defer r.d.devices.work.Done()
+	r.devMu.Lock()
+	defer r.devMu.Unlock()
+	r.devHeld = false
+	r.followRole()
+}
+
+// followRole attaches on a Primary and detaches elsewhere. Needs devMu.
+func (r *resource) followRole() {
+	eng, spec := r.engine(), r.runningSpec()
+	if eng == nil {
+		return
+	}
+	isPrimary := eng.Status().Role == "Primary"
+	for _, v := range spec.Volumes {
+		have := r.device(v.Number)
+		switch {
+		case isPrimary && have.dev == nil:
+			r.setDevice(v.Number, r.attachDevice(spec, v))
+		case !isPrimary && have.dev != nil:
+			if err := r.detachDevice(v.Number, have); err != nil {
+				r.log.Error().Err(err).Int("vol", v.Number).Msg("block device")
+			}
+		}
+	}
+}
+
+func (r *resource) attachDevice(spec resourceSpec, v conf.Volume) blockDevice {
+	ctx, cancel := context.WithTimeout(context.Background(), attachTimeout)
+	defer cancel()
+	dev, err := r.d.devices.attacher.Attach(ctx, attach.Volume{
+		Resource: spec.Name, Number: v.Number, Implicit: len(spec.Volumes) == 1 && v.Number == 0, Minor: v.Minor,
+		Socket: r.d.devices.socket, Export: exportName(spec, v.Number),
+	})
+	if err == nil {
+		if err = dev.SetReadOnly(ctx, false); err == nil {
+			r.log.Info().Int("vol", v.Number).Str("device", dev.Path()).Msg("block device")
+			return blockDevice{dev: dev, path: dev.Path()}
+		}
+		err = errors.Join(err, dev.Detach(ctx))
+	}
+	r.log.Error().Err(err).Int("vol", v.Number).Msg("no block device; the NBD export works")
+	return blockDevice{problem: err.Error()}
+}
+
+func (r *resource) detachDevice(vol int, b blockDevice) error {
+	ctx, cancel := context.WithTimeout(context.Background(), attachTimeout)
+	defer cancel()
+	if err := b.dev.Detach(ctx); err != nil {
+		return err
+	}
+	r.setDevice(vol, blockDevice{})
+	return nil
+}
+
+// releaseDevices gives the block devices up before a demotion. It is refused
+// while one is in use; then all are as before. After it has succeeded nothing
+// is attached until syncDevices.
+func (r *resource) releaseDevices() error {
+	if !r.d.devices.begin() {
+		return nil
+	}
+	defer r.d.devices.work.Done()
+	r.devMu.Lock()
+	defer r.devMu.Unlock()
+	for _, v := range r.runningSpec().Volumes {
+		b := r.device(v.Number)
+		if b.dev == nil {
+			continue
+		}
+		if err := r.detachDevice(v.Number, b); err != nil {
+			r.followRole() // those before it come back
+			return &adm.Error{Exit: adm.ExitStateChange, Number: -12,
+				Text:   fmt.Sprintf("%s: State change failed: (-12) Device is held open by someone: %v", r.name, err),
+				Advice: fmt.Sprintf("umount or close %s and repeat the command", b.path)}
+		}
+	}
+	r.devHeld = true
+	return nil
+}
+
+// abandonDevices leaves the block devices to their users for the next polluxd.
+func (r *resource) abandonDevices() {
+	r.devMu.Lock()
+	defer r.devMu.Unlock()
+	r.devHeld = true
+}
+
+func (r *resource) device(vol int) blockDevice {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.devices[vol]
+}
+
+func (r *resource) setDevice(vol int, b blockDevice) {
+	r.mu.Lock()
+	if r.devices == nil {
+		r.devices = map[int]blockDevice{}
+	}
+	r.devices[vol] = b
+	r.mu.Unlock()
+	r.d.hub.changed(r.name)
+}

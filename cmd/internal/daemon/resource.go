@@ -21,6 +21,9 @@ type resource struct {
 	// Status doesn't take it, so that a long command can be watched.
 	admin sync.Mutex
 
+	devMu   sync.Mutex // held while block devices are made or removed
+	devHeld bool       // releaseDevices was called: none is made; guarded by devMu
+
 	mu      sync.Mutex          // guards what follows; never held while an engine is called
 	spec    resourceSpec        // as configured now
 	eng     engineAPI           // nil unless up

@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
+	"github.com/pollux-project/pollux/blockdev/attach"
 	"github.com/pollux-project/pollux/blockdev/export"
 	"github.com/pollux-project/pollux/conf"
 )
@@ -140,8 +141,9 @@ type hooks struct {
 	reload  <-chan os.Signal
 	protect bool   // lock memory and so on; tell systemd
 	ready   func() // may be nil
-	// engines replaces the real ones in tests.
-	engines func(spec resourceSpec, log zerolog.Logger) (engineAPI, error)
+	// engines and attacher replace the real ones in tests.
+	engines  func(spec resourceSpec, log zerolog.Logger) (engineAPI, error)
+	attacher attach.Attacher
 }
 
 func run(ctx context.Context, l *loadedConfig, log zerolog.Logger, h hooks) error {
@@ -158,6 +160,9 @@ func run(ctx context.Context, l *loadedConfig, log zerolog.Logger, h hooks) erro
 	}
 	if d.devices, err = newDeviceMaker(l.settings); err != nil {
 		return err
+	}
+	if h.attacher != nil {
+		d.devices.attacher = h.attacher
 	}
 	for _, w := range l.warnings {
 		log.Warn().Msg(w)
