@@ -1,0 +1,92 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Config says what to measure. Zero values of numbers mean the defaults.
+type Config struct {
+	Bin      string         // directory of polluxd and polluxadm
+	Dir      string         // images go below it, on the disk to be measured; "" = the system's directory for temporary files
+	Rounds   int            // over all cases; default 5
+	Seconds  int            // of one fio run; default 3
+	SizeMiB  int            // of each volume that is written to; default 256
+	SyncMiB  int            // of the volume that is resynced; default 1024
+	Only     *regexp.Regexp // of the names of cases, see Case.String; nil = all
+	Isolated bool           // this process is in a namespace that Isolate made
+	Progress io.Writer      // one line a run
+}
+
+// Defaults of our own: long enough for fio to settle, short enough for a
+// coffee (about seven minutes in all).
+const (
+	defaultRounds  = 5
+	defaultSeconds = 3
+	defaultSizeMiB = 256
+	defaultSyncMiB = 1024
+)
+
+// metaRoom is what a Pollux image has besides its data, in bytes: activity
+// log, bitmap and superblock of internal metadata for up to 16 GiB.
+const metaRoom = 1 << 20
+
+func (c *Config) setDefaults() {
+	for _, d := range []struct {
+		field *int
+		value int
+	}{{&c.Rounds, defaultRounds}, {&c.Seconds, defaultSeconds}, {&c.SizeMiB, defaultSizeMiB}, {&c.SyncMiB, defaultSyncMiB}} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+	if c.Progress == nil {
+		c.Progress = io.Discard
+	}
+}
+
+// Validate reports what would make the measurement fail or mean nothing.
+func (c *Config) Validate() error {
+	var errs []error
+	if c.Rounds < 1 || c.Seconds < 1 {
+		errs = append(errs, fmt.Errorf("%d rounds of %d seconds: at least one of each is needed", c.Rounds, c.Seconds))
+	}
+	if c.SizeMiB < 16 || c.SyncMiB < 16 || c.SizeMiB > 8192 || c.SyncMiB > 8192 {
+		errs = append(errs, fmt.Errorf("volumes of %d and %d MiB: 16 to 8192 are possible", c.SizeMiB, c.SyncMiB))
+	}
+	for _, program := range []string{"polluxd", "polluxadm"} {
+		if _, err := os.Stat(filepath.Join(c.Bin, program)); err != nil {
+			errs = append(errs, fmt.Errorf("%w: run `make build`", err))
+		}
+	}
+	var missing []string
+	for _, program := range []string{"fio", "nbdkit", "nbdcopy", "nbdinfo", "qemu-storage-daemon"} {
+		if _, err := exec.LookPath(program); err != nil {
+			missing = append(missing, program)
+		}
+	}
+	if len(missing) > 0 {
+		errs = append(errs, fmt.Errorf("not installed: %s: run `scripts/bootstrap bench`", strings.Join(missing, ", ")))
+	}
+	return errors.Join(errs...)
+}
+
+// checkRoom reports whether dir has the space for all images.
+func (c *Config) checkRoom(dir string, images int64) error {
+	var s unix.Statfs_t
+	if err := unix.Statfs(dir, &s); err != nil {
+		return fmt.Errorf("free space of %s: %w", dir, err)
+	}
+	if free := int64(s.Bavail) * s.Bsize; free < images+images/10 {
+		return fmt.Errorf("%s has %d MiB free, the images take %d MiB: choose another -dir or smaller -size and -sync-size", dir, free>>20, images>>20)
+	}
+	return nil
+}
