@@ -13,60 +13,64 @@ import (
 	"github.com/pollux-project/pollux/protocol/drbd"
 )
 
-// faulty is a device whose operations fail on demand.
-type faulty struct {
-	blockdev.Device
+// faults says which operations of a disk fail; it outlives the attach.
+type faults struct {
 	mu                sync.Mutex
 	read, write, sync bool
 	below             int64 // only requests that begin below are hit: not the metadata
 }
 
-func (f *faulty) set(read, write, sync bool) {
+// faulty is a device whose operations fail on demand.
+type faulty struct {
+	blockdev.Device
+	faults *faults
+}
+
+func (f *faults) set(read, write, sync bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.read, f.write, f.sync = read, write, sync
 }
 
-func (f *faulty) fails(flag *bool, off int64) bool {
+func (f *faults) fails(flag *bool, off int64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return *flag && off < f.below
 }
 
 func (f *faulty) ReadAt(p []byte, off int64) (int, error) {
-	if f.fails(&f.read, off) {
+	if f.faults.fails(&f.faults.read, off) {
 		return 0, syscall.EIO
 	}
 	return f.Device.ReadAt(p, off)
 }
 
 func (f *faulty) WriteAt(p []byte, off int64) (int, error) {
-	if f.fails(&f.write, off) {
+	if f.faults.fails(&f.faults.write, off) {
 		return 0, syscall.EIO
 	}
 	return f.Device.WriteAt(p, off)
 }
 
 func (f *faulty) Sync() error {
-	if f.fails(&f.sync, 0) {
+	if f.faults.fails(&f.faults.sync, 0) {
 		return syscall.EIO
 	}
 	return f.Device.Sync()
 }
 
 // faultyPair is a synced pair whose disks can be made to fail.
-func faultyPair(t *testing.T) (a, b *node, fa, fb *faulty) {
+func faultyPair(t *testing.T) (a, b *node, fa, fb *faults) {
 	t.Helper()
 	a, b = newPair(t, nil)
-	fa, fb = &faulty{below: 15 << 20}, &faulty{below: 15 << 20}
+	fa, fb = &faults{below: 15 << 20}, &faults{below: 15 << 20}
 	for _, x := range []struct {
 		n *node
-		f *faulty
+		f *faults
 	}{{a, fa}, {b, fb}} {
 		x.n.open1 = func(path string, o blockdev.Options) (blockdev.Device, error) {
 			dev, err := blockdev.Open(path, o)
-			x.f.Device = dev
-			return x.f, err
+			return &faulty{Device: dev, faults: x.f}, err
 		}
 		x.n.up()
 	}
@@ -80,10 +84,10 @@ func faultyPair(t *testing.T) (a, b *node, fa, fb *faulty) {
 }
 
 func TestFailingDiskOfThePrimary(t *testing.T) {
-	for name, fail := range map[string]func(*faulty){
-		"write": func(f *faulty) { f.set(false, true, false) },
-		"read":  func(f *faulty) { f.set(true, false, false) },
-		"sync":  func(f *faulty) { f.set(false, false, true) },
+	for name, fail := range map[string]func(*faults){
+		"write": func(f *faults) { f.set(false, true, false) },
+		"read":  func(f *faults) { f.set(true, false, false) },
+		"sync":  func(f *faults) { f.set(false, false, true) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b, fa, _ := faultyPair(t)
@@ -122,9 +126,9 @@ func TestFailingDiskOfThePrimary(t *testing.T) {
 }
 
 func TestFailingDiskOfTheSecondary(t *testing.T) {
-	for name, fail := range map[string]func(*faulty){
-		"write": func(f *faulty) { f.set(false, true, false) },
-		"sync":  func(f *faulty) { f.set(false, false, true) },
+	for name, fail := range map[string]func(*faults){
+		"write": func(f *faults) { f.set(false, true, false) },
+		"sync":  func(f *faults) { f.set(false, false, true) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b, _, fb := faultyPair(t)
