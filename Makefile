@@ -1,0 +1,135 @@
+# Pollux. `make` alone prints the targets: those with a "##" behind them.
+# Set-up is done by the targets themselves (scripts/bootstrap installs Debian's
+# packages and says which; root or sudo is used for that only).
+
+SHELL     := /bin/bash
+GO        ?= go
+BOOTSTRAP ?= scripts/bootstrap
+PREFIX    ?= /usr/local
+DESTDIR   ?=
+
+# Settings of single targets.
+SEEDS    ?= 10000
+SEED     ?=
+FUZZTIME ?= 10s
+PKG      ?= ./...
+SABOTAGE ?=
+
+MODULE  := github.com/pollux-project/pollux
+VERSION := 0.1.0-dev
+# The commit comes from git, not from Go's stamp: that one fails in a checkout
+# which belongs to another user.
+COMMIT  := $(shell git -c safe.directory='*' describe --always --dirty --exclude '*' 2>/dev/null)
+LDFLAGS := -X $(MODULE)/cmd/internal/daemon.Version=$(VERSION)$(COMMIT:%=+%) \
+           -X $(MODULE)/cmd/internal/adm.Release=$(VERSION)$(COMMIT:%=+%)
+GOBUILD := $(GO) build -trimpath -buildvcs=false -ldflags='$(LDFLAGS)'
+
+# What the linters are pinned to.
+LINT_VERSION    := v2.15.0
+LINT            := build/tools/golangci-lint-$(LINT_VERSION)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## print this list
+	@echo "Pollux $(VERSION): one disk on two nodes. README.md has the first steps."
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Go itself is not installed by the set-up.
+.PHONY: go-present
+go-present:
+	@command -v $(GO) >/dev/null || { echo 'make: there is no "$(GO)": install Go 1.26 or newer from https://go.dev/dl/ and put it into PATH' >&2; exit 1; }
+
+# --- build and install -------------------------------------------------------
+
+.PHONY: build
+build: go-present ## build all programs into bin/
+	@$(BOOTSTRAP) build
+	@mkdir -p bin
+	$(GOBUILD) -o bin/ ./cmd/...
+
+.PHONY: install
+install: build ## copy the programs for users to DESTDIR/PREFIX (default /usr/local)
+	install -d '$(DESTDIR)$(PREFIX)/sbin'
+	install -m 0755 bin/polluxd bin/polluxadm bin/polluxmeta '$(DESTDIR)$(PREFIX)/sbin/'
+
+.PHONY: clean
+clean: ## remove what was built and downloaded (bin/, build/)
+	rm -rf bin build cover.out
+
+# --- see it work -------------------------------------------------------------
+
+.PHONY: demo
+demo: build ## a VM survives the death of its node (SABOTAGE=1: must notice a lost record)
+	@$(BOOTSTRAP) demo
+	scripts/demo/build-guest
+	SABOTAGE=$(SABOTAGE) bin/pollux-demo
+
+# --- tests -------------------------------------------------------------------
+
+.PHONY: test
+test: go-present ## all tests: unit, golden, simulated histories, real clients (3 minutes or less)
+	@$(BOOTSTRAP) build test
+	$(GO) test -shuffle=on ./...
+
+.PHONY: race
+race: go-present ## all tests under the race detector
+	@$(BOOTSTRAP) build test
+	$(GO) test -race -shuffle=on $(PKG)
+
+.PHONY: sim
+sim: ## SEEDS=10000 simulated histories of two nodes; SEED=N replays one
+	$(GO) test ./replication -run '^TestSim$$' -timeout 60m $(if $(SEED),-seed=$(SEED) -v,-seeds=$(SEEDS))
+
+.PHONY: crash
+crash: ## power cuts at every durable write of the metadata, many times over
+	$(GO) test ./replication/meta ./replication/engine ./blockdev/blocktest -run 'Crash' -count=5
+
+.PHONY: fuzz
+fuzz: ## every fuzz test for FUZZTIME=10s
+	@for pkg in $$($(GO) list ./...); do \
+		for name in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "$$pkg $$name"; \
+			$(GO) test $$pkg -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) || exit 1; \
+		done; \
+	done
+
+.PHONY: interop-smoke
+interop-smoke: build ## polluxd with the kernel's DRBD 8.4 as its peer (4 minutes or less)
+	@$(BOOTSTRAP) interop
+	scripts/lab/interop-smoke
+
+.PHONY: cover
+cover: ## test coverage by package; cover.out for `go tool cover -html=cover.out`
+	@$(BOOTSTRAP) build test
+	$(GO) test -coverprofile=cover.out $(PKG)
+	@$(GO) tool cover -func=cover.out | tail -1
+
+.PHONY: bench
+bench: build ## speed and memory beside QEMU's network RAID-1 and nbdcopy
+	@$(BOOTSTRAP) bench
+	bin/pollux-bench
+
+.PHONY: ci
+ci: ## what .ci/run does on a fresh machine
+	bash .ci/run
+
+# --- style -------------------------------------------------------------------
+
+# The linter is built from source once: about 6 minutes on 2 cores.
+$(LINT):
+	@echo "building golangci-lint $(LINT_VERSION): some minutes, once"
+	@mkdir -p build/tools
+	cd build/tools && GOBIN="$$PWD" GOFLAGS=-mod=mod $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	mv build/tools/golangci-lint $@
+
+.PHONY: lint
+lint: $(LINT) ## go vet, golangci-lint, shellcheck
+	@$(BOOTSTRAP) build test
+	$(GO) vet ./...
+	$(LINT) run ./...
+	shellcheck .ci/run scripts/bootstrap scripts/demo/build-guest scripts/lab/build scripts/lab/kernel scripts/lab/guest
+
+.PHONY: fmt
+fmt: $(LINT) ## format all Go files (gofumpt)
+	$(LINT) fmt ./...
