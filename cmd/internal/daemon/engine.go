@@ -207,6 +207,10 @@ func (b *volumeBackend) Submit(batch []*blockdev.Request) { b.v.Submit(batch) }
 func (r *runningEngine) refusal(err error) error {
 	var state *replication.StateError
 	var refused *engine.AdminError
+	var request *replication.RequestError
+	if errors.As(err, &request) {
+		err = &engine.AdminError{Code: request.Code, Text: request.Text}
+	}
 	switch {
 	case err == nil:
 		return nil
