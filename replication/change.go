@@ -272,6 +272,7 @@ func (r *Resource) attached(ev *Event) {
 		r.sendSizes(v, 0)
 		r.sendUUIDs(v, 0)
 		r.sendStateWord(v, v.st)
+		r.setTimer(timerHandshake, bitmapMS)
 	} else {
 		ns.Disk, ns.Pdsk = v.negDisk, v.negPdsk
 		r.setState(v, ns, "attach")

@@ -649,6 +649,9 @@ func (r *Resource) runInvalidate(c *command) {
 		case !v.hasDisk():
 			r.finish(c, r.stateError(v, SSNoLocalDisk))
 			return
+		case v.st.Disk == drbd.Negotiating:
+			r.retryLater(c)
+			return
 		case r.conn < drbd.WFReportParams && !remote && r.role != drbd.Primary:
 			r.invalidateAlone(c, v)
 			return
@@ -673,6 +676,8 @@ func (r *Resource) runInvalidate(c *command) {
 		switch {
 		case c.reply == SSConcurrentStChg || c.reply == SSInTransientState:
 			r.retryLater(c)
+		case c.reply == SSNothingToDo: // no resync has begun there
+			r.finish(c, r.stateError(v, SSNoRemoteDisk))
 		case c.reply < SSSuccess:
 			r.finish(c, r.refusedByPeer(c))
 		default:
@@ -723,7 +728,13 @@ func (r *Resource) runOutdate(c *command) {
 	for _, v := range r.vols {
 		ns := v.st
 		ns.Disk = drbd.Outdated
-		if code := r.check(v, ns, false); code < SSSuccess {
+		code := r.check(v, ns, false)
+		if code >= SSSuccess && v.st.Conn >= drbd.Connected && v.st.Disk > drbd.Outdated {
+			// Sanitize takes such a disk for UpToDate: the caller, a fence handler
+			// perhaps, must not hear that it has been outdated.
+			code = SSConnectedOutdates
+		}
+		if code < SSSuccess {
 			r.finish(c, r.stateError(v, code))
 			return
 		}

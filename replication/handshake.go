@@ -19,7 +19,7 @@ func (r *Resource) socketsUp(ev *Event) {
 	r.peerPollux = ev.Link.Features&drbd.FeaturePollux != 0
 	r.connGen++
 	r.dataPos = 0
-	r.lastReceived = r.now
+	r.lastReceived, r.lastData = r.now, r.now
 	r.gotProtocol, r.stateSent = false, false
 	r.splitBrain = ""
 	r.conn = drbd.WFReportParams // packets may go; the volumes still say WFConnection
@@ -340,6 +340,9 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 				r.failDisk(v, "attach refused: "+res.Reason)
 				return nil
 			case ps.Disk == drbd.Negotiating:
+				r.report("volume %d: the peer's attach is refused: %s", v.num, res.Reason)
+				r.sendUUIDs(v, 0) // by these it finds the same, and does not wait for ever
+				r.sendStateWord(v, v.st)
 				real, ns.Conn = drbd.Diskless, drbd.Connected
 			default:
 				if res.SplitBrain {
@@ -450,13 +453,18 @@ func (r *Resource) checkHandshakeTimeout() {
 	waits := r.conn != drbd.Connected
 	for _, v := range r.vols {
 		waits = waits || v.st.Conn == drbd.WFBitMapS || v.st.Conn == drbd.WFBitMapT || v.st.Conn == drbd.WFSyncUUID
+		waits = waits || v.st.Disk == drbd.Negotiating
+	}
+	limit := Tick(handshakeMS)
+	if r.conn == drbd.Connected {
+		limit = bitmapMS // the peer may be storing a large bitmap
 	}
 	switch {
 	case !waits:
-	case r.now-r.lastReceived < handshakeMS && r.conn == drbd.Connected:
-		r.setTimer(timerHandshake, handshakeMS)
+	case r.now-r.lastData < limit:
+		r.setTimer(timerHandshake, limit-(r.now-r.lastData))
 	default:
-		r.connectionLost(drbd.ProtocolFailure, fmt.Errorf("the peer did not finish the handshake within %d s", handshakeMS/1000))
+		r.connectionLost(drbd.ProtocolFailure, fmt.Errorf("the peer did not go on with the handshake for %d s", limit/1000))
 	}
 }
 

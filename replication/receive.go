@@ -85,6 +85,9 @@ func waitsFor(kind rangeKind) rangeKind {
 // the kernel would end it (drbd84-protocol, 4.7 and 10.6).
 func (r *Resource) received(ev *Event) {
 	r.lastReceived = r.now
+	if ev.Socket == drbd.DataSocket {
+		r.lastData = r.now
+	}
 	if !r.isUp() {
 		r.freeData(ev.Data)
 		return

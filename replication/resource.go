@@ -27,6 +27,7 @@ const (
 	resyncTickMS   = 100  // drbd84-protocol, 7.2: SLEEP_TIME
 	bitmapLazyMS   = 2000 // changed bitmap pages reach the disk so long after the change
 	handshakeMS    = 30000
+	bitmapMS       = 120000 // the same for the exchange of bitmaps and for an attach
 	commandRetryMS = 200
 )
 
@@ -81,6 +82,7 @@ type Resource struct {
 	strictWait   bool   // kernel peer: reading stopped at a P_BARRIER
 	readPaused   bool
 	lastReceived Tick
+	lastData     Tick // the same of the data socket
 	pingSent     bool
 	pingWaiters  []func()
 

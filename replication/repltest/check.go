@@ -186,9 +186,9 @@ func (w *World) CheckQuiet() {
 				w.fail("at rest sector %d of volume %d holds %d on node a and %d on node b", k, i, a[k], b[k])
 				return
 			}
-			for _, floor := range w.Model.vols[i].floor {
+			for node, floor := range w.Model.vols[i].floor {
 				if f := floor[k]; w.Model.olderThan(i, k, a[k], f) {
-					w.fail("at rest sector %d of volume %d holds %d: the acknowledged write %d is lost", k, i, a[k], f.ID)
+					w.fail("at rest sector %d of volume %d holds %d: write %d is lost, which node %d had to hold", k, i, a[k], f.ID, node)
 					return
 				}
 			}

@@ -273,7 +273,7 @@ func (m *Model) checkFlush(n *Node, q *Request) {
 	}
 	kept := m.acked[:0]
 	for _, a := range m.acked {
-		if a.Vol != q.Vol || a.end >= q.start {
+		if a.Vol != q.Vol || a.end >= q.start || a.node != n {
 			kept = append(kept, a)
 			continue
 		}
@@ -286,8 +286,9 @@ func (m *Model) checkFlush(n *Node, q *Request) {
 					m.w.fail("%s: flush %d was answered, but write %d of sector %d is not durable on node %s, which holds %d", n.name, q.ID, a.ID, i, x.name, d)
 					return
 				}
+				a.flushed[x.id] = true
+				m.vols[a.Vol].dfloor[x.id][i] = a
 			}
-			m.markFlushed(x.id, a)
 		}
 	}
 	m.acked = kept

@@ -15,7 +15,11 @@ type link struct {
 	up      [2]bool      // the node has not been told that it is down, and has not closed it
 	sent    [2]uint64    // bytes filed for the data socket
 	feature uint32
+	timing  [2]bool // the end of the node's patience is set
 }
+
+// stallMS is how long a node's sockets take to give up.
+const stallMS = 3000
 
 // A stream is the packets of one direction of a socket that are under way.
 type stream struct {
@@ -98,6 +102,10 @@ func (n *Node) send(a *replication.Action) {
 	n.w.tracePacket(n, a.Socket, b)
 	s := &l.streams[n.id][a.Socket]
 	if s.dead {
+		if !l.timing[n.id] { // what TCP says of bytes that nobody acknowledges
+			l.timing[n.id] = true
+			n.w.after(stallMS*1000, func() { n.linkDown(l, drbd.Timeout) })
+		}
 		return
 	}
 	s.last = max(s.last, n.w.now+n.w.netDelay())

@@ -356,6 +356,11 @@ func (s *sim) resolve(round int) {
 	if victim.res.Role() == drbd.Primary { // both are
 		s.demote(victim)
 		w.Run(1500)
+		if victim.res.Role() == drbd.Primary && round > 2 { // its clients never end
+			victim.Kill(false, 1)
+			victim.Up()
+			w.Run(200)
+		}
 	}
 	switch {
 	case sa.Conn >= drbd.Connected && sb.Conn >= drbd.Connected:
