@@ -20,7 +20,7 @@ const (
 )
 
 // quick makes the nodes find each other again soon.
-const quick = "net { connect-int 1; ping-int 1; timeout 20; }"
+const quick = "net { connect-int 3; ping-int 3; timeout 20; }"
 
 // load is a fio that writes blocks with checksums for a while.
 type load struct {
