@@ -30,10 +30,15 @@ const (
 	idleTime     = 10 * time.Second
 )
 
+// settleTime is how long the daemons may tidy up after the load (our own):
+// the last cleared bits are written, the collector gives memory back.
+const settleTime = 5 * time.Second
+
 // Limit is the memory that a node may take, in bytes.
 func (f Footprint) Limit() int64 { return memoryBase + f.StorageBytes*memoryPerGiB>>30 }
 
-// footprints looks at the daemons of a pair that nobody uses, for idleTime.
+// footprints looks at the daemons of a pair that nobody uses, for idleTime
+// after settleTime.
 func footprints(ctx context.Context, p *pair) ([]Footprint, error) {
 	all := make([]Footprint, len(p.daemons))
 	account := func(sign int64) error {
@@ -50,6 +55,9 @@ func footprints(ctx context.Context, p *pair) ([]Footprint, error) {
 			all[i].IdleMicros += float64(sign) * micros
 		}
 		return nil
+	}
+	if err := sleep(ctx, settleTime); err != nil {
+		return nil, err
 	}
 	for i, d := range p.daemons {
 		all[i] = Footprint{Node: nodeNames[i], IdleSeconds: idleTime.Seconds()}
@@ -70,12 +78,19 @@ func footprints(ctx context.Context, p *pair) ([]Footprint, error) {
 	if err := account(-1); err != nil {
 		return nil, err
 	}
-	select {
-	case <-time.After(idleTime):
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := sleep(ctx, idleTime); err != nil {
+		return nil, err
 	}
 	return all, account(+1)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // statusBytes reads a size of /proc/PID/status.

@@ -239,7 +239,7 @@ func (r *Report) WriteTable(w io.Writer) error {
 			fmt.Sprintf("%.1f", l.P50), fmt.Sprintf("%.1f", l.P99), fmt.Sprintf("%.0f", l.CPU), ratio)
 		b.WriteString(strings.TrimRight(line, " \n") + "\n")
 	}
-	b.WriteString("\nCPU: of all server processes, per write. x quorum: IOPS to the best quorum line above it.\n\n")
+	b.WriteString("\nCPU: of all server processes, per write. x quorum: IOPS to the best quorum line of the same class and depth.\n\n")
 	if !r.Isolated {
 		b.WriteString("Without a network namespace of its own only the nbdkit peer is a fair rival: there is none for the direct class.\n\n")
 	}
@@ -248,7 +248,7 @@ func (r *Report) WriteTable(w io.Writer) error {
 		if !bar.Met {
 			verdict = "MISSED"
 		}
-		fmt.Fprintf(&b, "%-6s  %-32s %-18s %s\n", verdict, bar.What, bar.Want, bar.Got)
+		fmt.Fprintf(&b, "%-6s  %-34s %-19s %s\n", verdict, bar.What, bar.Want, bar.Got)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
