@@ -80,7 +80,7 @@ func noGoodCopy(r adm.Resource, v adm.Volume, now time.Time) verdict {
 		if v.DiskError != "" {
 			why += " (" + firstLine(v.DiskError) + ")"
 		}
-		return verdict{atRisk, why + " and " + peerAbsent(r, now), ""}
+		return verdict{atRisk, why + " and " + peerAbsent(r, now), attachAdvice(r, v)}
 	case isConnected(r):
 		return verdict{atRisk, fmt.Sprintf("%sno copy is up to date: %s here, %s on %s", which, v.Disk, v.PeerDisk, r.Peer), ""}
 	}
@@ -99,7 +99,7 @@ func oneGoodCopy(r adm.Resource, v adm.Volume, now time.Time) verdict {
 		if v.DiskError != "" {
 			why += " (" + firstLine(v.DiskError) + ")"
 		}
-		return verdict{degraded, why, fmt.Sprintf("after the repair: polluxadm attach %s", r.Name)}
+		return verdict{degraded, why, attachAdvice(r, v)}
 	case !isConnected(r) && r.Role != "Primary":
 		return verdict{degraded, fmt.Sprintf("%sthis copy was current when %s was last seen: %s; it may have written since", which, r.Peer, peerAbsent(r, now)), connectAdvice(r)}
 	case !isConnected(r):
@@ -125,6 +125,15 @@ func suspendedWhy(r adm.Resource) string {
 		}
 	}
 	return strings.Join(why, ", ")
+}
+
+// attachAdvice is what to do about a disk that was given up; a volume may also
+// have none by configuration.
+func attachAdvice(r adm.Resource, v adm.Volume) string {
+	if v.BackingDisk == "" {
+		return ""
+	}
+	return "after the repair: polluxadm attach " + r.Name
 }
 
 func connectAdvice(r adm.Resource) string {
