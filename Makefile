@@ -22,7 +22,7 @@ VERSION := 0.1.0-dev
 COMMIT  := $(shell git -c safe.directory='*' describe --always --dirty --exclude '*' 2>/dev/null)
 LDFLAGS := -X $(MODULE)/cmd/internal/daemon.Version=$(VERSION)$(COMMIT:%=+%) \
            -X $(MODULE)/cmd/internal/adm.Release=$(VERSION)$(COMMIT:%=+%)
-GOBUILD := $(GO) build -trimpath -buildvcs=false -ldflags='$(LDFLAGS)'
+GOBUILD := $(GO) build -buildvcs=false -ldflags='$(LDFLAGS)'
 
 # What the linters are pinned to.
 LINT_VERSION    := v2.15.0
@@ -49,9 +49,17 @@ build: go-present ## build all programs into bin/
 	$(GOBUILD) -o bin/ ./cmd/...
 
 .PHONY: install
-install: build ## copy the programs for users to DESTDIR/PREFIX (default /usr/local)
-	install -d '$(DESTDIR)$(PREFIX)/sbin'
+install: ## copy programs, manual pages and systemd units to DESTDIR/PREFIX (default /usr/local)
+	@test -x bin/polluxd || { echo 'make install: bin/ is empty: run "make build" first' >&2; exit 1; }
+	install -d '$(DESTDIR)$(PREFIX)/sbin' '$(DESTDIR)$(PREFIX)/share/man/man8' '$(DESTDIR)$(PREFIX)/share/man/man5' \
+		'$(DESTDIR)$(PREFIX)/lib/systemd/system'
 	install -m 0755 bin/polluxd bin/polluxadm bin/polluxmeta '$(DESTDIR)$(PREFIX)/sbin/'
+	install -m 0644 docs/*.8 '$(DESTDIR)$(PREFIX)/share/man/man8/'
+	install -m 0644 docs/*.5 '$(DESTDIR)$(PREFIX)/share/man/man5/'
+	@for unit in scripts/systemd/*.service; do \
+		echo "install $$unit"; \
+		sed 's|/usr/sbin/pollux|$(PREFIX)/sbin/pollux|' $$unit >'$(DESTDIR)$(PREFIX)/lib/systemd/system/'$${unit##*/} || exit 1; \
+	done
 
 .PHONY: clean
 clean: ## remove what was built and downloaded (bin/, build/)
