@@ -42,6 +42,7 @@ const (
 	CmdInvalidate       Command = "invalidate"        // one volume or all
 	CmdInvalidateRemote Command = "invalidate-remote" // one volume or all
 	CmdOutdate          Command = "outdate"
+	CmdResumeIO         Command = "resume-io" // frozen I/O goes on: the lost peer is down
 )
 
 // NeedsResource reports whether a request with c must name a resource, and
@@ -51,7 +52,7 @@ func (c Command) NeedsResource() (needs, known bool) {
 	case CmdHello, CmdStatus, CmdEvents, CmdReload:
 		return false, true
 	case CmdUp, CmdDown, CmdAdjust, CmdAttach, CmdDetach, CmdConnect, CmdDisconnect, CmdPrimary,
-		CmdSecondary, CmdInvalidate, CmdInvalidateRemote, CmdOutdate:
+		CmdSecondary, CmdInvalidate, CmdInvalidateRemote, CmdOutdate, CmdResumeIO:
 		return true, true
 	}
 	return false, false

@@ -40,6 +40,9 @@ func (a *app) controlCommands() []*cobra.Command {
 			"The resource becomes StandAlone and stays so until connect.", "force"),
 		cmd(adm.CmdAdjust, groupDaily, "make the running resource agree with its changed configuration file",
 			"Brings it up if it isn't, attaches missing disks, reconnects."),
+		cmd(adm.CmdResumeIO, groupData, "let I/O go on that is frozen since the peer was lost",
+			"With fencing resource-and-stonith a Primary that loses its peer stops all I/O until the peer is fenced or back.\n"+
+				"Run this only when you know that the peer is down: otherwise both nodes may write (split brain)."),
 		cmd(adm.CmdAttach, groupData, "attach the disk again, after a repair", ""),
 		cmd(adm.CmdDetach, groupData, "work without the local disk",
 			"The node goes on with the peer's data. --force doesn't wait for requests that hang in the disk.", "force"),

@@ -19,6 +19,7 @@ type engineAPI interface {
 	Invalidate(vol int) error
 	InvalidateRemote(vol int) error
 	Outdate() error
+	ResumeIO() error
 	// Reconfigure takes over changed options; what can't be changed while
 	// running is refused and nothing is changed.
 	Reconfigure(spec resourceSpec) error

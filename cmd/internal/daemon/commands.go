@@ -75,6 +75,8 @@ func (r *resource) execute(req adm.Request) error {
 		return r.secondary(eng)
 	case adm.CmdOutdate:
 		return eng.Outdate()
+	case adm.CmdResumeIO:
+		return eng.ResumeIO()
 	}
 	return &adm.Error{Exit: adm.ExitEnvironment, Text: fmt.Sprintf("%s: polluxd has no command %q", r.name, req.Cmd)}
 }

@@ -166,6 +166,7 @@ func (r *runningEngine) Secondary() error               { return r.refusal(r.e.S
 func (r *runningEngine) Invalidate(vol int) error       { return r.refusal(r.e.Invalidate(vol)) }
 func (r *runningEngine) InvalidateRemote(vol int) error { return r.refusal(r.e.InvalidateRemote(vol)) }
 func (r *runningEngine) Outdate() error                 { return r.refusal(r.e.Outdate()) }
+func (r *runningEngine) ResumeIO() error                { return r.refusal(r.e.ResumeIO()) }
 func (r *runningEngine) Started()                       { r.e.Started() }
 func (r *runningEngine) Down() error                    { return r.refusal(r.e.Down()) }
 func (r *runningEngine) Close() error                   { return r.e.Close() }

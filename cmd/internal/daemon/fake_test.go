@@ -129,6 +129,7 @@ func heldOpen(res string) error {
 
 func (e *fakeEngine) Invalidate(int) error           { return e.do("invalidate", func() {}) }
 func (e *fakeEngine) InvalidateRemote(int) error     { return e.do("invalidate-remote", func() {}) }
+func (e *fakeEngine) ResumeIO() error                { return e.do("resume-io", func() {}) }
 func (e *fakeEngine) Started()                       { _ = e.w.call("started", e.spec.Name) }
 func (e *fakeEngine) Outdate() error                 { return e.do("outdate", func() {}) }
 func (e *fakeEngine) Reconfigure(resourceSpec) error { return e.do("reconfigure", func() {}) }
