@@ -129,6 +129,9 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 		v.uuids.Current |= 1
 		v.requireSuperblock()
 	}
+	if ns.Role != drbd.Primary || ns.Disk == drbd.UpToDate {
+		v.strayed = false
+	}
 	if ns.Role != drbd.Primary && os.Role == drbd.Primary && v.hasDisk() {
 		v.uuids.Current &^= 1
 		v.storeSuperblock()
@@ -174,9 +177,13 @@ func (r *Resource) diskError(v *volume, err error, fatal bool) {
 		r.emit(Action{Kind: RunHandler, Volume: v.num, Name: "local-io-error"})
 	}
 	r.failDisk(v, "I/O error, on-io-error detach")
-	if fatal && r.recv.q.len() > 0 {
-		// The peer must not hear that its writes are stable here: only a broken
-		// connection makes it keep their blocks as out of sync.
+}
+
+// peerMustKeep: a failed fdatasync may have lost writes of the peer that it was
+// told are written. It must not hear that they are stable: only a broken
+// connection makes it keep their blocks as out of sync.
+func (r *Resource) peerMustKeep(err error) {
+	if r.isUp() && r.recv.q.len() > 0 {
 		r.connectionLost(drbd.NetworkFailure, fmt.Errorf("the peer's writes cannot be made durable here: %w", err))
 	}
 }
@@ -196,9 +203,15 @@ func (r *Resource) failDisk(v *volume, reason string) {
 	r.maybeCloseDisk(v)
 }
 
-// maybeCloseDisk completes Failed -> Diskless.
+// maybeCloseDisk completes Failed -> Diskless. Before that, what is written is
+// made durable: the peer's epochs are acknowledged later, and this disk may come
+// back.
 func (r *Resource) maybeCloseDisk(v *volume) {
 	if v.st.Disk != drbd.Failed || v.local > 0 || v.meta.running || v.sync.running {
+		return
+	}
+	if v.sync.dirty && !v.sync.broken {
+		r.startSync(v)
 		return
 	}
 	for _, id := range r.req.waiting {
@@ -233,6 +246,12 @@ func (r *Resource) maybeCloseDisk(v *volume) {
 	r.commandStep()
 }
 
+// isStale reports whether a disk of generation current is known to lack what
+// the application of this Primary has seen or written meanwhile.
+func (r *Resource) isStale(v *volume, current uint64) bool {
+	return r.role == drbd.Primary && (v.strayed || v.exposed != 0 && v.exposed&^1 != current&^1)
+}
+
 // attached takes a disk into use (drbd84-protocol, 8.3).
 func (r *Resource) attached(ev *Event) {
 	v := r.volume(ev.Volume)
@@ -240,9 +259,9 @@ func (r *Resource) attached(ev *Event) {
 	if v.st.Disk != drbd.Diskless {
 		panic(fmt.Sprintf("replication: attach of volume %d of %s, whose disk is %v", v.num, r.cfg.Name, v.st.Disk))
 	}
-	if r.role == drbd.Primary && v.st.Conn < drbd.Connected && v.exposed != 0 && v.exposed&^1 != d.Superblock.UUIDs.Current&^1 {
+	if r.isStale(v, d.Superblock.UUIDs.Current) && !v.readsRemotely() {
 		r.emit(Action{Kind: CommandDone, Tag: ev.Tag, Err: &RequestError{Code: 150, Text: fmt.Sprintf(
-			"%s/%d: this disk does not hold the data that the Primary uses now: attach the disk that was detached, or demote this node first", r.cfg.Name, v.num)}})
+			"%s/%d: this disk does not hold the data that the Primary uses now: connect the peer first, which has them, or demote this node", r.cfg.Name, v.num)}})
 		r.emit(Action{Kind: CloseDisk, Volume: v.num})
 		return
 	}

@@ -814,7 +814,18 @@ func (r *Resource) judge(v *volume, p drbd.ReqState) (drbd.State, StateCode) {
 	if !ns.Valid() || !v.handshakeDone || ns.Conn == drbd.VerifyT {
 		return ns, SSNotSupported
 	}
-	return ns, r.check(v, ns, false)
+	if v.st.Disk == drbd.Negotiating {
+		return ns, SSInTransientState
+	}
+	ctx := r.context(v)
+	done := Sanitize(ctx, v.st, ns)
+	if p.Mask&maskConn != 0 && ns.Conn > drbd.Connected && done.Conn != ns.Conn {
+		if v.st.Disk < drbd.Inconsistent { // a resync that cannot begin here
+			return ns, SSNoLocalDisk
+		}
+		return ns, SSNoRemoteDisk
+	}
+	return ns, CheckState(ctx, v.st, done, false, false)
 }
 
 // receivedConnRequest is a request for the connection as a whole: a graceful

@@ -331,6 +331,10 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 		if consider {
 			v.forcedPeer = false
 			res := r.handshake(v, ps.Role, real)
+			if res.OK && os.Disk == drbd.Negotiating && res.Conn != drbd.WFBitMapT && r.isStale(v, v.uuids.Current) {
+				res.OK = false
+				res.Reason = "the disk lacks what this Primary has written to the peer since, and the peer's copy is not the source of a resync"
+			}
 			switch {
 			case res.OK:
 				ns.Conn = res.Conn

@@ -48,6 +48,7 @@ type dataSync struct {
 	running bool
 	wanted  bool
 	dirty   bool // something was written since the last one began
+	broken  bool // one has failed: none is begun any more
 }
 
 // storeSuperblock has the superblock written; the returned job has it.
@@ -275,7 +276,7 @@ func (r *Resource) runMetaWaiters(v *volume) {
 func (r *Resource) requestSync(v *volume) uint64 {
 	s := &v.sync
 	switch {
-	case !v.hasDisk():
+	case v.st.Disk < drbd.Failed || s.broken: // a Failed disk is still open
 		return s.done
 	case s.running:
 		s.wanted = true
@@ -301,9 +302,10 @@ func (r *Resource) synced(ev *Event) {
 	s.done = s.started
 	if ev.Err != nil {
 		// Earlier writes may be lost: a failed fdatasync is never retried.
-		s.wanted = false
+		s.wanted, s.broken = false, true
 		s.done = s.started + 1
 		r.diskError(v, fmt.Errorf("fdatasync: %w", ev.Err), true)
+		r.peerMustKeep(ev.Err)
 	} else if s.wanted {
 		r.startSync(v)
 	}

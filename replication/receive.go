@@ -403,6 +403,9 @@ func (r *Resource) peerEnded(p *peerRequest, err error) {
 	v := p.v
 	v.local--
 	v.active.remove(p.kind, uint32(p.id))
+	if err == nil && p.op != OpRead && v.st.Disk < drbd.Inconsistent {
+		err = ErrNoData // written to a disk that is given up: it does not count
+	}
 	r.peerMayGo()
 	if len(r.req.waiting) > 0 {
 		r.kick = true

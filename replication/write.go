@@ -251,9 +251,9 @@ func (r *Resource) replicate(q *request) {
 	if q.fua {
 		flags |= drbd.DPFUA
 	}
-	lone := v.st.Disk < drbd.Inconsistent
+	lone := v.st.Disk != drbd.UpToDate
 	if lone {
-		// The peer's copy is the only one: whatever the protocol says, the
+		// The peer's copy is the only good one: whatever the protocol says, the
 		// client is answered only once it is written.
 		flags |= drbd.DPSendWriteAck
 		flags &^= drbd.DPSendReceiveAck
@@ -354,6 +354,7 @@ func (r *Resource) progress(q *request) {
 
 // complete answers the client. It reports false if that has to wait (I1).
 func (r *Resource) complete(q *request) bool {
+	ok := q.is(localOK | netOK)
 	if q.changesData() && q.is(isActive) {
 		if !q.v.hasDisk() {
 			q.clear(localOK) // the disk has failed meanwhile: it is no copy any more
@@ -365,14 +366,21 @@ func (r *Resource) complete(q *request) bool {
 			}
 			return false
 		}
-		if q.flags&(localOK|netOK|writeAcked) == netOK && q.is(inLog) {
-			// Protocol A or B, and this node's copy has failed: that the peer
-			// has received it is not enough. Its epoch's acknowledgement is.
+		// A copy that is not UpToDate is no copy to rely on: it will be
+		// overwritten by the peer's.
+		good := q.is(localOK) && q.v.st.Disk == drbd.UpToDate
+		if !good && q.is(netOK) && !q.is(writeAcked) && q.is(inLog) {
+			// Protocol A or B: that the peer has received it is not enough. Its
+			// epoch's acknowledgement is.
 			r.hurry()
 			return false
 		}
+		ok = good || q.is(netOK)
+		if ok && !good && !q.v.hasDisk() {
+			q.v.strayed = true
+		}
 	}
-	if q.flags&(localOK|netOK) != 0 {
+	if ok {
 		q.err = nil
 	} else if q.err == nil {
 		q.err = ErrNoData

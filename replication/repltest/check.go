@@ -22,7 +22,7 @@ func (m *Model) stateChanged(n *Node, v *Volume, from, to drbd.State) {
 			m.joinFloors(int(v.num), n.id)
 		}
 	}
-	if m.w.cfg.Net[n.id].Protocol != 'C' && to.Disk <= drbd.Failed && to.Conn < drbd.Connected && (from.Disk > drbd.Failed || from.Conn >= drbd.Connected) {
+	if m.w.cfg.Net[n.id].Protocol != 'C' && to.Disk < drbd.UpToDate && to.Conn < drbd.Connected && (from.Disk == drbd.UpToDate || from.Conn >= drbd.Connected) {
 		// Both the disk and the peer are gone: A and B do not promise more than the peer has.
 		m.lower(int(v.num), n.id, pv.data.now)
 	}

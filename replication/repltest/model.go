@@ -111,6 +111,9 @@ func (q *Request) text() string {
 		return name
 	}
 	s := fmt.Sprintf("%s sector=%d size=%d", name, q.Sector, q.Count*sectorSize)
+	if q.Vol != 0 {
+		s += fmt.Sprintf(" vol=%d", q.Vol)
+	}
 	if q.FUA {
 		s += " fua"
 	}
