@@ -143,6 +143,7 @@ func (r *Resource) gotBarrierAck(ack drbd.BarrierAck) error {
 type recvEpochs struct {
 	q          ring[recvEpoch]
 	base       uint64 // number of the oldest one
+	eligible   int    // how many of the oldest ones are closed and ended
 	committing int    // how many of the oldest ones the running fdatasync covers
 	waits      []syncWait
 	hurry      bool
@@ -209,11 +210,11 @@ func (r *Resource) maintainEpochs() {
 			}
 			r.ackEpochs()
 		}
-		eligible := 0
-		for eligible < e.q.len() && e.q.at(eligible).closed && e.q.at(eligible).active == 0 {
-			eligible++
+		// Counted on from last time: with one write at a time there are thousands.
+		for e.eligible < e.q.len() && e.q.at(e.eligible).closed && e.q.at(e.eligible).active == 0 {
+			e.eligible++
 		}
-		if eligible == 0 || !r.isUp() {
+		if e.eligible == 0 || !r.isUp() {
 			if e.q.len() == 0 || !e.q.at(0).closed {
 				e.hurry, r.strictWait = false, false
 			}
@@ -222,7 +223,7 @@ func (r *Resource) maintainEpochs() {
 		if !e.hurry && r.flushesEpochs() {
 			return
 		}
-		e.committing = eligible
+		e.committing = e.eligible
 		e.waits = e.waits[:0]
 		for _, v := range r.vols {
 			if v.opts.DiskFlushes {
@@ -247,6 +248,7 @@ func (r *Resource) ackEpochs() {
 	for ; e.committing > 0; e.committing-- {
 		ep := e.q.pop()
 		e.base++
+		e.eligible--
 		start := r.beginPacket(drbd.CmdBarrierAck, 0, 8)
 		r.arena = drbd.BarrierAck{Barrier: ep.barrier, SetSize: ep.size}.Append(r.arena)
 		r.endPacket(drbd.MetaSocket, start, nil)
@@ -261,6 +263,6 @@ func (e *recvEpochs) drop() {
 		e.q.pop()
 		e.base++
 	}
-	e.committing, e.hurry = 0, false
+	e.eligible, e.committing, e.hurry = 0, 0, false
 	e.waits = e.waits[:0]
 }
