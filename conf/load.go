@@ -104,7 +104,7 @@ func readBounded(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // opened for reading only
+	defer f.Close()
 	return io.ReadAll(io.LimitReader(f, maxFileBytes+1))
 }
 

@@ -117,10 +117,14 @@ func TestAccel(t *testing.T) {
 		usable error
 		want   string
 	}{
-		{"", nil, kvm}, {"", no, tcg},
-		{hypervisor.AccelAuto, nil, kvm}, {hypervisor.AccelAuto, no, tcg},
-		{hypervisor.AccelTCG, nil, tcg}, {hypervisor.AccelTCG, no, tcg},
-		{hypervisor.AccelKVM, nil, kvm}, {hypervisor.AccelKVM, no, ""},
+		{"", nil, kvm},
+		{"", no, tcg},
+		{hypervisor.AccelAuto, nil, kvm},
+		{hypervisor.AccelAuto, no, tcg},
+		{hypervisor.AccelTCG, nil, tcg},
+		{hypervisor.AccelTCG, no, tcg},
+		{hypervisor.AccelKVM, nil, kvm},
+		{hypervisor.AccelKVM, no, ""},
 	} {
 		got, err := accelArgs(tt.accel, tt.usable)
 		if strings.Join(got, " ") != tt.want || (err != nil) != (tt.want == "") {

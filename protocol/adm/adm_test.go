@@ -20,10 +20,16 @@ func TestRequestOnTheWire(t *testing.T) {
 		want string
 	}{
 		{"plain", Request{V: 1, ID: 1, Cmd: CmdStatus}, `{"v":1,"id":1,"cmd":"status"}`},
-		{"options", Request{V: 1, ID: 7, Cmd: CmdPrimary, Resource: "r0", Args: Args{Force: true}},
-			`{"v":1,"id":7,"cmd":"primary","resource":"r0","args":{"force":true}}`},
-		{"volume 0 is not all", Request{V: 1, ID: 2, Cmd: CmdDetach, Resource: "r0", Volume: ptr(0)},
-			`{"v":1,"id":2,"cmd":"detach","resource":"r0","volume":0}`},
+		{
+			"options",
+			Request{V: 1, ID: 7, Cmd: CmdPrimary, Resource: "r0", Args: Args{Force: true}},
+			`{"v":1,"id":7,"cmd":"primary","resource":"r0","args":{"force":true}}`,
+		},
+		{
+			"volume 0 is not all",
+			Request{V: 1, ID: 2, Cmd: CmdDetach, Resource: "r0", Volume: ptr(0)},
+			`{"v":1,"id":2,"cmd":"detach","resource":"r0","volume":0}`,
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			line, err := AppendLine(nil, tt.req, MaxRequest)

@@ -93,7 +93,7 @@ func Decode(h Header, payload []byte, wsame bool) (p Packet, rest []byte, err er
 
 // hasRest reports whether bytes may follow the fields of cmd.
 func hasRest(cmd Command) bool {
-	switch cmd { //nolint:exhaustive // the others end with their fields
+	switch cmd { // the others end with their fields
 	case CmdData, CmdDataReply, CmdRSDataReply, CmdWSame, CmdOVReply, CmdCsumRSRequest,
 		CmdAuthChallenge, CmdAuthResponse, CmdBitmap, CmdCompressedBitmap:
 		return true

@@ -81,7 +81,8 @@ func TestCheckLength(t *testing.T) {
 	}
 	for _, cmd := range []drbd.Command{drbd.CmdData, drbd.CmdDataReply, drbd.CmdRSDataReply} {
 		rows[cmd] = row{
-			data, []uint32{24 + 512, 24 + 4 + 4096, 24 + 1<<20, 24 + 64 + 1<<20},
+			data,
+			[]uint32{24 + 512, 24 + 4 + 4096, 24 + 1<<20, 24 + 64 + 1<<20},
 			[]uint32{0, 23, 24, 24 + 511, 24 + 65 + 512, 24 + 65 + 1<<20, 24 + 512 + 1<<20, math.MaxUint32},
 		}
 	}

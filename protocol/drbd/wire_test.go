@@ -113,7 +113,7 @@ func (r *replay) packet(e wiretest.Event) {
 // meaning checks what a packet says in connection with earlier ones.
 func (r *replay) meaning(e wiretest.Event, h drbd.Header, p drbd.Packet, rest []byte) {
 	s := r.stream(e.Conn, e.From)
-	switch h.Command { //nolint:exhaustive // the others stand for themselves
+	switch h.Command { // the others stand for themselves
 	case drbd.CmdConnectionFeatures:
 		// The last greeting of v01-versions finds no common version.
 		if f := p.(*drbd.Features); f.Max >= 86 {
@@ -182,7 +182,7 @@ func TestWireBitmaps(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				switch h.Command { //nolint:exhaustive // only these matter here
+				switch h.Command { // only these matter here
 				case drbd.CmdSizes:
 					var s drbd.Sizes
 					if err := s.Decode(e.Payload); err != nil {

@@ -85,7 +85,7 @@ const (
 	RepInfo        ReplyType = ReplyType(protocol.NEGOTIATION_TYPE_REPLY_INFO)
 	RepMetaContext ReplyType = 4
 
-	repError ReplyType = 1 << 31
+	repError = 1 << 31
 
 	RepErrUnsup             ReplyType = ReplyType(protocol.NEGOTIATION_TYPE_REPLY_ERR_UNSUPPORTED)
 	RepErrPolicy            ReplyType = repError | 2

@@ -33,8 +33,15 @@ func TestInRange(t *testing.T) {
 		n    uint32
 		want bool
 	}{
-		{0, size, true}, {size, 0, true}, {size - 1, 1, true}, {size, 1, false}, {0, size + 1, false},
-		{^uint64(0), 1, false}, {^uint64(0), 0xffffffff, false}, {1 << 63, 0, false}, {^uint64(0) - 511, 512, false},
+		{0, size, true},
+		{size, 0, true},
+		{size - 1, 1, true},
+		{size, 1, false},
+		{0, size + 1, false},
+		{^uint64(0), 1, false},
+		{^uint64(0), 0xffffffff, false},
+		{1 << 63, 0, false},
+		{^uint64(0) - 511, 512, false},
 	} {
 		if got := (nbd.Request{Offset: tt.off, Length: tt.n}).InRange(size); got != tt.want {
 			t.Errorf("%d+%d: %v", tt.off, tt.n, got)

@@ -30,8 +30,6 @@ const (
 	alOffSlotNr  = 36
 	alOffExtent  = 164
 	alOffContext = 420
-
-	alUnusedSlot = 0xffff
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -120,11 +120,11 @@ func (d *wordDumper) print(words []uint64) {
 	d.mark()
 	for i, v := range words {
 		if i == 0 {
-			d.w.WriteString("   ")
+			fmt.Fprint(d.w, "   ")
 		}
 		fmt.Fprintf(d.w, " 0x%016X;", v)
 	}
-	d.w.WriteByte('\n')
+	fmt.Fprintln(d.w)
 	d.at += uint64(len(words))
 }
 

@@ -43,16 +43,16 @@ func (e *ShrunkError) Error() string {
 }
 
 var (
-	// ErrNoMetadata: there is no DRBD superblock where it should be.
+	// ErrNoMetadata means that there is no DRBD superblock where it should be.
 	ErrNoMetadata = errors.New("no valid meta data found")
-	// ErrTooSmall: the device has no room for metadata and data.
+	// ErrTooSmall means that the device has no room for metadata and data.
 	ErrTooSmall = errors.New("device too small for metadata")
-	// ErrNoLog: not one block of the activity log is readable as such.
+	// ErrNoLog means that not one block of the activity log is readable as such.
 	ErrNoLog = errors.New("activity log unusable")
-	// ErrUnclean: the activity log has to be applied first.
+	// ErrUnclean means that the activity log has to be applied first.
 	ErrUnclean = errors.New("unclean metadata: the activity log has to be applied")
-	// ErrALFull: no idle slot is left in the activity log; wait for requests to end.
+	// ErrALFull means that no idle slot is left in the activity log; wait for requests to end.
 	ErrALFull = errors.New("activity log full")
-	// ErrALBusy: the activity log cannot change while it is in use.
+	// ErrALBusy means that the activity log cannot change while it is in use.
 	ErrALBusy = errors.New("activity log in use")
 )

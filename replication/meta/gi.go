@@ -9,7 +9,7 @@ import (
 	"github.com/pollux-project/pollux/protocol/drbd"
 )
 
-// ErrInconsistent: an Inconsistent disk cannot become Outdated.
+// ErrInconsistent means that an Inconsistent disk cannot become Outdated.
 var ErrInconsistent = errors.New("Device is inconsistent.") //nolint:staticcheck // drbdmeta's text
 
 // giFlags are the flags of get-gi, in its order.

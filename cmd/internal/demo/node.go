@@ -219,7 +219,7 @@ func (n *node) startDaemon(ctx context.Context) error {
 		case <-tick.C:
 		case end := <-ended:
 			n.daemon = nil
-			return fmt.Errorf("on %s: polluxd has ended: %v; see %s", n.name, end, n.path("polluxd.log"))
+			return fmt.Errorf("on %s: polluxd has ended: %v; see %s", n.name, end, n.path("polluxd.log")) //nolint:errorlint // nil if it ended well
 		case <-ctx.Done():
 			return fmt.Errorf("on %s: polluxd doesn't answer: %w", n.name, err)
 		}
@@ -232,7 +232,7 @@ func (n *node) killDaemon() error {
 		return nil
 	}
 	err := n.daemon.Process.Kill()
-	<-n.ended
+	<-n.ended //nolint:errcheck // killed: its exit status says nothing
 	n.daemon = nil
 	if errors.Is(err, os.ErrProcessDone) {
 		return nil

@@ -3,7 +3,6 @@ package metacli
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
@@ -118,7 +117,7 @@ func (c *command) dump() int {
 // parseFile parses the dump that the command names, "-" or nothing being
 // standard input. A code of ExitDone means success.
 func (c *command) parseFile() (*meta.DumpText, int) {
-	var in io.Reader = c.Stdin
+	in := c.Stdin
 	if len(c.args) > 0 && c.args[0] != "-" {
 		f, err := os.Open(c.args[0])
 		if err != nil {
