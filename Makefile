@@ -15,14 +15,15 @@ FUZZTIME ?= 10s
 PKG      ?= ./...
 SABOTAGE ?=
 
+# No stamp by git: it fails in a checkout which belongs to another user.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+
 MODULE  := github.com/pollux-project/pollux
 VERSION := 0.1.0-dev
-# The commit comes from git, not from Go's stamp: that one fails in a checkout
-# which belongs to another user.
 COMMIT  := $(shell git -c safe.directory='*' describe --always --dirty --exclude '*' 2>/dev/null)
 LDFLAGS := -X $(MODULE)/cmd/internal/daemon.Version=$(VERSION)$(COMMIT:%=+%) \
            -X $(MODULE)/cmd/internal/adm.Release=$(VERSION)$(COMMIT:%=+%)
-GOBUILD := $(GO) build -buildvcs=false -ldflags='$(LDFLAGS)'
+GOBUILD := $(GO) build -ldflags='$(LDFLAGS)'
 
 # What the linters are pinned to.
 LINT_VERSION    := v2.15.0
