@@ -53,9 +53,12 @@ func (r *Resource) Snapshot(now Tick) Snapshot {
 	if r.conn < drbd.Connected {
 		s.LostAt = r.lostAt
 	}
-	for name, on := range map[string]bool{"user": r.susp, "fencing": r.suspFen, "no-data": r.noData()} {
-		if on {
-			s.Suspended = append(s.Suspended, name)
+	for _, why := range []struct {
+		name string
+		on   bool
+	}{{"user", r.susp}, {"no-data", r.noData()}, {"fencing", r.suspFen}} {
+		if why.on {
+			s.Suspended = append(s.Suspended, why.name)
 		}
 	}
 	for _, v := range r.vols {
