@@ -103,6 +103,13 @@ fuzz: ## every fuzz test for FUZZTIME=10s
 		done; \
 	done
 
+.PHONY: e2e
+e2e: build ## only the tests that run real processes, loop devices and the demo's guest
+	@$(BOOTSTRAP) test demo
+	scripts/demo/build-guest
+	$(GO) test ./cmd/internal/e2e
+	$(GO) test -run '^TestE2E' ./cmd/internal/demo ./blockdev/...
+
 .PHONY: interop-smoke
 interop-smoke: build ## polluxd with the kernel's DRBD 8.4 as its peer (4 minutes or less)
 	@$(BOOTSTRAP) interop
