@@ -3,6 +3,7 @@ package metacli
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/pollux-project/pollux/replication/meta"
 )
@@ -80,8 +81,8 @@ func (c *command) mayOverwrite() int {
 	}
 	asked := false
 	for _, f := range append(found, slot...) {
-		if !f.Metadata || c.place == meta.Indexed && f.Offset != c.layout.Superblock && f.Offset == 0 {
-			continue // slot 0 of an indexed device is no reason not to use slot 1
+		if !f.Metadata || c.isOtherSlot(f) {
+			continue
 		}
 		asked = true
 		fmt.Fprintf(c.Stderr, "You want me to create a v08 style %s meta data block.\n"+
@@ -116,6 +117,15 @@ func (c *command) mayOverwrite() int {
 		return c.cancelled()
 	}
 	return ExitDone
+}
+
+// isOtherSlot reports whether f is another slot of the indexed device that this
+// one is to be written on, which is no reason against it. The superblock of a
+// slot stands at its beginning; no other kind of v08 metadata has it there.
+func (c *command) isOtherSlot(f meta.Content) bool {
+	const slot = 128 << 20
+	return c.place == meta.Indexed && f.Offset != c.layout.Superblock && f.Offset%slot == 0 &&
+		(f.Offset == 0 || strings.HasPrefix(f.Name, "v08"))
 }
 
 // slotContent is the metadata in this very place if DetectContent did not look

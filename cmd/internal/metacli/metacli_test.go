@@ -223,6 +223,24 @@ stdin not a TTY, not waiting for confirmation
 	}
 }
 
+// Slots of an indexed device beside each other. As with drbdmeta, slot 0 is
+// "some data" at the beginning of the device to a later create-md of another.
+func TestCreateSlots(t *testing.T) {
+	img := makeFile(t, 256<<20)
+	for _, tt := range []struct {
+		args string
+		code int
+	}{
+		{"1 create-md", ExitDone}, {"0 create-md", ExitDone},
+		{"1 create-md", ExitRefused}, {"0 create-md", ExitRefused},
+		{"1 wipe-md --force", ExitDone}, {"1 create-md", ExitRefused}, {"1 create-md --force", ExitDone}, {"0 dstate", ExitDone},
+	} {
+		if got := run(t, Env{}, append([]string{"0", "v08", img}, strings.Fields(tt.args)...)...); got.code != tt.code {
+			t.Errorf("%s: want exit %d: %+v", tt.args, tt.code, got)
+		}
+	}
+}
+
 // The recorded session of drbdmeta, m19.
 func TestStateCommands(t *testing.T) {
 	img := makeFile(t, 8<<20)
