@@ -176,6 +176,13 @@ func (c *conn) step(in *bufio.Reader) error {
 			c.submit()
 			return err
 		}
+		if c.srv.draining.Load() {
+			// Not answered at all: ESHUTDOWN would be handed to the guest by qemu
+			// and the kernel, while they repeat on the next connection what the
+			// end of this one leaves unanswered.
+			c.submit()
+			return errEnded
+		}
 		errno := c.check(q)
 		cost := c.cost(q, errno)
 		if n == 0 {
@@ -236,8 +243,6 @@ func (c *conn) check(q nbd.Request) nbd.Errno {
 	isData := q.Command == nbd.CmdRead || q.Command == nbd.CmdWrite
 	misaligned := (q.Offset|uint64(q.Length))%sectorSize != 0
 	switch {
-	case c.srv.draining.Load():
-		return nbd.ESHUTDOWN
 	case q.Flags&^allowed != 0:
 		return nbd.EINVAL
 	case isChange && c.flags&nbd.ReadOnly != 0:

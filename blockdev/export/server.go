@@ -268,10 +268,10 @@ func (s *Server) list() []*served {
 	return all
 }
 
-// Shutdown stops listening, answers new requests with ESHUTDOWN, lets those in
-// flight finish, and closes the connections. When ctx ends first, it closes
-// them at once and returns ctx's error; requests may then still be with their
-// Backends.
+// Shutdown stops listening, takes no new requests, lets those in flight finish,
+// and closes the connections: clients that reconnect repeat what was not
+// answered and see no error. When ctx ends first, it closes them at once and
+// returns ctx's error; requests may then still be with their Backends.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.draining.Store(true)
