@@ -40,12 +40,11 @@ func (l *load) fioArgs(extra ...string) []string {
 	}, extra...)
 }
 
-// startLoad starts fio on an NBD address. It writes the area several times at
+// startLoad starts fio on an NBD address. It writes the area that many times at
 // a rate that lasts about the given time.
-func startLoad(t *testing.T, uri string, lasts time.Duration) *load {
+func startLoad(t *testing.T, uri string, passes int, lasts time.Duration) *load {
 	t.Helper()
 	l := &load{t: t, uri: uri, dir: t.TempDir(), done: make(chan error, 1)}
-	const passes = 2
 	iops := int(float64(passes*loadBytes/4096) / lasts.Seconds())
 	l.cmd = exec.Command("fio", l.fioArgs("--do_verify=0", fmt.Sprintf("--loops=%d", passes), fmt.Sprintf("--rate_iops=%d", iops))...)
 	l.cmd.Stdout, l.cmd.Stderr = &l.out, &l.out
@@ -92,7 +91,7 @@ func randomMoment() time.Duration { return time.Duration(100+rand.IntN(700)) * t
 func TestE2EKillSecondary(t *testing.T) {
 	begin(t, "fio")
 	p := newPair(t, options{size: 64 << 20, global: quick})
-	l := startLoad(t, p.a.uri("r0"), 4*time.Second)
+	l := startLoad(t, p.a.uri("r0"), 2, 4*time.Second)
 	p.written()
 	for range 2 {
 		time.Sleep(randomMoment())
@@ -160,7 +159,7 @@ func TestE2EKillPrimary(t *testing.T) {
 	begin(t, "fio", "qemu-storage-daemon")
 	p := newPair(t, options{size: 64 << 20, global: quick})
 	through := proxy(t, p.a)
-	l := startLoad(t, through, 4*time.Second)
+	l := startLoad(t, through, 4, 4*time.Second)
 	for range 3 {
 		before := p.b.status().Volumes[0].ReceivedBytes
 		p.written()
@@ -185,7 +184,7 @@ func TestE2EKillBoth(t *testing.T) {
 	begin(t, "fio", "qemu-storage-daemon")
 	p := newPair(t, options{size: 64 << 20, global: quick})
 	through := proxy(t, p.a)
-	l := startLoad(t, through, 3*time.Second)
+	l := startLoad(t, through, 4, 3*time.Second)
 	p.written()
 	time.Sleep(randomMoment())
 	p.a.kill()
