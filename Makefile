@@ -144,7 +144,7 @@ lint: $(LINT) ## go vet, golangci-lint, shellcheck
 	@$(BOOTSTRAP) build test
 	$(GO) vet ./...
 	$(LINT) run ./...
-	shellcheck .ci/run scripts/bootstrap scripts/demo/build-guest scripts/lab/build scripts/lab/kernel scripts/lab/guest
+	shellcheck -S warning .ci/run scripts/bootstrap scripts/demo/build-guest scripts/lab/build scripts/lab/kernel scripts/lab/guest
 
 .PHONY: fmt
 fmt: $(LINT) ## format all Go files (gofumpt)
