@@ -163,6 +163,28 @@ func TestAwaitNoticesAnEndedServer(t *testing.T) {
 	}
 }
 
+// A dead polluxd must not leave the benchmark waiting for the other one.
+func TestOrdersEndWithADaemon(t *testing.T) {
+	l, err := newLab(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(l.path("polluxadm"), []byte("#!/bin/sh\nexec sleep 600\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d, err := l.start("sleep", "0.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &pair{lab: l, bin: l.dir, daemons: []*process{d}}
+	if err := p.adm(context.Background(), "a", "wait-sync", "r"); err == nil || !strings.Contains(err.Error(), "polluxd of a has ended") {
+		t.Error(err)
+	}
+	if err := l.close(false); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestFootprintLimit(t *testing.T) {
 	if got, want := (Footprint{StorageBytes: 3 << 30}).Limit(), int64(64<<20+96<<10); got != want {
 		t.Errorf("limit %d, want %d", got, want)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // A volume is one resource of the pair, with one volume.
@@ -166,9 +167,23 @@ func (p *pair) stop() error {
 	return nil
 }
 
-// adm runs polluxadm on a node.
+// admTime is how long an order may take, a whole resync included.
+const admTime = 5 * time.Minute
+
+// adm runs polluxadm on a node. It fails when a daemon has ended: the other one
+// would wait for it for ever.
 func (p *pair) adm(ctx context.Context, node string, args ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, admTime)
+	defer cancel()
+	for _, d := range p.daemons {
+		defer d.onEnd(cancel)()
+	}
 	if _, err := run(ctx, filepath.Join(p.bin, "polluxadm"), append([]string{"--config", p.settings(node)}, args...)...); err != nil {
+		for i, d := range p.daemons {
+			if d.hasEnded() {
+				err = fmt.Errorf("polluxd of %s has ended: %v: see %s", nodeNames[i], d.err, p.lab.log.Name())
+			}
+		}
 		return fmt.Errorf("%s %s: %w", node, strings.Join(args, " "), err)
 	}
 	return nil

@@ -32,6 +32,28 @@ type process struct {
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
+func (p *process) hasEnded() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// onEnd has f called if the process ends before forget is called.
+func (p *process) onEnd(f func()) (forget func()) {
+	forgotten := make(chan struct{})
+	go func() {
+		select {
+		case <-p.ended:
+			f()
+		case <-forgotten:
+		}
+	}()
+	return func() { close(forgotten) }
+}
+
 // stop ends the process: politely, then not. It may be called twice.
 func (p *process) stop() error {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
