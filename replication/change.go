@@ -288,7 +288,7 @@ func (r *Resource) attached(ev *Event) {
 	if v.st.Conn >= drbd.Connected {
 		ns.Disk = drbd.Negotiating
 		r.setState(v, ns, "attach")
-		r.sendSizes(v, 0)
+		r.sendSizes(v, v.size)
 		r.sendUUIDs(v, 0)
 		r.sendStateWord(v, v.st)
 		r.setTimer(timerHandshake, bitmapMS)

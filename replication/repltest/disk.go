@@ -92,7 +92,7 @@ func (d *dataDisk) commit(snap []sectorVersion) {
 // probability p.
 func (d *dataDisk) crash(rng *rand.Rand, p float64) {
 	for _, i := range sortedKeys(d.unsynced) {
-		if rng.Float64() < p {
+		if p > 0 && rng.Float64() < p {
 			d.durable[i] = d.now[i]
 		}
 	}
@@ -144,7 +144,7 @@ func (d *metaDisk) Sync() error {
 
 func (d *metaDisk) crash(rng *rand.Rand, p float64) {
 	for _, i := range sortedKeys(d.unsynced) {
-		if rng.Float64() < p {
+		if p > 0 && rng.Float64() < p {
 			copy(d.durable[i*sectorSize:][:sectorSize], d.now[i*sectorSize:])
 		}
 	}

@@ -1,0 +1,240 @@
+package repltest
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication"
+)
+
+// settleMS is how long a command of a script is given before the next one.
+const settleMS = 300
+
+// RunScript runs one golden file: a dialogue of commands and of what the two
+// nodes a and b then do. Each command is followed by 300 ms of the fake clock
+// (ms=N: by so many), without any randomness; -q leaves its output out.
+//
+//	new [protocol=C] [created] [kernel] [fencing=resource-and-stonith] ...
+//	up a b | start a | attach a | connect a [discard] | disconnect a [force]
+//	primary a [force] | secondary a | open a | close a | detach a [force]
+//	invalidate a | invalidate-remote a | outdate a
+//	write|trim|zero|read a sector=8 size=4096 [fua] [n=3] | flush a
+//	fail a write n=1 | cut [silent] | heal | stall a data | kill a [power]
+//	fence a code=4 | barrier-ack to=a barrier=7 set_size=1 | run | state | check
+func RunScript(t *testing.T, path string) {
+	s := &script{}
+	runGolden(t, path, func(d *directive) string {
+		if d.cmd == "new" {
+			return s.create(d)
+		}
+		if s.w == nil {
+			d.fatalf("the first command is new")
+		}
+		s.run(d)
+		s.w.Run(int64(d.number("ms", settleMS)))
+		out := s.w.TakeTrace()
+		if err := s.w.Err(); err != nil {
+			d.fatalf("%v\n%s", err, out)
+		}
+		if d.has("-q") || out == "" {
+			return "ok"
+		}
+		return out
+	})
+}
+
+type script struct{ w *World }
+
+func (s *script) create(d *directive) string {
+	c := DefaultConfig()
+	c.Synced = !d.has("created")
+	c.Sectors = d.number("sectors", c.Sectors)
+	c.OtherSize = d.number("other-sectors", 0)
+	c.Volumes = d.number("volumes", 1)
+	c.ALSlots = d.number("al-extents", 7)
+	c.FenceAgent, c.NoData = d.has("fence-handler"), d.has("suspend-io")
+	if d.has("kernel") {
+		c.Features = KernelFeatures
+	}
+	for key, value := range d.args {
+		s.option(d, &c, key, value)
+	}
+	s.w = NewWorld(c)
+	s.w.SetTracing()
+	return "ok"
+}
+
+func (s *script) option(d *directive, c *Config, key, value string) {
+	for i := range c.Net {
+		switch key {
+		case "protocol":
+			c.Net[i].Protocol = value[0]
+		case "protocol-b":
+			c.Net[1].Protocol = value[0]
+		case "after-sb-b":
+			c.Net[1].AfterSB0P = replication.SBDiscardZeroChanges
+		case "verify-b":
+			c.Net[1].VerifyAlg = value
+		case "after-sb-0pri":
+			c.Net[i].AfterSB0P = uint32(d.number(key, 0))
+		case "max-epoch-size":
+			c.Net[i].MaxEpochSize = d.number(key, 0)
+		case "on-io-error":
+			c.Disk[i].OnIOError = map[string]replication.OnIOError{"detach": replication.DetachOnError, "pass_on": replication.PassOnError}[value]
+		case "fencing":
+			c.Disk[i].Fencing = map[string]replication.Fencing{
+				"resource-only": replication.FencingResourceOnly, "resource-and-stonith": replication.FencingResourceAndStonith,
+			}[value]
+		case "c-max-rate":
+			c.Disk[i].CMaxRateKiB = uint32(d.number(key, 0))
+		}
+	}
+}
+
+// nodes are those that the command names.
+func (s *script) nodes(d *directive) []*Node {
+	var ns []*Node
+	for _, n := range s.w.Nodes {
+		if d.has(n.name) {
+			ns = append(ns, n)
+		}
+	}
+	if len(ns) == 0 {
+		d.fatalf("%s: no node a or b", d.cmd)
+	}
+	return ns
+}
+
+var scriptCommands = map[string]replication.CommandKind{
+	"primary": replication.CmdPrimary, "secondary": replication.CmdSecondary, "disconnect": replication.CmdDisconnect,
+	"detach": replication.CmdDetach, "invalidate": replication.CmdInvalidate, "invalidate-remote": replication.CmdInvalidateRemote,
+	"outdate": replication.CmdOutdate, "open": replication.CmdOpen, "close": replication.CmdClose, "connect": replication.CmdConnect,
+}
+
+var scriptOps = map[string]replication.Op{
+	"read": replication.OpRead, "write": replication.OpWrite, "flush": replication.OpFlush,
+	"trim": replication.OpTrim, "zero": replication.OpZero,
+}
+
+func (s *script) run(d *directive) {
+	w := s.w
+	if kind, ok := scriptCommands[d.cmd]; ok {
+		for _, n := range s.nodes(d) {
+			s.excuse(n, kind, d)
+			n.Command(replication.Command{
+				Kind: kind, Force: d.has("force") || d.has("discard"), Volume: uint16(d.number("vol", 0)),
+			}, nil)
+		}
+		return
+	}
+	if op, ok := scriptOps[d.cmd]; ok {
+		s.submit(d, op)
+		return
+	}
+	switch d.cmd {
+	case "run":
+	case "cut":
+		w.Cut(d.has("silent"))
+	case "heal":
+		w.Heal()
+	case "barrier-ack":
+		s.barrierAck(d)
+	case "check":
+		w.Run(int64(d.number("ms", settleMS)))
+		w.CheckQuiet()
+	case "state":
+		for _, n := range w.Nodes {
+			s.printState(n)
+		}
+	default:
+		for _, n := range s.nodes(d) {
+			s.machine(d, n)
+		}
+	}
+}
+
+// machine is what happens to a node, not what its operator asks for.
+func (s *script) machine(d *directive, n *Node) {
+	switch d.cmd {
+	case "up":
+		n.Up()
+	case "start":
+		n.Start()
+	case "attach":
+		n.Attach(d.number("vol", 0))
+	case "kill":
+		n.Kill(d.has("power"), 0)
+	case "fence":
+		n.fence = d.number("code", 0)
+	case "stall":
+		sock := drbd.DataSocket
+		if d.has("meta") {
+			sock = drbd.MetaSocket
+		}
+		s.w.Stall(n.id, sock)
+	case "fail":
+		for _, f := range []fault{failRead, failWrite, failSync, failMeta} {
+			if d.has(string(f)) {
+				n.faults[f] = d.number("n", 1)
+			}
+		}
+	default:
+		d.fatalf("no command %q", d.cmd)
+	}
+}
+
+// excuse tells the checker what the operator does away with.
+func (s *script) excuse(n *Node, kind replication.CommandKind, d *directive) {
+	switch {
+	case kind == replication.CmdInvalidate, kind == replication.CmdConnect && d.has("discard"):
+		s.w.Model.Excuse(n)
+	case kind == replication.CmdInvalidateRemote:
+		s.w.Model.Excuse(s.w.Nodes[1-n.id])
+	}
+}
+
+func (s *script) submit(d *directive, op replication.Op) {
+	n := s.nodes(d)[0]
+	q := Request{Op: op, FUA: d.has("fua"), Vol: d.number("vol", 0)}
+	q.Sector = d.number("sector", 0)
+	if op != replication.OpFlush {
+		q.Count = d.number("size", blockSize) / sectorSize
+	}
+	step := d.number("step", q.Count)
+	for range d.number("n", 1) {
+		s.w.Model.Submit(n, q, nil)
+		q.Sector += step
+	}
+}
+
+// barrierAck lets node to receive a P_BARRIER_ACK that its peer never sent.
+func (s *script) barrierAck(d *directive) {
+	to := d.args["to"]
+	if to != "a" && to != "b" {
+		d.fatalf("no to=a or to=b")
+	}
+	n := s.w.Nodes[to[0]-'a']
+	b := drbd.AppendHeader100(nil, drbd.Header{Command: drbd.CmdBarrierAck, Length: 8})
+	b = drbd.BarrierAck{Barrier: uint32(d.number("barrier", 0)), SetSize: uint32(d.number("set_size", 1))}.Append(b)
+	n.receive(drbd.MetaSocket, b)
+}
+
+func (s *script) printState(n *Node) {
+	if !n.alive {
+		s.w.trace("%s is down", n.name)
+		return
+	}
+	snap := n.res.Snapshot(s.w.Tick())
+	for _, v := range snap.Volumes {
+		line := fmt.Sprintf("%s/%d %v out-of-sync=%d uuids=%s flags=%v", n.name, v.Number, v.State, v.OutOfSyncBytes, uuidText(v.UUIDs), v.Flags)
+		if len(snap.Suspended) > 0 {
+			line += " suspended=" + strings.Join(snap.Suspended, ",")
+		}
+		s.w.trace("%s", line)
+	}
+	if snap.SplitBrain != "" {
+		s.w.trace("%s split brain: %s", n.name, snap.SplitBrain)
+	}
+}
