@@ -85,27 +85,24 @@ func (l *link) retire(b *batch) {
 	})
 }
 
-// lingerTime is how long a connection that was given up is still listened to.
-const lingerTime = 500 * time.Millisecond
+// lingerTime is how long a connection that was given up is still listened to;
+// a living peer closes its side much sooner.
+const lingerTime = 2 * time.Second
 
-// linger closes the sockets, data first, so that the peer gets to read what
-// was sent: a close with unread input would reset the connection and take the
-// peer's last packets away, and with them the reason that both must see.
+// linger closes the sockets so that the peer gets to read what was sent: a
+// close with unread input would reset the connection and take the peer's last
+// packets away, and with them the reason that both must see. The data socket
+// goes first, and the meta socket only when the peer has closed data: a kernel
+// that finds meta closed takes it for a failed network at once, reads no more
+// data, and so never learns of a split brain.
 func (l *link) linger() {
+	end := time.Now().Add(lingerTime)
 	for _, c := range []*net.TCPConn{l.dataConn, l.metaConn} {
-		c.CloseWrite()                            //nolint:errcheck // it may be dead
-		c.SetDeadline(time.Now().Add(lingerTime)) //nolint:errcheck // likewise
+		c.SetDeadline(end)     //nolint:errcheck // it may be dead
+		c.CloseWrite()         //nolint:errcheck // likewise
+		io.Copy(io.Discard, c) //nolint:errcheck // until the peer closes or time is up
+		c.Close()              //nolint:errcheck // nothing more is expected of it
 	}
-	var wg sync.WaitGroup
-	for _, c := range []*net.TCPConn{l.dataConn, l.metaConn} {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			io.Copy(io.Discard, c) //nolint:errcheck // until the peer closes or time is up
-			c.Close()              //nolint:errcheck // nothing more is expected of it
-		}()
-	}
-	wg.Wait()
 }
 
 // lost tells the core that the connection broke.
