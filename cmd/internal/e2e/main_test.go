@@ -22,7 +22,7 @@ func buildAndRun(m *testing.M) int {
 	}
 	if f := flag.Lookup("test.parallel"); f != nil && f.Value.String() == f.DefValue {
 		// The tests wait for timeouts and processes most of their time.
-		if err := flag.Set("test.parallel", "4"); err != nil {
+		if err := flag.Set("test.parallel", "6"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
