@@ -122,8 +122,13 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 	if ns.Conn == drbd.WFBitMapS && os.Conn != drbd.WFBitMapS {
 		r.startBitmap(v)
 	}
-	if r.role == drbd.Primary && ns.Disk == drbd.UpToDate {
+	switch {
+	case r.role == drbd.Primary && ns.Disk == drbd.UpToDate:
 		v.exposed = v.uuids.Current
+	case os.Disk >= drbd.Inconsistent && ns.Disk < drbd.Inconsistent && v.exposed != 0 && v.havePeerUUIDs && v.readsRemotely():
+		// From now on the peer's copy is what the application sees; it may have
+		// begun a new generation when it granted the detach.
+		v.exposed = v.peerUUIDs.Current
 	}
 	if ns.Role == drbd.Primary && os.Role != drbd.Primary && v.hasDisk() {
 		v.uuids.Current |= 1

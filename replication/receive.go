@@ -100,7 +100,7 @@ func (r *Resource) received(ev *Event) {
 	if err == nil || gen != r.connGen {
 		return
 	}
-	if ev.Socket == drbd.MetaSocket {
+	if ev.Socket == drbd.MetaSocket && ev.Header.Command != drbd.CmdBarrierAck {
 		r.connectionLost(drbd.NetworkFailure, err)
 	} else {
 		r.connectionLost(drbd.ProtocolFailure, err)

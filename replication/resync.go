@@ -357,6 +357,7 @@ func (r *Resource) finishTarget(v *volume) {
 	text := "resync finished"
 	if s.failed == 0 {
 		FinishTarget(&v.uuids, v.peerUUIDs, r.role == drbd.Primary)
+		v.peerUUIDs = v.uuids
 		v.peerUUIDs = v.uuids // no P_UUIDS follows: both know what the other has now
 		ns.Disk = drbd.UpToDate
 	} else {
@@ -398,6 +399,7 @@ func (r *Resource) sourceMayFinish(v *volume) {
 		ns.Conn = drbd.Connected
 		if s.failed == 0 {
 			FinishSource(&v.uuids)
+			v.peerUUIDs = v.uuids
 			v.peerUUIDs = v.uuids
 			ns.Pdsk = drbd.UpToDate
 		}

@@ -136,8 +136,9 @@ func (m *Model) compare(x, y *Volume, when string) {
 	if slices.Equal(x.data.now[:n], y.data.now[:n]) {
 		return
 	}
+	writing := m.beingWritten(int(x.num), n)
 	for i := range n {
-		if x.data.now[i] == y.data.now[i] || m.differMarked(x, y, i) || m.beingWritten(int(x.num), i) {
+		if x.data.now[i] == y.data.now[i] || m.differMarked(x, y, i) || writing[i] {
 			continue
 		}
 		m.w.fail("%s, but sector %d holds %d on one node and %d on the other, and no bit is set", when, i, x.data.now[i], y.data.now[i])
@@ -145,20 +146,28 @@ func (m *Model) compare(x, y *Volume, when string) {
 	}
 }
 
-func (m *Model) beingWritten(vol, sector int) bool {
+// beingWritten tells of each of the first n sectors whether a client's write or
+// a local one is under way.
+func (m *Model) beingWritten(vol, n int) []bool {
+	mask := make([]bool, n)
+	mark := func(from, to int) {
+		for i := from; i < min(to, n); i++ {
+			mask[i] = true
+		}
+	}
 	for _, q := range m.pending {
-		if q.writes() && q.Vol == vol && sector >= q.Sector && sector < q.Sector+q.Count {
-			return true
+		if q.writes() && q.Vol == vol {
+			mark(q.Sector, q.Sector+q.Count)
 		}
 	}
 	for _, f := range m.inflight {
 		for _, o := range f {
-			if int(o.v.num) == vol && sector >= o.sector && sector < o.end {
-				return true
+			if int(o.v.num) == vol {
+				mark(o.sector, o.end)
 			}
 		}
 	}
-	return false
+	return mask
 }
 
 // CheckQuiet is what holds when nothing has been going on for a while: both
