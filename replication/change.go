@@ -101,7 +101,7 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 			r.newCurrent(v)
 		}
 	}
-	if os.Peer != drbd.Primary && ns.Peer == drbd.Primary && ns.Pdsk <= drbd.Failed && ns.Disk == drbd.UpToDate && v.uuids.Bitmap == 0 {
+	if servesAlone(ns) && !servesAlone(os) && v.uuids.Bitmap == 0 {
 		r.newCurrent(v) // a diskless peer writes here alone; it adopts this UUID
 	}
 	if ns.Conn < drbd.Connected && os.Conn >= drbd.Connected || ns.Conn == drbd.Connected && os.Conn > drbd.Connected {
@@ -143,6 +143,11 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 	}
 }
 
+// servesAlone: this copy is the only one that a diskless Primary has.
+func servesAlone(s drbd.State) bool {
+	return s.Conn >= drbd.Connected && s.Peer == drbd.Primary && s.Pdsk <= drbd.Failed && s.Disk == drbd.UpToDate
+}
+
 // newCurrent begins a new data generation, on disk before the next client is answered.
 func (r *Resource) newCurrent(v *volume) {
 	NewCurrent(&v.uuids, r.random(), r.role == drbd.Primary)
@@ -171,6 +176,9 @@ func (r *Resource) diskError(v *volume, err error, fatal bool) {
 	r.report("%s", r.lastError)
 	ns := v.st
 	if v.opts.OnIOError == PassOnError && !fatal {
+		if !v.readsRemotely() {
+			return // the only good copy: its owner hears of the error, and keeps the rest
+		}
 		ns.Disk = drbd.Inconsistent
 		r.setState(v, ns, "I/O error, on-io-error pass_on")
 		if r.isUp() {

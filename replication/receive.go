@@ -357,6 +357,9 @@ func (r *Resource) startPeer(p *peerRequest) bool {
 		return false
 	}
 	if p.kind == peerWrite && v.st.Pdsk < drbd.Inconsistent {
+		if !v.isSettled() {
+			return false // the new generation is on disk before its first write
+		}
 		// A diskless Primary writes here: this is the only copy, so this node
 		// keeps its own log of what its peer lacks (3.2 step 7).
 		first, last := meta.ExtentsOf(p.sector, p.size)
