@@ -145,7 +145,13 @@ func (p *pair) start(ctx context.Context) error {
 		}
 	}
 	for _, v := range p.volumes {
-		for _, args := range [][]string{{"wait-connect", "--timeout", "20s", v.name}, {"primary", "--force", v.name}, {"wait-sync", v.name}} {
+		// The daemon answers before all its resources are up.
+		if err := p.lab.await(ctx, p.daemons[0], func(ctx context.Context) error {
+			return p.adm(ctx, nodeNames[0], "wait-connect", "--timeout", "20s", v.name)
+		}); err != nil {
+			return err
+		}
+		for _, args := range [][]string{{"primary", "--force", v.name}, {"wait-sync", v.name}} {
 			if err := p.adm(ctx, nodeNames[0], args...); err != nil {
 				return err
 			}
