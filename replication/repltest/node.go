@@ -75,7 +75,7 @@ func newNode(w *World, id int) *Node {
 				panic(err)
 			}
 			sb.LASize = l.Usable
-			sb.UUIDs = meta.UUIDs{Current: 0x1111111111111110, History: [2]uint64{0x2222222222222220, 4}}
+			sb.UUIDs = w.cfg.UUIDs
 			sb.Flags |= meta.MDFConsistent | meta.MDFWasUpToDate
 			if err := meta.WriteSuperblock(v.meta, l, sb); err != nil {
 				panic(err)

@@ -31,6 +31,9 @@ func (w *World) KeepTrace() { w.ring = []string{} }
 func (w *World) LastTrace() string { return strings.Join(w.ring, "\n") }
 
 func (w *World) tracePacket(n *Node, sock drbd.Socket, b []byte) {
+	if w.OnSend != nil {
+		w.OnSend(n.id, sock, b)
+	}
 	if !w.tracing && w.ring == nil {
 		return
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication"
+	"github.com/pollux-project/pollux/replication/meta"
 )
 
 // Config describes the two nodes. The zero value is one volume of 1 MiB that
@@ -21,9 +22,10 @@ type Config struct {
 	Features   uint32
 	Net        [2]replication.NetOptions
 	Disk       [2]replication.DiskOptions
-	NoData     bool // on-no-data-accessible suspend-io
-	FenceAgent bool // a fence-peer handler is configured
-	Synced     bool // both volumes begin UpToDate and equal
+	NoData     bool       // on-no-data-accessible suspend-io
+	FenceAgent bool       // a fence-peer handler is configured
+	Synced     bool       // both volumes begin UpToDate and equal
+	UUIDs      meta.UUIDs // then these are theirs
 }
 
 // AllFeatures is what two Pollux nodes agree on, KernelFeatures what one agrees
@@ -36,6 +38,7 @@ const (
 // DefaultConfig is Config's zero value with the defaults filled in.
 func DefaultConfig() Config {
 	c := Config{Sectors: 2048, Volumes: 1, ALSlots: 7, Features: AllFeatures}
+	c.UUIDs = meta.UUIDs{Current: 0x1111111111111110, History: [2]uint64{0x2222222222222220, 4}}
 	for i := range c.Net {
 		c.Net[i] = replication.DefaultNetOptions()
 		c.Disk[i] = replication.DefaultDiskOptions()
@@ -56,6 +59,7 @@ type World struct {
 	links      int
 	connecting bool
 	Model      *Model
+	OnSend     func(node int, sock drbd.Socket, packet []byte) // sees every packet, header and all
 	out        strings.Builder
 	tracing    bool
 	ring       []string // the last lines of the trace, for a failed simulation
