@@ -257,7 +257,6 @@ func TestE2EFailover(t *testing.T) {
 	p.b.must("primary", "r0")
 	w.check(p.b)
 	again := startWriter(t, p.b, loadBytes)
-	again.base = w.base + 1<<20
 	time.Sleep(200 * time.Millisecond)
 	again.stop()
 	p.a.start()

@@ -226,12 +226,14 @@ func (n *node) cleanUp() {
 		n.proc.cmd.Process.Kill()                  //nolint:errcheck // likewise
 		<-n.proc.done
 	}
-	log := n.log()
-	if strings.Contains(log, "panic:") || strings.Contains(log, "fatal error:") || strings.Contains(log, "DATA RACE") {
-		n.t.Errorf("%s: polluxd crashed", n.name)
+	all := readText(n.path("log"))
+	for _, w := range []string{"panic:", "fatal error:", "DATA RACE"} { // the last: GOFLAGS=-race go test
+		if i := strings.Index(all, w); i >= 0 {
+			n.t.Errorf("%s: polluxd: %s", n.name, all[i:min(len(all), i+4096)])
+		}
 	}
 	if n.t.Failed() {
-		n.t.Logf("log of %s:\n%s", n.name, log)
+		n.t.Logf("log of %s:\n%s", n.name, n.log())
 	}
 }
 
