@@ -152,7 +152,7 @@ func (e *Engine) metaError(v *Volume, err error) error {
 	var shrunk *meta.ShrunkError
 	switch {
 	case errors.Is(err, meta.ErrNoMetadata):
-		code, advice = codeNoMeta, fmt.Sprintf("run `polluxadm create-md %s`", e.cfg.Resource)
+		code, advice = codeNoMeta, fmt.Sprintf("if the disk is new, run `polluxadm create-md %s`; if it was resized, give it its old size back", e.cfg.Resource)
 	case errors.As(err, &version):
 		code, advice = codeNoMeta, "only v08 metadata can be used"
 	case errors.As(err, &shrunk):
