@@ -393,3 +393,54 @@ func TestE2EPeerSize(t *testing.T) {
 		t.Errorf("the Primary after the refusal: %+v", st)
 	}
 }
+
+// A disk with the data of another cluster.
+func TestE2EUnrelatedData(t *testing.T) {
+	begin(t, "qemu-io")
+	p := newPair(t, options{global: quick})
+	mustIO(t, p.a.uri("r0"), "write -P 1 0 64k", "flush")
+	p.b.must("down", "r0")
+	p.a.must("disconnect", "r0")
+	p.b.disk("disk.img", 32<<20)
+	p.b.must("create-md", "--force", "r0")
+	p.b.must("up", "r0")
+	p.b.must("primary", "--force", "r0")
+	mustIO(t, p.b.uri("r0"), "write -P 2 0 64k", "flush")
+	p.b.must("secondary", "r0")
+	p.a.must("connect", "r0")
+	p.a.wait("refused", func(a adm.Resource) bool { return a.Connection == "StandAlone" })
+	for _, n := range []*node{p.a, p.b} {
+		n.wait("the reason", func(r adm.Resource) bool { return r.Connection == "StandAlone" || r.LastError != "" })
+		if r := n.adm("status", "r0"); !strings.Contains(r.out, "nrelated") {
+			t.Errorf("%s: status does not say that the data is unrelated: %v", n.name, r)
+		}
+	}
+	mustIO(t, p.a.uri("r0"), "read -P 1 0 64k")
+	p.b.must("disconnect", "r0")
+	p.b.must("primary", "r0")
+	mustIO(t, p.b.uri("r0"), "read -P 2 0 64k")
+}
+
+// A disk that was enlarged while nobody had it attached: internal metadata is
+// no longer at the end, but nothing is lost.
+func TestE2EDiskGrown(t *testing.T) {
+	begin(t, "qemu-io")
+	p := newPair(t, options{global: quick})
+	mustIO(t, p.a.uri("r0"), "write -P 1 0 64k", "flush")
+	p.a.must("secondary", "r0")
+	p.a.must("down", "r0")
+	if err := os.Truncate(p.a.path("disk.img"), 40<<20); err != nil {
+		t.Fatal(err)
+	}
+	// create-md would be the wrong next step, and is not taken without a word.
+	p.a.refused(10, []string{"r0", p.a.path("disk.img"), "if it was resized, give it its old size back"}, "up", "r0")
+	if r := p.a.adm("create-md", "r0"); r.code != 1 {
+		t.Errorf("create-md on a disk with data: %v", r)
+	}
+	if err := os.Truncate(p.a.path("disk.img"), 32<<20); err != nil {
+		t.Fatal(err)
+	}
+	p.a.must("up", "r0")
+	p.inSync()
+	p.equalDisks("disk.img", usable32)
+}
