@@ -16,6 +16,12 @@ import (
 // dialTimeout bounds the wait for a daemon whose queue is full.
 const dialTimeout = 5 * time.Second
 
+// queryTimeout bounds the wait for what the daemon knows by heart. Commands
+// have no bound of ours: a disk or a peer may need its time.
+const queryTimeout = 10 * time.Second
+
+var errNoAnswer = errors.New("no answer in time")
+
 // errNoDaemon is the cause of the error that dial returns when nothing
 // listens on the control socket.
 var errNoDaemon = errors.New("polluxd is not running")
@@ -76,6 +82,11 @@ func (c *client) call(ctx context.Context, req adm.Request, data any) error {
 	if err != nil {
 		return err
 	}
+	if req.Cmd == adm.CmdStatus || req.Cmd == adm.CmdHello {
+		limited, cancel := context.WithTimeoutCause(ctx, queryTimeout, errNoAnswer)
+		defer cancel()
+		ctx = limited
+	}
 	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if _, err := c.conn.Write(line); err != nil {
@@ -115,6 +126,10 @@ func (c *client) event(ctx context.Context) (adm.Event, error) {
 }
 
 func (c *client) broken(ctx context.Context, err error) error {
+	if errors.Is(context.Cause(ctx), errNoAnswer) {
+		return &adm.Error{Exit: adm.ExitEnvironment, Text: fmt.Sprintf("polluxd: no answer within %d seconds", queryTimeout/time.Second),
+			Advice: "it may be stopped or wait for a disk; its log says more (journalctl -u polluxd)"}
+	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
