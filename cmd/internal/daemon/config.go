@@ -73,10 +73,12 @@ func loadResources(settings *conf.Daemon) (*loadedConfig, error) {
 	for _, w := range cfg.Warnings {
 		l.warnings = append(l.warnings, w.String())
 	}
+	others := 0
 	for _, s := range cfg.Resources {
 		switch {
 		case s.Ignored:
-			continue // of other nodes
+			others++ // of other nodes
+			continue
 		case !s.Runnable():
 			l.warnings = append(l.warnings, fmt.Sprintf("resource %s of %s is left to the kernel's DRBD; adopt in pollux.toml would change that", s.Name, s.File))
 			continue
@@ -89,6 +91,10 @@ func loadResources(settings *conf.Daemon) (*loadedConfig, error) {
 			return nil, err
 		}
 		l.specs = append(l.specs, resourceSpec{Resource: r, Node: settings.NodeName, IO: settings.Resource[s.Name].IO})
+	}
+	if len(l.specs) == 0 && others > 0 {
+		l.warnings = append(l.warnings, fmt.Sprintf("none of the %d configured resources is for this node: no \"on %s\" in %s; node-name in pollux.toml sets the name",
+			others, settings.NodeName, strings.Join(cfg.Files, " ")))
 	}
 	return l, nil
 }
