@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -302,7 +303,7 @@ func TestE2EPortInUse(t *testing.T) {
 	if err := blocker.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { in.Close(); blocker.Wait() }) //nolint:errcheck // it ends with its input
+	t.Cleanup(func() { in.Close(); blocker.Wait() }) // it ends with its input
 	if _, err := out.Read(make([]byte, 8)); err != nil {
 		t.Fatal(err)
 	}
@@ -443,4 +444,29 @@ func TestE2EDiskGrown(t *testing.T) {
 	p.a.must("up", "r0")
 	p.inSync()
 	p.equalDisks("disk.img", usable32)
+}
+
+// A daemon that stands still: questions end, with the right code.
+func TestE2EDaemonHangs(t *testing.T) {
+	begin(t)
+	p := newPair(t, options{bare: true})
+	p.a.must("create-md", "r0")
+	p.a.start()
+	p.a.signal(syscall.SIGSTOP)
+	p.a.refused(20, []string{"polluxd: no answer within 10 seconds"}, "role", "r0")
+	p.a.signal(syscall.SIGCONT)
+	p.a.must("role", "r0")
+}
+
+// A node whose name no resource knows has nothing to run, and says so.
+func TestE2EOtherNode(t *testing.T) {
+	begin(t)
+	p := newPair(t, options{bare: true})
+	p.a.write("pollux.toml", settings("gamma"))
+	p.a.proc = p.a.launch()
+	poll(t, "polluxd is ready", func() bool { return strings.Contains(p.a.log(), "0 of 0 resources") })
+	if !strings.Contains(p.a.log(), `no \"on gamma\" in `) {
+		t.Errorf("the log does not say why there is no resource: %s", p.a.log())
+	}
+	p.a.stop()
 }
