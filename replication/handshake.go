@@ -265,7 +265,7 @@ func (r *Resource) receivedUUIDs(v *volume, b []byte) error {
 		v.owed = false
 	}
 	if r.role == drbd.Primary && v.st.Disk < drbd.Inconsistent && v.exposed != 0 && v.exposed&^1 != p.Current&^1 {
-		if v.handshakeDone {
+		if v.handshakeDone && v.st.Pdsk == drbd.UpToDate {
 			v.exposed = p.Current // our only copy moved on to a new generation
 			return nil
 		}

@@ -288,6 +288,22 @@ func (r *Resource) requestSync(v *volume) uint64 {
 	return s.started
 }
 
+// failFlushes answers the flushes that a failed fdatasync was for, unless the
+// peer's copy serves; they must not succeed when this disk comes back. If there
+// is none, the next one hears of it.
+func (r *Resource) failFlushes(v *volume) {
+	if v.readsRemotely() || r.role != drbd.Primary {
+		return
+	}
+	v.lost = true
+	for _, id := range r.req.flushes {
+		if q := r.req.get(id); q.v == v {
+			q.err = ErrLostWrites
+			v.lost = false
+		}
+	}
+}
+
 func (r *Resource) startSync(v *volume) {
 	s := &v.sync
 	s.started++
@@ -306,6 +322,7 @@ func (r *Resource) synced(ev *Event) {
 		s.done = s.started + 1
 		r.diskError(v, fmt.Errorf("fdatasync: %w", ev.Err), true)
 		r.peerMustKeep(ev.Err)
+		r.failFlushes(v)
 	} else if s.wanted {
 		r.startSync(v)
 	}

@@ -14,7 +14,7 @@ var (
 	ErrNoData       = errors.New("no UpToDate copy can be reached")
 	ErrOutOfRange   = errors.New("beyond the end of the volume")
 	ErrNotSupported = errors.New("the peer does not support this operation")
-	ErrLostWrites   = errors.New("the only copy that is left may lack writes that were answered and not flushed: the disk here has failed, and the peer was lost or has crashed")
+	ErrLostWrites   = errors.New("the copy that is left may lack writes that were answered and not flushed: a disk has failed or its fdatasync has, and no other copy could be reached")
 	ErrShutdown     = errors.New("the daemon is shutting down")
 )
 
@@ -609,6 +609,13 @@ func (r *Resource) progressFlushes() {
 	for _, id := range r.req.flushes {
 		q := r.req.get(id)
 		v := q.v
+		if q.err != nil {
+			q.clear(localOK | netOK | inLog | netPending)
+			r.complete(q)
+			r.req.release(q)
+			r.kick = true
+			continue
+		}
 		if q.is(inLog) && (r.send_.unacked.len() == 0 || int32(oldest-q.epoch) >= 0) {
 			q.clear(inLog)
 			q.set(netOK)

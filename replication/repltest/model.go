@@ -226,8 +226,8 @@ func (m *Model) ack(n *Node, q *Request) {
 		}
 	}
 	m.raise(n.id, q)
-	if n.link == nil || p.link != n.link {
-		m.solo[n.id] = true
+	for i := q.Sector; i < q.Sector+q.Count && (n.link == nil || p.link != n.link); i++ {
+		m.solo[n.id] = m.solo[n.id] || m.olderThan(q.Vol, i, p.Vols[q.Vol].data.now[i], q)
 	}
 	m.acked = append(m.acked, q)
 }
