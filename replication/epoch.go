@@ -10,12 +10,13 @@ import (
 // which one still lacks its P_BARRIER, which ones the peer has not
 // acknowledged (drbd84-protocol, 3.4).
 type sendEpochs struct {
-	cur     uint32 // number of the current epoch
-	writes  int    // replicated in it
-	last    uint32 // of the last write that was sent
-	open    bool   // a write was sent and its epoch's P_BARRIER was not
-	unacked ring[sentEpoch]
-	hurried bool // the peer was asked to make its epochs durable now
+	cur       uint32 // number of the current epoch
+	writes    int    // replicated in it
+	last      uint32 // of the last write that was sent
+	open      bool   // a write was sent and its epoch's P_BARRIER was not
+	unacked   ring[sentEpoch]
+	hurried   bool // the peer was asked to make its epochs durable now
+	hurriedAt Tick
 }
 
 type sentEpoch struct {
@@ -92,7 +93,7 @@ func (r *Resource) hurry() {
 	r.closeEpoch()
 	r.barrierIfDue()
 	if r.peerPollux && !r.send_.hurried {
-		r.send_.hurried = true
+		r.send_.hurried, r.send_.hurriedAt = true, r.now
 		r.sendEmpty(drbd.DataSocket, drbd.CmdUnplugRemote)
 	}
 }
@@ -193,7 +194,7 @@ func (r *Resource) receivedBarrier(b drbd.Barrier) {
 	case e.q.len() > maxRecvEpochs/2:
 		e.hurry = true
 	default:
-		r.setTimerOnce(timerCommit, commitLazyMS)
+		r.setTimerOnce(timerCommit, Tick(r.cfg.CommitLazyMS))
 	}
 }
 

@@ -630,8 +630,19 @@ func (r *Resource) checkRequestTimeout() {
 			break // in send order: the first is the oldest
 		}
 	}
-	if r.send_.unacked.len() > 0 && r.send_.unacked.at(0).barrier {
-		look(r.send_.unacked.at(0).at)
+	limit := Tick(r.net.TimeoutMS) * Tick(r.net.KoCount)
+	if e := &r.send_; e.unacked.len() > 0 && e.unacked.at(0).barrier {
+		switch first := e.unacked.at(0); {
+		case !r.peerPollux:
+			look(first.at)
+		case e.hurried:
+			look(max(first.at, e.hurriedAt))
+		default: // it may take its time until it is asked to hurry
+			if r.now-first.at >= limit/2 {
+				r.hurry()
+			}
+			r.setTimer(timerRequest, max(min(Tick(r.net.TimeoutMS), limit/4), 1))
+		}
 	}
 	for _, id := range r.req.flushes {
 		if q := r.req.get(id); q.is(netPending) {
@@ -650,7 +661,6 @@ func (r *Resource) checkRequestTimeout() {
 	if oldest == 0 {
 		return
 	}
-	limit := Tick(r.net.TimeoutMS) * Tick(r.net.KoCount)
 	if r.now-oldest >= limit {
 		r.connectionLost(drbd.Timeout, fmt.Errorf("the peer left a request unanswered for %d ms (timeout x ko-count)", limit))
 		return

@@ -12,7 +12,7 @@ import (
 const (
 	// maxRequests is the size of the request table: writes stay in it until the
 	// peer has acknowledged their epoch.
-	maxRequests = 16384
+	maxRequests = 65536
 	// hurryRequests is when a peer that acknowledges epochs lazily is asked to hurry.
 	hurryRequests = maxRequests / 2
 	// maxPeerRequests bounds what the peer may have outstanding here before its
@@ -23,7 +23,7 @@ const (
 // Our own pacing, in milliseconds.
 const (
 	barrierIdleMS  = 50   // a closed epoch is sent to the peer after so long without a further write
-	commitLazyMS   = 1000 // an epoch is made durable at the latest so long after its barrier
+	commitLazyMS   = 1000 // default of Config.CommitLazyMS
 	resyncTickMS   = 100  // drbd84-protocol, 7.2: SLEEP_TIME
 	bitmapLazyMS   = 2000 // changed bitmap pages reach the disk so long after the change
 	handshakeMS    = 30000
@@ -40,6 +40,9 @@ type Config struct {
 	// FreezeOnPeerLoss keeps I/O frozen after the peer is lost until a
 	// fence-peer handler says that it is out of the way (resource-and-stonith).
 	HasFenceHandler bool
+	// CommitLazyMS is how long after its P_BARRIER an epoch of a Pollux peer is
+	// made durable at the latest, if the peer does not hurry it; 0 means 1000.
+	CommitLazyMS int64
 }
 
 // A Resource decides everything for one replicated resource: roles, states,
@@ -178,6 +181,9 @@ type Counters struct {
 func New(cfg Config) *Resource {
 	r := &Resource{cfg: cfg, net: cfg.Net, rnd: cfg.Seed, role: drbd.Secondary, conn: drbd.StandAlone}
 	r.req.init()
+	if r.cfg.CommitLazyMS == 0 {
+		r.cfg.CommitLazyMS = commitLazyMS
+	}
 	return r
 }
 

@@ -118,7 +118,7 @@ func (v *Volume) load(data, metaDev blockdev.Device) (*replication.AttachedDisk,
 	if n := len(applied.Hot); n > 0 {
 		e.log.Info().Int("vol", v.cfg.Number).Int("extents", n).Uint64("bits", applied.NewBits).Msg("activity log applied after a crash")
 	}
-	sb, l, err := meta.ReadSuperblock(metaDev, l)
+	_, l, err = meta.ReadSuperblock(metaDev, l)
 	if err != nil {
 		return nil, e.metaError(v, err)
 	}

@@ -105,6 +105,11 @@ type Engine struct {
 	connectError  string // why the peer cannot be reached
 }
 
+// commitLazyMS is how long the peer's writes may stay in the page cache before
+// they are made durable without its asking: as long as file systems let their
+// journals wait. Rewritten blocks are then written to the disk once.
+const commitLazyMS = 5000
+
 // New returns an engine for cfg: Secondary, diskless, StandAlone. It does no I/O.
 func New(cfg Config) (*Engine, error) {
 	if err := cfg.Validate(); err != nil {
@@ -119,7 +124,7 @@ func New(cfg Config) (*Engine, error) {
 		cfg:        cfg, log: cfg.Log.With().Str("res", cfg.Resource).Logger(), start: time.Now(), quit: make(chan struct{}),
 		core: replication.New(replication.Config{
 			Name: cfg.Resource, Net: cfg.Net, NoDataSuspend: cfg.NoDataSuspend, Seed: binary.LittleEndian.Uint64(seed[:]),
-			HasFenceHandler: cfg.Handlers["fence-peer"] != "",
+			HasFenceHandler: cfg.Handlers["fence-peer"] != "", CommitLazyMS: commitLazyMS,
 		}),
 	}
 	e.room = sync.NewCond(&e.mu)
@@ -377,7 +382,11 @@ func (e *Engine) flush(b *batch) {
 // disk, else by the volume's workers.
 func (e *Engine) runLocal(b *batch) {
 	ops := b.running
-	if len(ops) == 1 && ops[0].vol.inline(&ops[0]) {
+	if len(ops) == 1 {
+		if !ops[0].vol.inline(&ops[0], true) {
+			ops[0].vol.queue(ops[0])
+			return
+		}
 		err := ops[0].vol.do(&ops[0])
 		e.mu.Lock()
 		e.localDone(b, &ops[0], err)
@@ -391,7 +400,7 @@ func (e *Engine) runLocal(b *batch) {
 		n, begun := min(len(ops), group), 0
 		for i := range ops[:n] {
 			op := &ops[i]
-			if !op.vol.inline(op) {
+			if !op.vol.inline(op, false) {
 				op.vol.queue(*op)
 				op.vol = nil
 				continue

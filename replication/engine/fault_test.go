@@ -176,7 +176,7 @@ func TestStrangersOnThePort(t *testing.T) {
 	b.up()
 	a.await("connection", isConnected)
 	for _, c := range conns {
-		c.SetReadDeadline(time.Now().Add(10 * time.Second)) //nolint:errcheck // the read fails if this did
+		c.SetReadDeadline(time.Now().Add(10 * time.Second)) // the read fails if this did
 		if _, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
 			t.Fatal("a stranger is still connected")
 		}

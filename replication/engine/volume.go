@@ -123,9 +123,9 @@ func opOf(op blockdev.Op) replication.Op {
 }
 
 // inline reports whether op may be done by whoever has it: it normally does
-// not wait for the disk. The first one on an idle direct disk may, too:
-// nobody else is held up.
-func (v *Volume) inline(op *localIO) bool {
+// not wait for the disk. The only one on an idle direct disk may, too: nobody
+// else is held up.
+func (v *Volume) inline(op *localIO, alone bool) bool {
 	n := v.inFlight.Add(1)
 	if op.op == replication.OpTrim || op.op == replication.OpZero || op.fua {
 		return false
@@ -133,7 +133,7 @@ func (v *Volume) inline(op *localIO) bool {
 	if op.op == replication.OpRead && op.isPeer {
 		return false
 	}
-	return !v.direct || n == 1
+	return !v.direct || n == 1 && alone
 }
 
 // do runs one I/O.
@@ -165,8 +165,9 @@ func (v *Volume) do(op *localIO) error {
 		return v.durable(op, v.data.Zero(off, int64(op.size), true))
 	case replication.OpZero:
 		return v.durable(op, v.data.Zero(off, int64(op.size), !op.noUnmap))
+	default: // a flush is an action of its own, SyncData
+		panic(fmt.Sprintf("engine: no case for local op %d", op.op))
 	}
-	panic(fmt.Sprintf("engine: no case for local op %d", op.op))
 }
 
 func (v *Volume) durable(op *localIO, err error) error {
