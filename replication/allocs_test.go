@@ -92,6 +92,7 @@ func (p *pair) do(i int, acts []replication.Action) {
 		case replication.DoLocal, replication.DoPeerLocal, replication.WriteMeta, replication.SyncData:
 			later[n] = *a
 			n++
+		default: // what a write doesn't cause
 		}
 	}
 	for _, a := range later[:n] {

@@ -90,6 +90,7 @@ func (k *kernelPeer) step(ev *Event) {
 				k.done[a.Tag] = a.Err
 			case Disconnect:
 				k.t.Fatalf("connection dropped: %v: %v", a.Reason, a.Err)
+			default: // timers, handlers and the like: not here
 			}
 		}
 	}

@@ -107,10 +107,10 @@ func (p *simPair) connect(discard [2]bool, syncUUIDLost bool) {
 	for i := range p.n {
 		p.n[i].u, p.n[i].known = res[i].Compare.Self, res[1-i].Compare.Self
 	}
-	switch {
-	case res[0].Conn == drbd.Connected:
+	switch res[0].Conn {
+	case drbd.Connected:
 		p.settle("no resync")
-	case res[0].Conn == drbd.WFBitMapS:
+	case drbd.WFBitMapS:
 		p.startResync(0, res[0].Full, syncUUIDLost)
 	default:
 		p.startResync(1, res[0].Full, syncUUIDLost)

@@ -137,8 +137,9 @@ func New(c Config) (Attacher, error) {
 		return &looper{cfg: c}, nil
 	case ModeLoop:
 		return &looper{cfg: c}, nil
+	default:
+		return none{}, nil
 	}
-	return none{}, nil
 }
 
 // none attaches nothing.

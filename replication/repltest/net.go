@@ -27,7 +27,6 @@ type stream struct {
 	last    int64 // arrival time of the last one
 	running bool
 	dead    bool // nothing more arrives; the receiver learns it by a timeout
-	closed  bool // the sender closed it: end of file behind the last packet
 }
 
 type packet struct {

@@ -27,7 +27,6 @@ type Node struct {
 	fence    int // exit code of the fence-peer handler, 0: it never ends
 	faults   map[fault]int
 	handlers []string
-	acts     []replication.Action
 	tags     int
 }
 

@@ -145,5 +145,5 @@ func lockStateDir(dir string) (release func(), err error) {
 	if err := f.Truncate(0); err == nil {
 		fmt.Fprintf(f, "%d\n", os.Getpid()) // for people only: the lock is what counts
 	}
-	return func() { f.Close() }, nil
+	return func() { _ = f.Close() }, nil // the lock is let go with it
 }
