@@ -289,7 +289,7 @@ func (r *Resource) attached(ev *Event) {
 	// Dirty: what was written before a detach may not have been synced since.
 	v.sync = dataSync{started: v.sync.started, done: v.sync.started, dirty: true}
 	v.negDisk, v.negPdsk = DiskStateAtAttach(v.sb.Flags, v.opts.Fencing)
-	v.crashed = v.sb.Flags&(markCrashed) != 0
+	v.crashed = v.sb.Flags&markCrashed != 0
 	if r.role != drbd.Primary {
 		v.uuids.Current &^= 1
 	}

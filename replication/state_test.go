@@ -43,7 +43,9 @@ func TestSanitize(t *testing.T) {
 		in, want drbd.State
 	}{
 		{
-			"1 below Connected: peer and its pause forgotten", StateContext{}, normal,
+			"1 below Connected: peer and its pause forgotten",
+			StateContext{},
+			normal,
 			with(st(pri, sec, drbd.Timeout, upToDate, upToDate), func(s *drbd.State) { s.PeerISP, s.UserISP = true, true }),
 			with(st(pri, unk, drbd.Timeout, upToDate, dUnknown), func(s *drbd.State) { s.UserISP = true }),
 		},
@@ -51,7 +53,9 @@ func TestSanitize(t *testing.T) {
 		{"1 Outdated peer is remembered", StateContext{}, normal, st(sec, sec, drbd.TearDown, upToDate, outdated), st(sec, unk, drbd.TearDown, upToDate, outdated)},
 		{"1 Inconsistent peer is remembered", StateContext{}, normal, st(sec, sec, drbd.Timeout, upToDate, inconsistent), st(sec, unk, drbd.Timeout, upToDate, inconsistent)},
 		{
-			"2 unconfigured: no dependency", StateContext{}, normal,
+			"2 unconfigured: no dependency",
+			StateContext{},
+			normal,
 			with(st(sec, unk, drbd.StandAlone, drbd.Diskless, dUnknown), func(s *drbd.State) { s.AftrISP = true }),
 			st(sec, unk, drbd.StandAlone, drbd.Diskless, dUnknown),
 		},
@@ -77,22 +81,30 @@ func TestSanitize(t *testing.T) {
 		{"6 SyncSource", StateContext{}, normal, st(pri, sec, drbd.SyncSource, upToDate, consistent), st(pri, sec, drbd.SyncSource, upToDate, inconsistent)},
 		{"6 Connected leaves Negotiating", StateContext{}, normal, st(pri, sec, drbd.Connected, drbd.Negotiating, upToDate), st(pri, sec, drbd.Connected, drbd.Negotiating, upToDate)},
 		{
-			"7 stonith: Primary lost its peer", StateContext{Fencing: FencingResourceAndStonith}, normal, lost,
+			"7 stonith: Primary lost its peer",
+			StateContext{Fencing: FencingResourceAndStonith},
+			normal, lost,
 			with(lost, func(s *drbd.State) { s.SuspFen = true }),
 		},
 		{"7 not again", StateContext{Fencing: FencingResourceAndStonith}, lost, lost, lost},
 		{"7 not with resource-only", StateContext{Fencing: FencingResourceOnly}, normal, lost, lost},
 		{
-			"8 no data: suspend", StateContext{OnNoDataSuspend: true}, normal, st(pri, sec, drbd.Connected, drbd.Failed, drbd.Diskless),
+			"8 no data: suspend",
+			StateContext{OnNoDataSuspend: true},
+			normal, st(pri, sec, drbd.Connected, drbd.Failed, drbd.Diskless),
 			with(st(pri, sec, drbd.Connected, drbd.Failed, drbd.Diskless), func(s *drbd.State) { s.SuspNod = true }),
 		},
 		{"8 io-error: go on", StateContext{}, normal, st(pri, sec, drbd.Connected, drbd.Failed, drbd.Diskless), st(pri, sec, drbd.Connected, drbd.Failed, drbd.Diskless)},
 		{
-			"9 pause the source", StateContext{}, normal, with(st(pri, sec, drbd.SyncSource, upToDate, inconsistent), func(s *drbd.State) { s.PeerISP = true }),
+			"9 pause the source",
+			StateContext{},
+			normal, with(st(pri, sec, drbd.SyncSource, upToDate, inconsistent), func(s *drbd.State) { s.PeerISP = true }),
 			with(st(pri, sec, drbd.PausedSyncS, upToDate, inconsistent), func(s *drbd.State) { s.PeerISP = true }),
 		},
 		{
-			"9 pause the target", StateContext{}, normal, with(st(sec, pri, drbd.SyncTarget, inconsistent, upToDate), func(s *drbd.State) { s.UserISP = true }),
+			"9 pause the target",
+			StateContext{},
+			normal, with(st(sec, pri, drbd.SyncTarget, inconsistent, upToDate), func(s *drbd.State) { s.UserISP = true }),
 			with(st(sec, pri, drbd.PausedSyncT, inconsistent, upToDate), func(s *drbd.State) { s.UserISP = true }),
 		},
 		{"9 resume the source", StateContext{}, normal, st(pri, sec, drbd.PausedSyncS, upToDate, inconsistent), st(pri, sec, drbd.SyncSource, upToDate, inconsistent)},
@@ -252,11 +264,15 @@ func TestValidSoft(t *testing.T) {
 		{"resync, unconnected", StateContext{}, conn(drbd.WFConnection), conn(drbd.StartingSyncT), SSNeedConnection},
 		{"SyncSource, unconnected", StateContext{}, conn(drbd.WFConnection), conn(drbd.SyncSource), SSNeedConnection},
 		{
-			"outdate the absent peer and go", StateContext{}, st(pri, unk, drbd.WFConnection, upToDate, dUnknown),
+			"outdate the absent peer and go",
+			StateContext{},
+			st(pri, unk, drbd.WFConnection, upToDate, dUnknown),
 			st(pri, unk, drbd.Disconnecting, upToDate, outdated), SSOutdateWOConn,
 		},
 		{
-			"outdate the peer and go", StateContext{}, normal,
+			"outdate the peer and go",
+			StateContext{},
+			normal,
 			st(pri, sec, drbd.Disconnecting, upToDate, outdated), SSSuccess,
 		},
 	} {

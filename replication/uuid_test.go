@@ -100,7 +100,8 @@ func TestCompareUUIDs(t *testing.T) {
 			CompareResult{Verdict: -1, Rule: 51, Peer: gen(0xb0, 0xa1, 0xc0, 0xc0)},
 		},
 		{
-			"51 version 95", CompareInput{Self: gen(0xa0, 0, 0xc0, 0), Peer: gen(0xb0, 0x50, 0xa1, 0xc1), Version: 95},
+			"51 version 95",
+			CompareInput{Self: gen(0xa0, 0, 0xc0, 0), Peer: gen(0xb0, 0x50, 0xa1, 0xc1), Version: 95},
 			CompareResult{Verdict: -1, Rule: 51, Peer: gen(0xb0, 0xa1, 0xc1, 0xc1)},
 		},
 		{"51 version 90", CompareInput{Self: gen(0xa0, 0, 0xc0, 0), Peer: gen(0xb0, 0x50, 0xa0, 0xc0), Version: 90}, CompareResult{Verdict: VerdictNeeds91, Rule: 51}},
@@ -113,7 +114,8 @@ func TestCompareUUIDs(t *testing.T) {
 			CompareResult{Verdict: 1, Rule: 71, Self: gen(0xb0, 0xa1, 0xc0, 0xc0)},
 		},
 		{
-			"71 version 95", CompareInput{Self: gen(0xb0, 0x50, 0xa1, 0xc1), Peer: gen(0xa0, 0, 0xc0, 0), Version: 95},
+			"71 version 95",
+			CompareInput{Self: gen(0xb0, 0x50, 0xa1, 0xc1), Peer: gen(0xa0, 0, 0xc0, 0), Version: 95},
 			CompareResult{Verdict: 1, Rule: 71, Self: gen(0xb0, 0xa1, 0xc1, 0xc1)},
 		},
 		{"71 version 90", CompareInput{Self: gen(0xb0, 0x50, 0xa0, 0xc0), Peer: gen(0xa0, 0, 0xc0, 0), Version: 90}, CompareResult{Verdict: VerdictNeeds91, Rule: 71}},

@@ -106,8 +106,13 @@ func flagText(f drbd.DPFlags) string {
 		flag drbd.DPFlags
 		name string
 	}{
-		{drbd.DPMaySetInSync, "may-set-in-sync"}, {drbd.DPFUA, "fua"}, {drbd.DPFlush, "flush"}, {drbd.DPDiscard, "discard"},
-		{drbd.DPSendReceiveAck, "recv-ack"}, {drbd.DPSendWriteAck, "write-ack"}, {drbd.DPZeroes, "zeroes"},
+		{drbd.DPMaySetInSync, "may-set-in-sync"},
+		{drbd.DPFUA, "fua"},
+		{drbd.DPFlush, "flush"},
+		{drbd.DPDiscard, "discard"},
+		{drbd.DPSendReceiveAck, "recv-ack"},
+		{drbd.DPSendWriteAck, "write-ack"},
+		{drbd.DPZeroes, "zeroes"},
 	} {
 		if f&x.flag != 0 {
 			parts = append(parts, x.name)

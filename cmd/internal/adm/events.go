@@ -187,8 +187,11 @@ func objectsOf(r adm.Resource, statistics bool) []object {
 	mayPromote, score := promotion(r)
 	objs := []object{
 		{"resource", name, []property{
-			{"role", roleWord(r.Role)}, {"suspended", suspendedWord(r.Suspended)}, {"force-io-failures", "no"},
-			{"may_promote", yesNo(mayPromote)}, {"promotion_score", fmt.Sprint(score)},
+			{"role", roleWord(r.Role)},
+			{"suspended", suspendedWord(r.Suspended)},
+			{"force-io-failures", "no"},
+			{"may_promote", yesNo(mayPromote)},
+			{"promotion_score", fmt.Sprint(score)},
 		}},
 		{"connection", peer, []property{{"connection", connectionWord(r.Connection)}, {"role", roleWord(r.PeerRole)}}},
 	}
@@ -206,8 +209,11 @@ func objectsOf(r adm.Resource, statistics bool) []object {
 
 func deviceObject(r adm.Resource, v adm.Volume, statistics bool) object {
 	o := object{"device", fmt.Sprintf("name:%s volume:%d minor:%d", r.Name, v.Volume, v.Minor), []property{
-		{"backing_dev", noneWord(v.BackingDisk)}, {"disk", diskWord(v.Disk)}, {"client", yesNo(v.BackingDisk == "")},
-		{"open", yesNo(v.OpenCount > 0)}, {"quorum", "yes"},
+		{"backing_dev", noneWord(v.BackingDisk)},
+		{"disk", diskWord(v.Disk)},
+		{"client", yesNo(v.BackingDisk == "")},
+		{"open", yesNo(v.OpenCount > 0)},
+		{"quorum", "yes"},
 	}}
 	if statistics {
 		o.props = append(o.props, property{"size", kib(v.SizeBytes)}, property{"read", kib(v.ReadBytes)},
@@ -219,7 +225,9 @@ func deviceObject(r adm.Resource, v adm.Volume, statistics bool) object {
 
 func peerDeviceObject(peer string, v adm.Volume, statistics bool) object {
 	o := object{"peer-device", fmt.Sprintf("%s volume:%d", peer, v.Volume), []property{
-		{"replication", replicationWord(v.Replication)}, {"peer-disk", diskWord(v.PeerDisk)}, {"peer-client", "no"},
+		{"replication", replicationWord(v.Replication)},
+		{"peer-disk", diskWord(v.PeerDisk)},
+		{"peer-client", "no"},
 		{"resync-suspended", yesNoAs(v.Resync != nil && v.Resync.Paused, "user")},
 	}}
 	if v.Resync != nil {

@@ -70,9 +70,11 @@ func (m *machine) mayTakeOver(r adm.Resource, o failoverOptions) error {
 		return refuse(again, "%s is connected, so it is not down", r.Peer)
 	}
 	if v := badData(r); v != nil && !o.force {
-		return &adm.Error{Exit: adm.ExitNeedUpToDate,
+		return &adm.Error{
+			Exit:   adm.ExitNeedUpToDate,
 			Text:   fmt.Sprintf("%s: failover refused: the data of volume %d on this node is %s", r.Name, v.Volume, v.Disk),
-			Advice: fmt.Sprintf("bring %s back; if its data is lost for good, %s --force starts the VM on what is here", r.Peer, again)}
+			Advice: fmt.Sprintf("bring %s back; if its data is lost for good, %s --force starts the VM on what is here", r.Peer, again),
+		}
 	}
 	switch {
 	case isConnected(r) || o.peerIsDown == r.Peer:

@@ -45,9 +45,11 @@ func judge(r adm.Resource, now time.Time) verdict {
 	case len(r.Suspended) > 0:
 		return verdict{stopped, "reads and writes are frozen: " + suspendedWhy(r), r.Advice}
 	case r.SplitBrain != "":
-		return verdict{atRisk, "split brain: " + splitBrainFact(r.SplitBrain),
+		return verdict{
+			atRisk, "split brain: " + splitBrainFact(r.SplitBrain),
 			fmt.Sprintf("on the node whose changes are to be lost: polluxadm secondary %s, then polluxadm connect --discard-my-data %s; "+
-				"on the other: polluxadm connect %s", r.Name, r.Name, r.Name)}
+				"on the other: polluxadm connect %s", r.Name, r.Name, r.Name),
+		}
 	}
 	for _, v := range r.Volumes {
 		if v.Disk != "UpToDate" && v.PeerDisk != "UpToDate" {
@@ -73,8 +75,10 @@ func noGoodCopy(r adm.Resource, v adm.Volume, now time.Time) verdict {
 	which := volumeWord(r, v)
 	switch {
 	case isConnected(r) && v.Disk == "Inconsistent" && v.PeerDisk == "Inconsistent":
-		return verdict{atRisk, which + "neither node has valid data yet",
-			fmt.Sprintf("on the node whose data is to be kept (either one, if both disks are new): polluxadm primary --force %s", r.Name)}
+		return verdict{
+			atRisk, which + "neither node has valid data yet",
+			fmt.Sprintf("on the node whose data is to be kept (either one, if both disks are new): polluxadm primary --force %s", r.Name),
+		}
 	case v.Disk == "Diskless" || v.Disk == "Failed":
 		why := which + "this node has no usable disk"
 		if v.DiskError != "" {

@@ -115,8 +115,10 @@ func (a *app) machine(name string) (*machine, error) {
 	}
 	i := slices.IndexFunc(vms, func(v *conf.VM) bool { return v.Name == name })
 	if i < 0 {
-		return nil, &adm.Error{Exit: adm.ExitUsage, Text: fmt.Sprintf("vm %s: no file describes it", name),
-			Advice: "descriptions are read from " + strings.Join(d.VMFiles, " ") + "; polluxadm vm list shows what they hold"}
+		return nil, &adm.Error{
+			Exit: adm.ExitUsage, Text: fmt.Sprintf("vm %s: no file describes it", name),
+			Advice: "descriptions are read from " + strings.Join(d.VMFiles, " ") + "; polluxadm vm list shows what they hold",
+		}
 	}
 	c, err := a.loadConfig()
 	if err != nil {
@@ -126,8 +128,10 @@ func (a *app) machine(name string) (*machine, error) {
 		return nil, a.asConfigError(err)
 	}
 	if d.NBD.Socket == "" {
-		return nil, &adm.Error{Exit: adm.ExitRefused, Text: fmt.Sprintf("vm %s: polluxd has no NBD unix socket", name),
-			Advice: "set nbd.socket in " + a.settingsPath() + ": a VM's disks are served on it"}
+		return nil, &adm.Error{
+			Exit: adm.ExitRefused, Text: fmt.Sprintf("vm %s: polluxd has no NBD unix socket", name),
+			Advice: "set nbd.socket in " + a.settingsPath() + ": a VM's disks are served on it",
+		}
 	}
 	hv, err := a.hypervisorFor(d)
 	if err != nil {
@@ -181,8 +185,10 @@ func (m *machine) notRunning(ctx context.Context) error {
 	if st.Phase == hypervisor.Stopped {
 		return nil
 	}
-	return &adm.Error{Exit: adm.ExitRefused, Text: fmt.Sprintf("vm %s: it is already running on this node (%s, process %d)", m.vm.Name, st.Phase, st.PID),
-		Advice: "polluxadm vm status " + m.vm.Name}
+	return &adm.Error{
+		Exit: adm.ExitRefused, Text: fmt.Sprintf("vm %s: it is already running on this node (%s, process %d)", m.vm.Name, st.Phase, st.PID),
+		Advice: "polluxadm vm status " + m.vm.Name,
+	}
 }
 
 // start promotes and boots; on a failure it demotes again what it promoted.

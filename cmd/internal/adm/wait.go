@@ -41,8 +41,10 @@ func (a *app) waitConnect(ctx context.Context, t target, limit time.Duration) er
 	}
 	return a.waitFor(ctx, t, limit, func(r adm.Resource) (bool, error) {
 		if r.SplitBrain != "" {
-			return false, &adm.Error{Exit: adm.ExitRefused, Text: fmt.Sprintf("%s: will not connect: split brain: %s", r.Name, splitBrainFact(r.SplitBrain)),
-				Advice: judge(r, a.now()).Advice}
+			return false, &adm.Error{
+				Exit: adm.ExitRefused, Text: fmt.Sprintf("%s: will not connect: split brain: %s", r.Name, splitBrainFact(r.SplitBrain)),
+				Advice: judge(r, a.now()).Advice,
+			}
 		}
 		return isConnected(r), nil
 	})
@@ -68,8 +70,10 @@ func (a *app) waitSync(ctx context.Context, t target, limit time.Duration) error
 	err := a.waitFor(ctx, t, limit, func(r adm.Resource) (bool, error) {
 		p.show(r, t)
 		if r.SplitBrain != "" {
-			return false, &adm.Error{Exit: adm.ExitRefused, Text: fmt.Sprintf("%s: will not be synchronised: split brain: %s", r.Name, splitBrainFact(r.SplitBrain)),
-				Advice: judge(r, a.now()).Advice}
+			return false, &adm.Error{
+				Exit: adm.ExitRefused, Text: fmt.Sprintf("%s: will not be synchronised: split brain: %s", r.Name, splitBrainFact(r.SplitBrain)),
+				Advice: judge(r, a.now()).Advice,
+			}
 		}
 		return inSync(r, t), nil
 	})

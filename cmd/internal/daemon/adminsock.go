@@ -176,8 +176,10 @@ func (s *adminServer) serve(conn net.Conn) {
 func (s *adminServer) refuse(conn net.Conn, req adm.Request, err error) {
 	s.log.Warn().Err(err).Msg("control socket: connection closed: bad request")
 	// The client is wrong already; whether it reads this doesn't matter.
-	_ = s.respond(conn, req, nil, &adm.Error{Exit: adm.ExitEnvironment, Text: err.Error(),
-		Advice: "polluxadm and polluxd must be of the same version; restart polluxd after an upgrade"})
+	_ = s.respond(conn, req, nil, &adm.Error{
+		Exit: adm.ExitEnvironment, Text: err.Error(),
+		Advice: "polluxadm and polluxd must be of the same version; restart polluxd after an upgrade",
+	})
 }
 
 func (s *adminServer) respond(conn net.Conn, req adm.Request, data any, err error) error {

@@ -101,8 +101,10 @@ func (r *resource) adjust() error {
 	}
 	old, spec := r.runningSpec(), r.currentSpec()
 	if why := needsRestart(old, spec); why != "" {
-		return &adm.Error{Exit: adm.ExitRefused, Text: fmt.Sprintf("%s: %s can't be changed while the resource is up", r.name, why),
-			Advice: fmt.Sprintf("polluxadm down %s, then polluxadm up %s", r.name, r.name)}
+		return &adm.Error{
+			Exit: adm.ExitRefused, Text: fmt.Sprintf("%s: %s can't be changed while the resource is up", r.name, why),
+			Advice: fmt.Sprintf("polluxadm down %s, then polluxadm up %s", r.name, r.name),
+		}
 	}
 	if err := eng.Reconfigure(spec); err != nil {
 		return err
@@ -143,8 +145,10 @@ func (r *resource) eachVolume(req adm.Request, eng engineAPI) error {
 		}
 	}
 	if len(vols) == 0 {
-		return &adm.Error{Exit: adm.ExitRefused, Number: 127, Text: fmt.Sprintf("%s/%d: Failure: (127) Minor not known", r.name, *req.Volume),
-			Advice: fmt.Sprintf("polluxadm status %s shows its volumes", r.name)}
+		return &adm.Error{
+			Exit: adm.ExitRefused, Number: 127, Text: fmt.Sprintf("%s/%d: Failure: (127) Minor not known", r.name, *req.Volume),
+			Advice: fmt.Sprintf("polluxadm status %s shows its volumes", r.name),
+		}
 	}
 	for _, n := range vols {
 		if err := eachVolumeCommand(req, eng, n); err != nil {
@@ -169,8 +173,10 @@ func eachVolumeCommand(req adm.Request, eng engineAPI, vol int) error {
 func (r *resource) notUp() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e := &adm.Error{Exit: adm.ExitRefused, Number: 158, Text: r.name + ": Failure: (158) Unknown resource",
-		Advice: fmt.Sprintf("it is not up on this node: polluxadm up %s", r.name)}
+	e := &adm.Error{
+		Exit: adm.ExitRefused, Number: 158, Text: r.name + ": Failure: (158) Unknown resource",
+		Advice: fmt.Sprintf("it is not up on this node: polluxadm up %s", r.name),
+	}
 	if r.reason != nil {
 		e.Advice = fmt.Sprintf("it could not be brought up: %s; then: polluxadm up %s", oneLine(r.reason), r.name)
 	}
@@ -206,8 +212,10 @@ func (d *Daemon) unknownResource(name string) error {
 	if files == "" {
 		files = "no files at all: " + strings.Join(d.currentSettings().ResourceFiles, " ") + " match nothing"
 	}
-	return &adm.Error{Exit: adm.ExitRefused, Number: 158, Text: name + ": Failure: (158) Unknown resource",
-		Advice: fmt.Sprintf("polluxd knows the resources of %s; after a change: polluxadm adjust %s", files, name)}
+	return &adm.Error{
+		Exit: adm.ExitRefused, Number: 158, Text: name + ": Failure: (158) Unknown resource",
+		Advice: fmt.Sprintf("polluxd knows the resources of %s; after a change: polluxadm adjust %s", files, name),
+	}
 }
 
 // asError turns any error into what the client is told.

@@ -162,9 +162,11 @@ func (r *resource) releaseDevices() error {
 		}
 		if err := r.detachDevice(v.Number, b); err != nil {
 			r.followRole() // those before it come back
-			return &adm.Error{Exit: adm.ExitStateChange, Number: -12,
+			return &adm.Error{
+				Exit: adm.ExitStateChange, Number: -12,
 				Text:   fmt.Sprintf("%s: State change failed: (-12) Device is held open by someone: %v", r.name, err),
-				Advice: fmt.Sprintf("umount or close %s and repeat the command", b.path)}
+				Advice: fmt.Sprintf("umount or close %s and repeat the command", b.path),
+			}
 		}
 	}
 	r.devHeld = true

@@ -225,8 +225,10 @@ func (r *runningEngine) refusal(err error) error {
 		}
 		return &adm.Error{Exit: adm.ExitRefused, Number: refused.Code, Text: text, Advice: requestAdvice(refused.Code, r.name)}
 	case errors.Is(err, context.DeadlineExceeded):
-		return &adm.Error{Exit: adm.ExitEnvironment, Text: fmt.Sprintf("%s: the command did not end in time: the disk or the peer does not answer", r.name),
-			Advice: fmt.Sprintf("it may still take effect: polluxadm status %s", r.name)}
+		return &adm.Error{
+			Exit: adm.ExitEnvironment, Text: fmt.Sprintf("%s: the command did not end in time: the disk or the peer does not answer", r.name),
+			Advice: fmt.Sprintf("it may still take effect: polluxadm status %s", r.name),
+		}
 	}
 	if !strings.HasPrefix(err.Error(), r.name) {
 		err = fmt.Errorf("%s: %w", r.name, err)

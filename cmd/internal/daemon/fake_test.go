@@ -145,8 +145,10 @@ func (e *fakeEngine) Status() adm.Resource {
 		if disk == "" {
 			disk = "Diskless"
 		}
-		st.Volumes = append(st.Volumes, adm.Volume{Volume: v.Number, Minor: v.Minor, Device: v.Device, BackingDisk: v.Disk, Disk: disk, PeerDisk: "DUnknown",
-			SizeBytes: fakeSize, OpenCount: e.open})
+		st.Volumes = append(st.Volumes, adm.Volume{
+			Volume: v.Number, Minor: v.Minor, Device: v.Device, BackingDisk: v.Disk, Disk: disk, PeerDisk: "DUnknown",
+			SizeBytes: fakeSize, OpenCount: e.open,
+		})
 	}
 	return st
 }

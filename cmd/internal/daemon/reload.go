@@ -42,8 +42,10 @@ func (d *Daemon) reload() error {
 	}
 	d.log.Info().Int("added", len(added)).Int("removed", len(removed)).Int("changed", len(changed)).Msg("configuration reloaded")
 	if len(failed) > 0 {
-		return &adm.Error{Exit: adm.ExitRefused, Text: "the new configuration is in force, but: " + strings.Join(failed, "; "),
-			Advice: "polluxadm status shows how things stand"}
+		return &adm.Error{
+			Exit: adm.ExitRefused, Text: "the new configuration is in force, but: " + strings.Join(failed, "; "),
+			Advice: "polluxadm status shows how things stand",
+		}
 	}
 	return nil
 }
@@ -54,21 +56,28 @@ func (d *Daemon) reread() (*loadedConfig, error) {
 	old := d.currentSettings()
 	l, err := load(old.File, old.File != "")
 	if err != nil {
-		return nil, &adm.Error{Exit: adm.ExitRefused, Text: err.Error(),
-			Advice: "polluxd goes on with the old configuration; correct the file and repeat the command"}
+		return nil, &adm.Error{
+			Exit: adm.ExitRefused, Text: err.Error(),
+			Advice: "polluxd goes on with the old configuration; correct the file and repeat the command",
+		}
 	}
 	s := l.settings
 	for _, c := range []struct {
 		key      string
 		old, now any
 	}{
-		{"node-name", old.NodeName, s.NodeName}, {"control-socket", old.ControlSocket, s.ControlSocket},
-		{"state-dir", old.StateDir, s.StateDir}, {"nbd", old.NBD, s.NBD}, {"log", old.Log, s.Log},
+		{"node-name", old.NodeName, s.NodeName},
+		{"control-socket", old.ControlSocket, s.ControlSocket},
+		{"state-dir", old.StateDir, s.StateDir},
+		{"nbd", old.NBD, s.NBD},
+		{"log", old.Log, s.Log},
 		{"attach-device", old.AttachDevice, s.AttachDevice},
 	} {
 		if !reflect.DeepEqual(c.old, c.now) {
-			return nil, &adm.Error{Exit: adm.ExitRefused, Text: fmt.Sprintf("%s: %s can't be changed while polluxd runs", s.File, c.key),
-				Advice: "restart polluxd (VMs and mounted devices wait for it), or undo the change"}
+			return nil, &adm.Error{
+				Exit: adm.ExitRefused, Text: fmt.Sprintf("%s: %s can't be changed while polluxd runs", s.File, c.key),
+				Advice: "restart polluxd (VMs and mounted devices wait for it), or undo the change",
+			}
 		}
 	}
 	for _, w := range l.warnings {

@@ -231,9 +231,14 @@ func TestCreateSlots(t *testing.T) {
 		args string
 		code int
 	}{
-		{"1 create-md", ExitDone}, {"0 create-md", ExitDone},
-		{"1 create-md", ExitRefused}, {"0 create-md", ExitRefused},
-		{"1 wipe-md --force", ExitDone}, {"1 create-md", ExitRefused}, {"1 create-md --force", ExitDone}, {"0 dstate", ExitDone},
+		{"1 create-md", ExitDone},
+		{"0 create-md", ExitDone},
+		{"1 create-md", ExitRefused},
+		{"0 create-md", ExitRefused},
+		{"1 wipe-md --force", ExitDone},
+		{"1 create-md", ExitRefused},
+		{"1 create-md --force", ExitDone},
+		{"0 dstate", ExitDone},
 	} {
 		if got := run(t, Env{}, append([]string{"0", "v08", img}, strings.Fields(tt.args)...)...); got.code != tt.code {
 			t.Errorf("%s: want exit %d: %+v", tt.args, tt.code, got)
