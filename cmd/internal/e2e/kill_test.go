@@ -109,7 +109,8 @@ func TestE2EKillSecondary(t *testing.T) {
 	}
 	p.b.start()
 	p.inSync()
-	if got := p.b.status().Volumes[0].ReceivedBytes; got > missing+64<<10 {
+	// Bravo adds what it had resynced shortly before and not recorded yet.
+	if got := p.b.status().Volumes[0].ReceivedBytes; got < missing || got > loadBytes+64<<10 {
 		t.Errorf("%d bytes were resynced, %d were out of sync", got, missing)
 	}
 	l.verify(p.a.uri("r0"))
