@@ -27,7 +27,7 @@ func (a *app) queryCommands() []*cobra.Command {
 			func(r adm.Resource, _ adm.Volume) string { return r.Role + "/" + r.PeerRole }, ""),
 		query("cstate", "print the connection state", "One line per volume, such as Connected, WFConnection, StandAlone, SyncSource, SyncTarget.",
 			func(r adm.Resource, v adm.Volume) string { return orElse(v.Replication, r.Connection) }, ""),
-		query("dstate", "print the disk states, LOCAL/PEER", "One line per volume: UpToDate/UpToDate. If the disk isn't attached, what its metadata says of it.",
+		query("dstate", "print the disk states, LOCAL/PEER", "One line per volume: UpToDate/UpToDate. If the resource is down, what the metadata says of the disk.",
 			func(_ adm.Resource, v adm.Volume) string { return v.Disk + "/" + v.PeerDisk }, "dstate"),
 		query("get-gi", "print the data generation UUIDs and flags", "CURRENT:BITMAP:HISTORY1:HISTORY2 and seven flags: consistent, was up to date, was primary, was connected,\n"+
 			"full sync pending, peer outdated, crashed primary.",
@@ -61,7 +61,9 @@ func (a *app) query(ctx context.Context, name string, t target, value func(adm.R
 	for _, v := range vols {
 		st, attached := findVolume(r, v.Number)
 		switch {
-		case attached && (offline == "" || st.Disk != "Diskless" || v.Disk == ""):
+		// A detached disk of a resource that is up is Diskless, as drbdadm says,
+		// but its UUIDs can only be read from its metadata.
+		case attached && (offline == "" || offline == "dstate" || st.Disk != "Diskless" || v.Disk == ""):
 			fmt.Fprintln(a.Out, value(r, st))
 		case offline != "" && v.Disk != "":
 			errs = append(errs, a.runMeta(v, offline))
