@@ -27,6 +27,11 @@ func buildAndRun(m *testing.M) int {
 			return 1
 		}
 	}
+	// Where mkfs and losetup are, which an ordinary user's PATH lacks.
+	if err := os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	dir, err := os.MkdirTemp("", "pollux-e2e-bin")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
