@@ -172,15 +172,6 @@ func TestFioVerify(t *testing.T) {
 			run(t, "fio", args...)
 		}
 	})
-	t.Run("batches", func(t *testing.T) {
-		r := memRig(t, 8<<20)
-		run(t, "fio", "--name=b", "--ioengine=nbd", "--uri="+r.uri("web-root"), "--rw=randwrite", "--size=8M", "--bs=4k", "--iodepth=32")
-		batches, requests := r.backend.Batches()
-		t.Logf("%d requests in %d batches", requests, batches)
-		if batches >= requests {
-			t.Error("no request shared a batch at depth 32")
-		}
-	})
 }
 
 func TestMap(t *testing.T) {

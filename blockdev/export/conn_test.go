@@ -149,6 +149,26 @@ func TestRequestFields(t *testing.T) {
 	}
 }
 
+// Requests that arrive together go to the Backend together.
+func TestBatch(t *testing.T) {
+	const n = 32
+	r := memRig(t, 8<<20)
+	c := r.raw(t).enter("web-root")
+	before, _ := r.backend.Batches()
+	var b []byte
+	for i := range uint64(n) {
+		b = nbd.Request{Command: nbd.CmdRead, Cookie: i, Offset: i << 12, Length: 4096}.Append(b)
+	}
+	c.send(b)
+	for range n {
+		c.recv(nbd.SimpleReplySize + 4096)
+	}
+	// One write to a unix socket is one read from it.
+	if after, _ := r.backend.Batches(); after-before != 1 {
+		t.Errorf("%d batches for %d requests of one write, want 1", after-before, n)
+	}
+}
+
 // A client that sends and does not read is stopped at the limit of bytes in
 // flight, and served on when it reads.
 func TestBoundedInFlight(t *testing.T) {
