@@ -17,6 +17,9 @@
 //     one event, also after the connection is gone. A MetaJob is done in its own order.
 //  4. Complete takes the request from the core: its memory is the client's again.
 //     Free gives a buffer of the peer's back.
+//     After a connection is lost, Connect comes only when no I/O for the peer is
+//     under way here any more and its last writes are stable; SocketsUp in any
+//     other state than WFConnection is answered with Disconnect.
 //  5. SocketsUp and SocketsDown alternate; no packet of an earlier connection is
 //     stepped after SocketsDown or after a Disconnect action.
 //

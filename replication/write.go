@@ -15,6 +15,7 @@ var (
 	ErrOutOfRange   = errors.New("beyond the end of the volume")
 	ErrNotSupported = errors.New("the peer does not support this operation")
 	ErrLostWrites   = errors.New("the copy that is left may lack writes that were answered and not flushed: a disk has failed or its fdatasync has, and no other copy could be reached")
+	ErrALTooSmall   = errors.New("the request needs more extents of the activity log than there are; raise al-extents")
 	ErrShutdown     = errors.New("the daemon is shutting down")
 )
 
@@ -149,7 +150,7 @@ func (r *Resource) startWrite(q *request) bool {
 		return true
 	}
 	if first, last := meta.ExtentsOf(q.sector, q.size); local && v.opts.ALUpdates && int(last-first) >= v.al.Slots() {
-		q.err = fmt.Errorf("%w: it spans %d extents of the activity log, which has %d (al-extents)", ErrNotSupported, last-first+1, v.al.Slots())
+		q.err = fmt.Errorf("%w: %d of %d", ErrALTooSmall, last-first+1, v.al.Slots())
 		r.progress(q)
 		return true
 	}

@@ -87,6 +87,8 @@ func (s *script) option(d *directive, c *Config, key, value string) {
 			c.Disk[i].Fencing = map[string]replication.Fencing{
 				"resource-only": replication.FencingResourceOnly, "resource-and-stonith": replication.FencingResourceAndStonith,
 			}[value]
+		case "al-updates":
+			c.Disk[i].ALUpdates = value != "no"
 		case "c-max-rate":
 			c.Disk[i].CMaxRateKiB = uint32(d.number(key, 0))
 		}

@@ -363,7 +363,7 @@ func (s *sim) resolve(round int) {
 		}
 	}
 	switch {
-	case sa.Conn >= drbd.Connected && sb.Conn >= drbd.Connected:
+	case sa.Conn >= drbd.Connected && sb.Conn >= drbd.Connected && sa.Disk > drbd.Diskless && sb.Disk > drbd.Diskless:
 		if sa.Disk < drbd.UpToDate && sb.Disk < drbd.UpToDate {
 			s.promote(winner, true)
 		} else {
@@ -380,6 +380,11 @@ func (s *sim) resolve(round int) {
 			n.Command(replication.Command{Kind: replication.CmdDisconnect, Force: true}, nil)
 		}
 		w.Run(500)
+		for _, n := range w.Nodes { // what an attach was refused for is seen at the handshake
+			for i := range n.Vols {
+				n.Attach(i)
+			}
+		}
 		if round >= 4 { // copies that nothing can compare: throw one away
 			s.m.Excuse(victim)
 			for i := range victim.Vols {
