@@ -187,7 +187,7 @@ func (p *pair) adm(ctx context.Context, node string, args ...string) error {
 	if _, err := run(ctx, filepath.Join(p.bin, "polluxadm"), append([]string{"--config", p.settings(node)}, args...)...); err != nil {
 		for i, d := range p.daemons {
 			if d.hasEnded() {
-				err = fmt.Errorf("polluxd of %s has ended: %v: see %s", nodeNames[i], d.err, p.lab.log.Name())
+				err = fmt.Errorf("polluxd of %s has ended: %v: see %s", nodeNames[i], d.err, p.lab.log.Name()) //nolint:errorlint // nil if it ended well
 			}
 		}
 		return fmt.Errorf("%s %s: %w", node, strings.Join(args, " "), err)

@@ -148,7 +148,7 @@ func (l *lab) await(ctx context.Context, p *process, ask func(context.Context) e
 		select {
 		case <-tick.C:
 		case <-p.ended:
-			return fmt.Errorf("%s has ended: %v: see %s", p.name, p.err, l.log.Name())
+			return fmt.Errorf("%s has ended: %v: see %s", p.name, p.err, l.log.Name()) //nolint:errorlint // nil if it ended well
 		case <-ctx.Done():
 			return fmt.Errorf("%s doesn't answer: %w: see %s", p.name, err, l.log.Name())
 		}

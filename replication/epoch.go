@@ -113,8 +113,10 @@ func (r *Resource) gotBarrierAck(ack drbd.BarrierAck) error {
 	}
 	for i := range int(first.count) {
 		if q := r.req.get(*r.req.log.at(i)); q.is(netPending) && r.net.Protocol != 'A' {
-			return &drbd.ProtocolError{Packet: drbd.CmdBarrierAck, Field: "set_size", Got: ack.SetSize,
-				Want: fmt.Sprintf("the acknowledgement of sector %d first", q.sector)}
+			return &drbd.ProtocolError{
+				Packet: drbd.CmdBarrierAck, Field: "set_size", Got: ack.SetSize,
+				Want: fmt.Sprintf("the acknowledgement of sector %d first", q.sector),
+			}
 		}
 	}
 	e.unacked.pop()

@@ -86,7 +86,6 @@ type Resource struct {
 	readPaused   bool
 	lastReceived Tick
 	lastData     Tick // the same of the data socket
-	pingSent     bool
 	pingWaiters  []func()
 
 	timers   [timerCount]Tick
@@ -110,7 +109,6 @@ type Resource struct {
 	wake        bool // a freeze has ended
 	actions     []Action
 	arena       []byte
-	jobs        [2]MetaJob
 }
 
 // volume is one replicated device.
@@ -130,9 +128,8 @@ type volume struct {
 	negDisk   drbd.DiskState
 	negPdsk   drbd.DiskState
 
-	size     drbd.Sector // what is exported; 0 = not known yet
-	exposed  uint64      // current UUID of the data last shown to the application
-	userSize drbd.Sector
+	size    drbd.Sector // what is exported; 0 = not known yet
+	exposed uint64      // current UUID of the data last shown to the application
 
 	// What the peer said; reset with every connection.
 	havePeerUUIDs bool

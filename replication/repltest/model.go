@@ -92,6 +92,7 @@ func (m *Model) Submit(n *Node, q Request, hear func(*Request)) *Request {
 		for i := q.Sector; i < q.Sector+q.Count; i++ {
 			m.vols[q.Vol].zeroEnd[i] = math.MaxInt64
 		}
+	default: // a flush has no data
 	}
 	m.reqs[q.ID], m.pending[q.ID] = r, r
 	m.w.trace("%s submit id=%d %s", n.name, q.ID, r.text())

@@ -64,8 +64,10 @@ func dial(ctx context.Context, socket, settings string) (*client, error) {
 		}
 		return nil, &noDaemonError{socket: socket, settings: settings, cause: errors.New(cause)}
 	case errors.Is(err, os.ErrPermission):
-		return nil, &adm.Error{Exit: adm.ExitEnvironment, Text: fmt.Sprintf("polluxd: control socket %s: permission denied", socket),
-			Advice: "run polluxadm as the user that polluxd runs as, normally root"}
+		return nil, &adm.Error{
+			Exit: adm.ExitEnvironment, Text: fmt.Sprintf("polluxd: control socket %s: permission denied", socket),
+			Advice: "run polluxadm as the user that polluxd runs as, normally root",
+		}
 	}
 	return nil, &adm.Error{Exit: adm.ExitEnvironment, Text: fmt.Sprintf("polluxd: control socket %s: %v", socket, err)}
 }
@@ -127,12 +129,16 @@ func (c *client) event(ctx context.Context) (adm.Event, error) {
 
 func (c *client) broken(ctx context.Context, err error) error {
 	if errors.Is(context.Cause(ctx), errNoAnswer) {
-		return &adm.Error{Exit: adm.ExitEnvironment, Text: fmt.Sprintf("polluxd: no answer within %d seconds", queryTimeout/time.Second),
-			Advice: "it may be stopped or wait for a disk; its log says more (journalctl -u polluxd)"}
+		return &adm.Error{
+			Exit: adm.ExitEnvironment, Text: fmt.Sprintf("polluxd: no answer within %d seconds", queryTimeout/time.Second),
+			Advice: "it may be stopped or wait for a disk; its log says more (journalctl -u polluxd)",
+		}
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return &adm.Error{Exit: adm.ExitEnvironment, Text: fmt.Sprintf("polluxd: the connection broke before the answer: %v", err),
-		Advice: "polluxd may have been stopped; its log says why (journalctl -u polluxd). See with polluxadm status what was done"}
+	return &adm.Error{
+		Exit: adm.ExitEnvironment, Text: fmt.Sprintf("polluxd: the connection broke before the answer: %v", err),
+		Advice: "polluxd may have been stopped; its log says why (journalctl -u polluxd). See with polluxadm status what was done",
+	}
 }

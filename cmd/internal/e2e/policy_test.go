@@ -281,7 +281,7 @@ func TestE2EGarbage(t *testing.T) {
 			t.Fatalf("%d: the port of a node that waits is closed: %v", i, err)
 		}
 		conn.Write(junk) //nolint:errcheck // it may be closed in the middle
-		conn.Close()     //nolint:errcheck // it may be reset
+		conn.Close()     // it may be reset
 	}
 	p.b.start()
 	p.inSync()
