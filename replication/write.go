@@ -95,8 +95,9 @@ func (v *volume) readsLocally(s drbd.Sector, size uint32) bool {
 	case drbd.Inconsistent:
 		first, last := meta.BitsOutward(s, size)
 		return v.st.Conn >= drbd.SyncSource && !v.bitmap.Any(first, last)
+	default:
+		return false
 	}
-	return false
 }
 
 func (v *volume) readsRemotely() bool {
@@ -231,8 +232,9 @@ func (r *Resource) canReplicate(q *request) bool {
 		return r.link.Features&(drbd.FeatureTrim|drbd.FeatureWZeroes) != 0
 	case OpZero:
 		return r.link.Features&drbd.FeatureWZeroes != 0 || q.unmap && r.link.Features&drbd.FeatureTrim != 0
+	default:
+		return true
 	}
-	return true
 }
 
 // replicate sends q to the peer. The flags say what it has to answer, and when.
