@@ -22,7 +22,7 @@ import (
 func TestWire(t *testing.T) {
 	for _, name := range []string{
 		"s01-connect-fresh", "s02-initial-sync",
-		"s05-bitmap-rle-ab", "s05-bitmap-rle-ba", "s05-bitmap-plain-ab", "s05-bitmap-plain-ba",
+		"s13-split-brain", "s27-fencing", "s05-bitmap-rle-ab", "s05-bitmap-rle-ba", "s05-bitmap-plain-ab", "s05-bitmap-plain-ba",
 	} {
 		t.Run(name, func(t *testing.T) {
 			events := wiretest.Load(t, name)
@@ -131,6 +131,11 @@ func replay(t *testing.T, events []wiretest.Event) *transcript {
 		for _, n := range w.Nodes {
 			n.Start()
 			n.Attach(0)
+			if wiretest.Option(events, "fencing") == "resource-only" { // set while attached, as in the capture
+				opts := replication.DefaultDiskOptions()
+				opts.Fencing = replication.FencingResourceOnly
+				n.Command(replication.Command{Kind: replication.CmdSetOptions, Net: c.Net[0], Disk: opts}, nil)
+			}
 		}
 	}
 	for _, e := range events {
@@ -160,6 +165,9 @@ func command(t *testing.T, w *repltest.World, n *repltest.Node, text string) {
 		n.Up()
 	case "connect r0":
 		do(replication.CmdConnect, false)
+	case "connect --discard-my-data r0":
+		w.Model.Excuse(n)
+		do(replication.CmdConnect, true)
 	case "disconnect r0", "down r0":
 		do(replication.CmdDisconnect, false)
 	case "primary r0":
