@@ -379,6 +379,9 @@ func (r *Resource) complete(q *request) bool {
 			return false
 		}
 		ok = good || q.is(netOK)
+		if q.err != nil && q.v.st.Disk == drbd.UpToDate {
+			ok = false // pass_on kept the only good copy, and that lacks this write
+		}
 		if ok && !good && !q.v.hasDisk() {
 			q.v.strayed = true
 		}

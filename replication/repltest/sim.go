@@ -392,6 +392,10 @@ func (s *sim) resolve(round int) {
 			}
 			w.Run(500)
 		}
+		if sa.Disk == drbd.Inconsistent && sb.Disk == drbd.Inconsistent {
+			s.promote(winner, true)
+			w.Run(500)
+		}
 		s.connect(victim, true)
 		s.connect(winner, false)
 	}
