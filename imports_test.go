@@ -38,7 +38,7 @@ var rules = []rule{
 	{folder: "protocol/nbd", allow: []string{"github.com/pojntfx/go-nbd/pkg/protocol"}},
 	{folder: "replication", pure: true, allow: []string{"protocol/drbd", "replication/meta"}},
 	{folder: "replication/meta", pure: true, allow: []string{"protocol/drbd"}},
-	{folder: "replication/repltest", allow: []string{"protocol/drbd", "replication", "replication/meta"}},
+	{folder: "replication/repltest", allow: []string{"protocol/drbd", "replication", "replication/meta", "github.com/google/go-cmp/cmp"}},
 	{folder: "replication/engine", allow: []string{
 		"blockdev", "protocol/drbd", "replication", "replication/meta", "github.com/rs/zerolog", "golang.org/x/sys/unix",
 	}},
