@@ -458,6 +458,12 @@ func TestReload(t *testing.T) {
 		t.Errorf("a refused reload did something: %s", diff)
 	}
 	d.hup <- os.Interrupt // any signal: the test's own channel
+	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(d.log.String(), "reload failed: the old configuration stays in force"); {
+		if time.Now().After(deadline) {
+			t.Fatal("the signal did not lead to a refused reload")
+		}
+		time.Sleep(time.Millisecond) // or the reload would see the files half written below
+	}
 	d.write("new.res", resText("new", 20, 7002, 1))
 	if err := os.Remove(d.path("db.res")); err != nil {
 		t.Fatal(err)
