@@ -258,7 +258,7 @@ func (e *Engine) step(b *batch, ev *replication.Event) {
 			e.stepCold(b, a)
 		}
 	}
-	if e.waiting > 0 && e.core.Room() > roomBatch {
+	if e.waiting > 0 && e.core.Room() > submitBatch {
 		e.room.Broadcast()
 	}
 }

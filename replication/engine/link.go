@@ -17,7 +17,7 @@ import (
 const (
 	dataBuffer = 256 << 10
 	metaBuffer = 16 << 10
-	linkBatch  = 128 // packets stepped at once
+	linkBatch  = submitBatch // packets stepped at once
 )
 
 // link is one connection to the peer: both sockets, after the handshake that
