@@ -34,7 +34,8 @@ type component struct {
 //
 // On the way down the block devices go first, then the clients' requests are
 // drained, then each resource writes its metadata: so no acknowledged write
-// is left in a buffer, and nothing is demoted.
+// is left in a buffer. A Primary is demoted on disk, and its role remembered
+// for the next start in the same boot (failover: a former Primary).
 func (d *Daemon) components(s *conf.Daemon) []component {
 	return []component{
 		{"state directory", func() (func(), error) { return lockStateDir(s.StateDir) }},

@@ -95,6 +95,9 @@ func (r *resource) up() error {
 	r.d.retuneMemory()
 	eng.Started()
 	r.syncDevices()
+	for _, text := range ignoredOptions(spec) {
+		r.log.Warn().Msg(text)
+	}
 	r.log.Info().Msg("resource is up")
 	r.d.hub.changed(r.name)
 	return nil

@@ -1,0 +1,26 @@
+package daemon
+
+import "fmt"
+
+// ignoredOptions names the configured options that are understood and have no
+// effect yet, each with what happens instead: nobody is to rely on them.
+func ignoredOptions(s resourceSpec) []string {
+	var out []string
+	add := func(isSet bool, option, value, instead string) {
+		if isSet {
+			out = append(out, fmt.Sprintf("%s %s has no effect yet: %s", option, value, instead))
+		}
+	}
+	add(s.Net.OnCongestion != "block", "on-congestion", s.Net.OnCongestion, "a slow peer slows the writer, as with block")
+	add(s.Net.CsumsAlg != "", "csums-alg", s.Net.CsumsAlg, "a resync copies whole blocks")
+	add(s.Net.VerifyAlg != "", "verify-alg", s.Net.VerifyAlg, "there is no online verify")
+	add(s.Options.Quorum != "off", "quorum", s.Options.Quorum, "two nodes have none; the peer's state and fencing decide")
+	for _, v := range s.Volumes {
+		o := v.Options
+		at := fmt.Sprintf(" (volume %d)", v.Number)
+		add(o.ReadBalancing != "prefer-local", "read-balancing", o.ReadBalancing+at, "reads are local as long as the disk is good")
+		add(o.DiskTimeout != 0, "disk-timeout", o.DiskTimeout.String()+at, "a hanging disk is waited for")
+		add(o.ResyncAfter != "" && o.ResyncAfter != "-1", "resync-after", o.ResyncAfter+at, "volumes are resynced side by side")
+	}
+	return out
+}

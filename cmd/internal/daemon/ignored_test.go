@@ -1,0 +1,48 @@
+package daemon
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pollux-project/pollux/conf"
+)
+
+func specOf(t *testing.T, net, disk string) resourceSpec {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "r0.res")
+	text := `global { disable-ip-verification; }
+resource r0 {
+	device /dev/drbd0 minor 0; disk /dev/vg0/r0; meta-disk internal;
+	net { ` + net + ` }
+	disk { ` + disk + ` }
+	on alpha { address 10.0.0.1:7788; }
+	on beta { address 10.0.0.2:7788; }
+}
+`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := conf.Load([]string{path}, conf.Env{Hostname: "alpha"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := c.Resolve("r0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resourceSpec{Resource: r, Node: "alpha"}
+}
+
+func TestIgnoredOptionsAreNamed(t *testing.T) {
+	if got := ignoredOptions(specOf(t, "", "")); len(got) != 0 {
+		t.Errorf("defaults are warned about: %q", got)
+	}
+	got := strings.Join(ignoredOptions(specOf(t, "protocol A; on-congestion pull-ahead; csums-alg sha1;", "disk-timeout 50; read-balancing round-robin;")), "\n")
+	for _, want := range []string{"on-congestion pull-ahead", "csums-alg sha1", "disk-timeout 5s", "read-balancing round-robin"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("nothing says that %s has no effect:\n%s", want, got)
+		}
+	}
+}
