@@ -30,7 +30,7 @@ type node struct {
 	name string
 	dir  string
 	addr string   // IP:PORT of the resource
-	wrap []string // put before polluxd's command line, e.g. ip netns exec
+	wrap []string // put before polluxd's command line, e.g. nsenter
 	env  []string // added to polluxd's environment
 	proc *process // nil while not running
 }

@@ -64,6 +64,7 @@ func newCable(t *testing.T) (c *cable, o options) {
 	t.Helper()
 	needRoot(t, "network namespaces")
 	needTool(t, "ip")
+	needTool(t, "nsenter")
 	id := rand.IntN(1 << 20)
 	c = &cable{t: t}
 	for i := range c.ns {
@@ -77,7 +78,9 @@ func newCable(t *testing.T) (c *cable, o options) {
 		mustRun(t, "ip", "-n", ns, "link", "set", "lo", "up")
 		mustRun(t, "ip", "-n", ns, "link", "set", "cable", "up")
 		o.addrs[i] = fmt.Sprintf("10.99.0.%d:7789", i+1)
-		o.wrap[i] = []string{"ip", "netns", "exec", ns}
+		// Not "ip netns exec": that copies the mounts of other tests, and keeps
+		// what they have unmounted since in use.
+		o.wrap[i] = []string{"nsenter", "--net=/run/netns/" + ns}
 	}
 	return c, o
 }
