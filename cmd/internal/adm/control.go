@@ -82,7 +82,24 @@ func (a *app) control(ctx context.Context, c adm.Command, t target, args adm.Arg
 		return err
 	}
 	defer cl.close()
-	return cl.call(ctx, req, nil)
+	if err := cl.call(ctx, req, nil); err != nil || c != adm.CmdPrimary {
+		return err
+	}
+	return a.warnAlone(ctx, cl, t)
+}
+
+// warnAlone tells who has promoted a node without its peer what nobody can
+// know from here. The promotion itself is allowed, as drbdadm allows it.
+func (a *app) warnAlone(ctx context.Context, cl *client, t target) error {
+	r, err := cl.resource(ctx, t.Resource)
+	if err != nil {
+		return err
+	}
+	if isConnected(r) {
+		return nil
+	}
+	fmt.Fprintf(a.Err, "%s: warning: %s: it may still be writing, and this copy may be old\n", r.Name, peerAbsent(r, a.now()))
+	return nil
 }
 
 // describe is the request as one would type it.
