@@ -91,8 +91,8 @@ sim: ## SEEDS=10000 simulated histories of two nodes; SEED=N replays one
 	$(GO) test ./replication -run '^TestSim$$' -timeout 60m $(if $(SEED),-seed=$(SEED) -v,-seeds=$(SEEDS))
 
 .PHONY: crash
-crash: ## power cuts at every durable write of the metadata, many times over
-	$(GO) test ./replication/meta ./replication/engine ./blockdev/blocktest -run 'Crash' -count=5
+crash: ## power cuts at every durable step of two nodes and of their metadata
+	$(GO) test ./replication ./replication/meta ./replication/engine ./blockdev/blocktest -run 'Crash' -count=5
 
 .PHONY: fuzz
 fuzz: ## every fuzz test for FUZZTIME=10s

@@ -625,8 +625,9 @@ func (r *Resource) runDetach(c *command) {
 func (r *Resource) storeForDetach(c *command, v *volume) {
 	c.phase = phaseStore
 	v.meta.forceSync = true
-	if r.role != drbd.Primary && v.local == 0 {
-		// As apply-al would leave it: nothing here needs the activity log.
+	if r.role != drbd.Primary && v.local == 0 && v.sb.Flags&markPrimary == 0 {
+		// As apply-al would leave it: nothing here needs the activity log, not even
+		// if a power failure tears the blocks that are being initialised.
 		v.meta.resetAL = true
 	}
 	v.whenStored(v.storeAll(), func() {

@@ -11,6 +11,7 @@ import (
 const (
 	markFullSync   = meta.MDFFullSync
 	markALDisabled = meta.MDFALDisabled
+	markPrimary    = meta.MDFPrimaryInd
 	markCrashed    = meta.MDFCrashedPrimary | meta.MDFPrimaryInd
 )
 

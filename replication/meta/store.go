@@ -277,8 +277,12 @@ type Applied struct {
 // sync if it was Primary, the log is emptied, the superblock is clean again
 // (drbd84-protocol, 9.4). Clean metadata is left alone.
 //
-// Each step is durable before the next: bits, log, superblock. So it can be
-// repeated after a crash at any point, with the same result.
+// Each step is durable before the next: bits, a superblock that is still
+// unclean but has MDFALClean, log, clean superblock. So it can be repeated after
+// a crash at any point, with the same result: a power failure may tear any
+// number of the log's blocks while they are initialised, but then the
+// superblock says that nothing depends on them. No kernel leaves that pair
+// behind, as it clears MDFALClean in its first superblock.
 //
 // If the log is damaged and needed, the error is a *CorruptError and nothing
 // has been written: the way out is a full sync (Invalidate, or setting
@@ -293,7 +297,7 @@ func ApplyAL(dev Device, l Layout) (Applied, error) {
 		return Applied{WasClean: true}, nil
 	}
 	var done Applied
-	needed := sb.Flags&MDFPrimaryInd != 0
+	needed := sb.Flags&MDFPrimaryInd != 0 && !(sb.Unclean && sb.Flags&MDFALClean != 0)
 	allSet := sb.Flags&(MDFFullSync|MDFALDisabled) != 0
 	if needed {
 		hot, err := Replay(l.ALBlocks, ReadRing(dev, l))
@@ -315,6 +319,13 @@ func ApplyAL(dev Device, l Layout) (Applied, error) {
 	}
 	if err := syncDev(dev); err != nil {
 		return Applied{}, err
+	}
+	if needed {
+		sb.Unclean = true
+		sb.Flags |= MDFALClean
+		if err := storeSuperblock(dev, l, sb); err != nil {
+			return Applied{}, err
+		}
 	}
 	if err := InitRing(dev, l); err != nil {
 		return Applied{}, err

@@ -13,6 +13,9 @@ import (
 // ErrIO is what a failing disk answers.
 var ErrIO = errors.New("input/output error")
 
+// errPowerCut is the answer of a machine that is no more.
+var errPowerCut = errors.New("power cut")
+
 const (
 	sectorSize = 512
 	blockSize  = 4096
@@ -107,6 +110,7 @@ type metaDisk struct {
 	now      []byte
 	durable  []byte
 	unsynced map[int]struct{} // sectors
+	durably  func(commit func()) bool
 }
 
 func newMetaDisk(size int) *metaDisk {
@@ -133,13 +137,23 @@ func (d *metaDisk) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// Sync makes everything durable.
+// Sync makes everything durable, unless the power goes before.
 func (d *metaDisk) Sync() error {
+	if d.durably == nil {
+		d.commit()
+		return nil
+	}
+	if !d.durably(d.commit) {
+		return errPowerCut
+	}
+	return nil
+}
+
+func (d *metaDisk) commit() {
 	for i := range d.unsynced {
 		copy(d.durable[i*sectorSize:][:sectorSize], d.now[i*sectorSize:])
 	}
 	clear(d.unsynced)
-	return nil
 }
 
 func (d *metaDisk) crash(rng *rand.Rand, p float64) {

@@ -67,10 +67,10 @@ func (n *Node) local(a *replication.Action) {
 			return
 		}
 		n.w.Model.applying(n, v, sector, stamps, mine)
-		if fua {
-			v.data.writeThrough(sector, stamps)
-		} else {
+		if !fua {
 			v.data.write(sector, stamps)
+		} else if !n.durably(func() { v.data.writeThrough(sector, stamps) }) {
+			return
 		}
 		ended(nil, nil)
 	})
@@ -102,7 +102,12 @@ func (n *Node) syncData(v *Volume, done func(error)) {
 			done(fmt.Errorf("fdatasync: %w", ErrIO))
 			return
 		}
-		v.data.commit(snap)
+		if n.w.crash.sabotage == LieAboutSync {
+			snap = nil
+		}
+		if !n.durably(func() { v.data.commit(snap) }) {
+			return
+		}
 		n.w.Model.synced(n, v)
 		done(nil)
 	})
@@ -122,13 +127,14 @@ func (n *Node) writeMeta(a *replication.Action) {
 			return err
 		}
 	}
-	sync := func() error { return v.meta.Sync() }
+	sync := v.meta.Sync
 	for _, p := range job.Pages {
 		steps = append(steps, write(v.layout.Bitmap+int64(p.Page)*blockSize, p.Data))
 	}
 	if len(job.Pages) > 0 {
 		steps = append(steps, sync)
 	}
+	pages := len(steps)
 	if job.ResetAL {
 		for i := range v.layout.ALBlocks {
 			steps = append(steps, write(v.layout.RingBlock(i), initialALBlock()))
@@ -146,8 +152,14 @@ func (n *Node) writeMeta(a *replication.Action) {
 		v.jobs--
 		n.step(&replication.Event{Kind: replication.MetaDone, Volume: v.num, Err: err})
 	}
+	if n.w.crash.sabotage == MarksFirst {
+		steps = append(steps[pages:len(steps):len(steps)], steps[:pages]...)
+	}
 	next := func() { n.metaSteps(steps, done) }
-	if job.SyncData {
+	if n.w.crash.sabotage == AnswerEarly {
+		next = func() { n.answerEarly(steps, done) }
+	}
+	if job.SyncData && n.w.crash.sabotage != IgnoreSyncData {
 		n.syncData(v, func(err error) {
 			if err != nil {
 				done(err)
@@ -166,7 +178,11 @@ func (n *Node) metaSteps(steps []func() error, done func(error)) {
 			done(ErrIO)
 			return
 		}
-		if err := steps[0](); err != nil {
+		err := steps[0]()
+		if !n.alive {
+			return
+		}
+		if err != nil {
 			n.w.fail("%s: metadata: %v", n.name, err)
 			return
 		}

@@ -83,6 +83,7 @@ func newNode(w *World, id int) *Node {
 		if err := v.meta.Sync(); err != nil {
 			panic(err)
 		}
+		v.meta.durably = n.durably
 		n.Vols = append(n.Vols, v)
 	}
 	return n
@@ -113,7 +114,11 @@ func (n *Node) Attach(i int) {
 	if !n.alive || v.attached {
 		return
 	}
-	if _, err := meta.ApplyAL(v.meta, v.layout); err != nil {
+	_, err := meta.ApplyAL(v.meta, v.layout)
+	if !n.alive {
+		return // the power went meanwhile
+	}
+	if err != nil {
 		n.w.fail("%s/%d: metadata: %v", n.name, i, err)
 		return
 	}

@@ -62,6 +62,7 @@ type World struct {
 	OnSend     func(node int, sock drbd.Socket, packet []byte) // sees every packet, header and all
 	out        strings.Builder
 	tracing    bool
+	crash      crashPlan
 	ring       []string // the last lines of the trace, for a failed simulation
 	failure    error
 	steps      int
@@ -115,7 +116,7 @@ func (w *World) Tick() replication.Tick { return replication.Tick(w.now/1000) + 
 // Run lets so many milliseconds pass. It stops at the first failure.
 func (w *World) Run(ms int64) {
 	end := w.now + ms*1000
-	for w.failure == nil && len(w.queue) > 0 && w.queue[0].at <= end {
+	for w.failure == nil && !w.crash.halted && len(w.queue) > 0 && w.queue[0].at <= end {
 		it := heap.Pop(&w.queue).(item)
 		w.now = max(w.now, it.at)
 		it.f()
@@ -124,12 +125,14 @@ func (w *World) Run(ms int64) {
 			w.checkEqual()
 		}
 	}
-	w.now = max(w.now, end)
+	if !w.crash.halted {
+		w.now = max(w.now, end)
+	}
 }
 
 // RunUntil lets at most limit milliseconds pass, until done.
 func (w *World) RunUntil(limit int64, done func() bool) bool {
-	for end := w.now + limit*1000; w.now < end && w.failure == nil; {
+	for end := w.now + limit*1000; w.now < end && w.failure == nil && !w.crash.halted; {
 		if done() {
 			return true
 		}

@@ -1,0 +1,101 @@
+package replication_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/pollux-project/pollux/replication/repltest"
+)
+
+// crashPoints are the ways in which the power can go at one durable step.
+func crashPoints(step repltest.DurableStep) []repltest.CrashPoint {
+	var points []repltest.CrashPoint
+	for _, failover := range []bool{false, true} {
+		if failover && !step.Failover {
+			continue
+		}
+		for _, after := range []bool{false, true} {
+			p := repltest.CrashPoint{Step: step.Number, After: after, Failover: failover}
+			points = append(points, p)
+			p.Seed = uint64(step.Number)
+			points = append(points, p)
+		}
+	}
+	return points
+}
+
+// TestCrashPoints cuts the power of a node before and after each of its durable
+// steps, brings it back on what survived, and checks what was promised.
+func TestCrashPoints(t *testing.T) {
+	for _, s := range repltest.Scenarios() {
+		t.Run(s.Name, func(t *testing.T) {
+			steps, err := repltest.CountDurable(s)
+			if err != nil {
+				t.Fatalf("without a crash: %v", err)
+			}
+			if len(steps) == 0 {
+				t.Fatal("nothing is durable")
+			}
+			t.Logf("%d durable steps", len(steps))
+			for _, step := range steps {
+				for _, p := range crashPoints(step) {
+					if err := repltest.CrashAt(s, p); err != nil {
+						t.Fatalf("power cut %v: %v", p, err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestCrashPointsNotice shows that each duty of the engine is tested: without
+// it, some crash point loses data.
+func TestCrashPointsNotice(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		sabotage repltest.Sabotage
+		scenario string
+		says     string
+	}{
+		{"sync-data ignored at an eviction", repltest.IgnoreSyncData, "eviction", "no bit is set"},
+		{"sync-data ignored by a resync target", repltest.IgnoreSyncData, "resync_target", "no bit is set"},
+		{"fdatasync does nothing", repltest.LieAboutSync, "demotion", "at rest sector"},
+		{"metadata answered before it is durable", repltest.AnswerEarly, "peer_lost", "at rest sector"},
+		{"activity log before bitmap", repltest.MarksFirst, "eviction_alone", "no bit is set"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := firstLoss(t, tt.scenario, tt.sabotage)
+			if err == nil {
+				t.Fatal("no crash point notices")
+			}
+			said, _, _ := strings.Cut(err.Error(), "\n")
+			if t.Log(said); !strings.Contains(said, tt.says) {
+				t.Errorf("noticed something else than %q", tt.says)
+			}
+		})
+	}
+}
+
+func firstLoss(t *testing.T, name string, sabotage repltest.Sabotage) error {
+	t.Helper()
+	for _, s := range repltest.Scenarios() {
+		if s.Name != name {
+			continue
+		}
+		steps, err := repltest.CountDurable(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, step := range steps {
+			for _, p := range crashPoints(step) {
+				p.Sabotage = sabotage
+				if err := repltest.CrashAt(s, p); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	t.Fatalf("no scenario %s", name)
+	return nil
+}
