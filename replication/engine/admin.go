@@ -173,10 +173,17 @@ func (e *Engine) stop() error {
 			err = d
 		}
 	}
+	e.halt()
+	return err
+}
+
+// halt ends all goroutines and closes what is open, as it is; nothing more is
+// written. It may be called twice.
+func (e *Engine) halt() {
 	e.mu.Lock()
 	if e.closed {
 		e.mu.Unlock()
-		return err
+		return
 	}
 	e.closed = true
 	e.stopConnecting()
@@ -196,9 +203,8 @@ func (e *Engine) stop() error {
 		v.ioq.close()
 	}
 	e.connWG.Wait()
-	e.background.Wait()
 	for _, v := range e.vols {
 		v.closeDisk()
 	}
-	return err
+	e.background.Wait()
 }

@@ -116,11 +116,7 @@ func TestFailingDiskOfThePrimary(t *testing.T) {
 			}
 			a.await("resync after the repair", inSync)
 			b.await("resync after the repair", inSync)
-			c.release()
-			if err := a.Secondary(); err != nil {
-				t.Fatal(err)
-			}
-			assertEqualDisks(t, a, b)
+			c.finish(b)
 		})
 	}
 }
@@ -148,11 +144,7 @@ func TestFailingDiskOfTheSecondary(t *testing.T) {
 			}
 			a.await("resync after the repair", inSync)
 			b.await("resync after the repair", inSync)
-			c.release()
-			if err := a.Secondary(); err != nil {
-				t.Fatal(err)
-			}
-			assertEqualDisks(t, a, b)
+			c.finish(b)
 		})
 	}
 }

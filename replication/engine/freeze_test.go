@@ -48,11 +48,7 @@ func TestFreezeEndsWhenThePeerReturns(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.await("both in sync", inSync)
-	c.release()
-	if err := a.Secondary(); err != nil {
-		t.Fatal(err)
-	}
-	assertEqualDisks(t, a, b)
+	c.finish(b)
 }
 
 func TestFreezeEndsWhenThePeerIsFenced(t *testing.T) {

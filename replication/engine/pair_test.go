@@ -160,29 +160,7 @@ func (n *node) up() {
 
 // crash ends the engine as kill -9 would: nothing more is written.
 func (n *node) crash() {
-	e := n.Engine
-	e.mu.Lock()
-	e.closed = true
-	e.stopConnecting()
-	l := e.link
-	e.link = nil
-	e.timer.Stop()
-	e.room.Broadcast()
-	b := e.newBatch()
-	if l != nil {
-		l.retire(b)
-	}
-	e.mu.Unlock()
-	e.finish(b)
-	close(e.quit)
-	for _, v := range e.vols {
-		v.ioq.close()
-	}
-	e.connWG.Wait()
-	for _, v := range e.vols {
-		v.closeDisk()
-	}
-	e.background.Wait()
+	n.Engine.halt()
 }
 
 func (n *node) await(what string, cond func(Status) bool) {
@@ -290,6 +268,16 @@ func assertEqualDisks(t *testing.T, a, b *node) {
 	}
 }
 
+// finish ends the client, demotes its node and compares the two disks.
+func (c *client) finish(peer *node) {
+	c.n.t.Helper()
+	c.release()
+	if err := c.n.Secondary(); err != nil {
+		c.n.t.Fatal(err)
+	}
+	assertEqualDisks(c.n.t, c.n, peer)
+}
+
 // syncedPair is a pair after its first sync, alpha Primary.
 func syncedPair(t *testing.T, change func(*Config)) (a, b *node) {
 	t.Helper()
@@ -327,11 +315,7 @@ func TestPairReplicates(t *testing.T) {
 			if err := a.Secondary(); err == nil {
 				t.Fatal("demoted while a client is connected")
 			}
-			c.release()
-			if err := a.Secondary(); err != nil {
-				t.Fatal(err)
-			}
-			assertEqualDisks(t, a, b)
+			c.finish(b)
 			if err := b.Primary(false); err != nil {
 				t.Fatal(err)
 			}
@@ -359,11 +343,7 @@ func TestOutageIsResynced(t *testing.T) {
 	}
 	a.await("resync", inSync)
 	b.await("resync", inSync)
-	c.release()
-	if err := a.Secondary(); err != nil {
-		t.Fatal(err)
-	}
-	assertEqualDisks(t, a, b)
+	c.finish(b)
 }
 
 func TestCrashOfThePrimaryIsBounded(t *testing.T) {
@@ -390,11 +370,7 @@ func TestCrashOfThePrimaryIsBounded(t *testing.T) {
 		t.Fatalf("the crashed node is %v although its peer took over", s.Role)
 	}
 	b.await("resync", inSync)
-	d.release()
-	if err := b.Secondary(); err != nil {
-		t.Fatal(err)
-	}
-	assertEqualDisks(t, a, b)
+	d.finish(a)
 }
 
 func TestRestartedPrimaryGoesOn(t *testing.T) {
@@ -441,11 +417,7 @@ func TestSplitBrainEndsStandAlone(t *testing.T) {
 	}
 	a.await("resync", inSync)
 	b.await("resync", inSync)
-	c.release()
-	if err := a.Secondary(); err != nil {
-		t.Fatal(err)
-	}
-	assertEqualDisks(t, a, b)
+	c.finish(b)
 	if !bytes.Equal(a.diskData()[:4096], pattern(1, 4096)) {
 		t.Fatal("the victim's data won")
 	}
@@ -473,11 +445,7 @@ func TestDetachedPrimaryServesFromThePeer(t *testing.T) {
 	if !bytes.Equal(c.read(1<<20, 8192), pattern(2, 8192)) {
 		t.Fatal("read after attach returned something else")
 	}
-	c.release()
-	if err := a.Secondary(); err != nil {
-		t.Fatal(err)
-	}
-	assertEqualDisks(t, a, b)
+	c.finish(b)
 }
 
 func TestTrimAndZeroesAreReplicated(t *testing.T) {
@@ -494,11 +462,7 @@ func TestTrimAndZeroesAreReplicated(t *testing.T) {
 	if !bytes.Equal(c.read(64<<10, 128<<10), make([]byte, 128<<10)) {
 		t.Fatal("trimmed range does not read as zeroes")
 	}
-	c.release()
-	if err := a.Secondary(); err != nil {
-		t.Fatal(err)
-	}
-	assertEqualDisks(t, a, b)
+	c.finish(b)
 }
 
 func TestInvalidateSyncsEverything(t *testing.T) {
@@ -511,11 +475,7 @@ func TestInvalidateSyncsEverything(t *testing.T) {
 	c.write(2<<20, pattern(6, 64<<10)) // during the sync
 	b.await("sync", inSync)
 	a.await("sync", inSync)
-	c.release()
-	if err := a.Secondary(); err != nil {
-		t.Fatal(err)
-	}
-	assertEqualDisks(t, a, b)
+	c.finish(b)
 }
 
 func TestSecretMismatchIsFinal(t *testing.T) {

@@ -41,11 +41,7 @@ func TestResyncUnderWrites(t *testing.T) {
 	}
 	a.await("resync", inSync)
 	b.await("resync", inSync)
-	c.release()
-	if err := a.Secondary(); err != nil {
-		t.Fatal(err)
-	}
-	assertEqualDisks(t, a, b)
+	c.finish(b)
 }
 
 // TestResyncIsResumed: an interrupted resync goes on where it was.
@@ -82,11 +78,7 @@ func TestResyncIsResumed(t *testing.T) {
 	}
 	a.await("rest of the resync", inSync)
 	b.await("rest of the resync", inSync)
-	c.release()
-	if err := a.Secondary(); err != nil {
-		t.Fatal(err)
-	}
-	assertEqualDisks(t, a, b)
+	c.finish(b)
 }
 
 // TestDirectDisks runs the O_DIRECT class: writes in parallel, by workers.
@@ -95,11 +87,7 @@ func TestDirectDisks(t *testing.T) {
 	c := a.open()
 	manyWrites(t, c, 400)
 	c.flush()
-	c.release()
-	if err := a.Secondary(); err != nil {
-		t.Fatal(err)
-	}
-	assertEqualDisks(t, a, b)
+	c.finish(b)
 }
 
 // manyWrites keeps 32 overlapping writes under way.
@@ -175,11 +163,7 @@ func TestTwoVolumes(t *testing.T) {
 	}
 	c.flush()
 	release()
-	c.release()
-	if err := a.Secondary(); err != nil {
-		t.Fatal(err)
-	}
-	assertEqualDisks(t, a, b)
+	c.finish(b)
 	x, y := *a, *b
 	x.cfg.Volumes, y.cfg.Volumes = a.cfg.Volumes[1:], b.cfg.Volumes[1:]
 	assertEqualDisks(t, &x, &y)
