@@ -27,6 +27,7 @@ func (r *Resource) socketsUp(ev *Event) {
 	for _, v := range r.vols {
 		v.sendSeq = 0
 		v.havePeerUUIDs, v.havePeerSizes, v.handshakeDone, v.forcedPeer = false, false, false, false
+		v.tooSmall = ""
 		r.sendPacket(drbd.DataSocket, drbd.CmdSyncParam89, v.num, r.syncParam(v))
 		r.sendSizes(v, v.size)
 		if v.hasDisk() {
@@ -236,6 +237,9 @@ func (r *Resource) receivedSizes(v *volume, b []byte) error {
 		r.giveUp("volume %d: %v", v.num, err)
 		return nil
 	}
+	if first && in.MySize != 0 && size != 0 && size < p.CSize {
+		v.tooSmall = fmt.Sprintf("volume %d: this node's disk is too small: %d sectors, but the peer exports %d; enlarge the device here", v.num, size, p.CSize)
+	}
 	if size != 0 && size != v.size {
 		if v.handshakeDone && size < v.size && r.role == drbd.Primary {
 			r.giveUp("volume %d: the peer wants to shrink it to %d sectors while it is in use", v.num, size)
@@ -399,12 +403,24 @@ func (r *Resource) handshakeOver() {
 	}
 	r.conn = drbd.Connected
 	r.everUp = true
-	r.lastError = ""
+	r.lastError = r.tooSmall()
 	r.stopTimer(timerHandshake)
 	if r.suspFen {
 		r.thaw(true)
 	}
 	r.commandStep()
+}
+
+// tooSmall is why the peer is going to refuse this connection, if it is: the
+// rule of its AgreeSize, which it does not tell us. A peer that has no good data
+// follows our size.
+func (r *Resource) tooSmall() string {
+	for _, v := range r.vols {
+		if v.tooSmall != "" && (v.st.Pdsk >= drbd.Outdated || v.st.Pdsk <= drbd.Diskless && r.peerRole == drbd.Primary) {
+			return v.tooSmall
+		}
+	}
+	return ""
 }
 
 // handshake compares the generations and draws the consequences that come
@@ -489,7 +505,12 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 	r.emit(Action{Kind: Disconnect, Reason: reason, Err: err})
 	r.connGen++
 	r.lostAt = r.now
-	if err != nil && reason != drbd.TearDown {
+	if why := r.tooSmall(); why != "" && reason != drbd.Disconnecting {
+		if r.lastError = why; r.reported != why { // it will be so again and again
+			r.reported = why
+			r.report("%s", why)
+		}
+	} else if err != nil && reason != drbd.TearDown {
 		r.lastError = fmt.Sprintf("connection lost (%v): %v", reason, err)
 	}
 	for _, t := range []timerKind{timerPing, timerPong, timerRequest, timerBarrier, timerCommit, timerResync, timerHandshake} {

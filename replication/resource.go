@@ -100,6 +100,7 @@ type Resource struct {
 
 	splitBrain string // the sentence for the operator, empty if none
 	lastError  string
+	reported   string // of lastError, what need not be said again
 
 	kick     bool // something may have become possible for a waiting request
 	kickPeer bool
@@ -137,6 +138,7 @@ type volume struct {
 	peerBits      uint64
 	peerUUIDFlags uint64
 	havePeerSizes bool
+	tooSmall      string // why the peer may refuse our size, empty if it has no reason
 	peerSizes     drbd.Sizes
 	forcedPeer    bool // the peer was force-promoted while both were Inconsistent
 	handshakeDone bool

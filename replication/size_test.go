@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication/meta"
 )
 
 func TestAgreeSize(t *testing.T) {
@@ -68,4 +69,72 @@ func TestAgreeSize(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The refusing node of two of different size closes the connection without a
+// word: the other one has to find out by itself, and must not forget it.
+func TestTooSmallForPeer(t *testing.T) {
+	r := New(Config{Name: "r0", Net: DefaultNetOptions(), Seed: 1})
+	opts := DefaultDiskOptions()
+	r.AddVolume(0, opts)
+	now := Tick(1)
+	reports := 0
+	var step func(ev Event)
+	step = func(ev Event) {
+		now++
+		ev.At = now
+		jobs := 0
+		for _, a := range r.Step(&ev) {
+			switch a.Kind {
+			case WriteMeta:
+				jobs++
+			case Report:
+				if strings.Contains(a.Text, "too small") {
+					reports++
+				}
+			default:
+			}
+		}
+		for range jobs {
+			step(Event{Kind: MetaDone})
+		}
+	}
+	receive := func(cmd drbd.Command, p drbd.Packet) {
+		b := p.Append(nil)
+		step(Event{Kind: Received, Header: drbd.Header{Command: cmd, Length: uint32(len(b))}, Fixed: b})
+	}
+	up := func(peer drbd.Sector) {
+		step(Event{Kind: SocketsUp, Link: Link{Version: 101}})
+		receive(drbd.CmdProtocol, r.protocolPacket())
+		receive(drbd.CmdSyncParam89, r.syncParam(r.vols[0]))
+		receive(drbd.CmdSizes, drbd.Sizes{DSize: peer, CSize: peer, MaxBioSize: 1 << 20})
+		receive(drbd.CmdUUIDs, drbd.UUIDs{Current: 0x1000})
+		receive(drbd.CmdState, drbd.StatePacket{Word: 0xd082})
+	}
+	const want = "volume 0: this node's disk is too small: 1024 sectors, but the peer exports 2048; enlarge the device here"
+	check := func(when, want string) {
+		t.Helper()
+		if got := r.Snapshot(now).LastError; got != want {
+			t.Errorf("%s: last error %q, want %q", when, got, want)
+		}
+	}
+
+	step(Event{Kind: Attached, Disk: &AttachedDisk{
+		Superblock: meta.Superblock{UUIDs: meta.UUIDs{Current: 0x1000}, LASize: 1024, Flags: meta.MDFConsistent | meta.MDFWasUpToDate},
+		Bitmap:     meta.NewBitmap(1024), AL: meta.NewActivityLog(67, 1, 8), Usable: 1024, BlockSize: 512, Options: opts,
+	}})
+	step(Event{Kind: Commanded, Command: Command{Kind: CmdConnect}})
+	for range 3 {
+		up(2048)
+		check("connected", want)
+		step(Event{Kind: SocketsDown, Reason: drbd.BrokenPipe, Err: errors.New("closed by the peer")})
+		check("closed", want)
+	}
+	if reports != 1 {
+		t.Errorf("reported %d times, want once", reports)
+	}
+	up(1024)
+	check("the peer's disk was made as small", "")
+	step(Event{Kind: SocketsDown, Reason: drbd.BrokenPipe, Err: errors.New("closed by the peer")})
+	check("closed for another reason", "connection lost (BrokenPipe): closed by the peer")
 }
