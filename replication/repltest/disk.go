@@ -117,6 +117,11 @@ func newMetaDisk(size int) *metaDisk {
 	return &metaDisk{now: make([]byte, size), durable: make([]byte, size), unsynced: map[int]struct{}{}}
 }
 
+// clone is a copy of a disk on which everything is durable.
+func (d *metaDisk) clone() *metaDisk {
+	return &metaDisk{now: slices.Clone(d.now), durable: slices.Clone(d.durable), unsynced: map[int]struct{}{}}
+}
+
 // ReadAt is io.ReaderAt.
 func (d *metaDisk) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 || off+int64(len(p)) > int64(len(d.now)) {

@@ -64,29 +64,39 @@ func newNode(w *World, id int) *Node {
 	}
 	for i := range w.cfg.Volumes {
 		l, size := layoutOf(sectors)
-		v := &Volume{num: uint16(i), data: newDataDisk(sectors), meta: newMetaDisk(size), layout: l}
-		if err := meta.Create(v.meta, l, meta.CreateOptions{}); err != nil {
-			panic(err)
-		}
-		if w.cfg.Synced {
-			sb, _, err := meta.ReadSuperblock(v.meta, l)
-			if err != nil {
-				panic(err)
-			}
-			sb.LASize = l.Usable
-			sb.UUIDs = w.cfg.UUIDs
-			sb.Flags |= meta.MDFConsistent | meta.MDFWasUpToDate
-			if err := meta.WriteSuperblock(v.meta, l, sb); err != nil {
-				panic(err)
-			}
-		}
-		if err := v.meta.Sync(); err != nil {
-			panic(err)
+		v := &Volume{num: uint16(i), data: newDataDisk(sectors), layout: l}
+		if p := w.Nodes[0]; p != nil && len(p.Vols[i].data.now) == sectors {
+			v.meta = p.Vols[i].meta.clone()
+		} else {
+			v.meta = createdMeta(w.cfg, l, size)
 		}
 		v.meta.durably = n.durably
 		n.Vols = append(n.Vols, v)
 	}
 	return n
+}
+
+// createdMeta is a metadata device after create-md, for a synced pair also after
+// its first sync.
+func createdMeta(c Config, l meta.Layout, size int) *metaDisk {
+	d := newMetaDisk(size)
+	if err := meta.Create(d, l, meta.CreateOptions{}); err != nil {
+		panic(err)
+	}
+	if c.Synced {
+		sb, _, err := meta.ReadSuperblock(d, l)
+		if err != nil {
+			panic(err)
+		}
+		sb.LASize = l.Usable
+		sb.UUIDs = c.UUIDs
+		sb.Flags |= meta.MDFConsistent | meta.MDFWasUpToDate
+		if err := meta.WriteSuperblock(d, l, sb); err != nil {
+			panic(err)
+		}
+	}
+	d.commit()
+	return d
 }
 
 // Start starts the process, without disks and unconnected.
