@@ -1,6 +1,7 @@
 package replication_test
 
 import (
+	"runtime/debug"
 	"strings"
 	"testing"
 
@@ -27,6 +28,7 @@ func crashPoints(step repltest.DurableStep) []repltest.CrashPoint {
 // TestCrashPoints cuts the power of a node before and after each of its durable
 // steps, brings it back on what survived, and checks what was promised.
 func TestCrashPoints(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // worlds are large and short-lived: half the time
 	for _, s := range repltest.Scenarios() {
 		t.Run(s.Name, func(t *testing.T) {
 			steps, err := repltest.CountDurable(s)
@@ -51,6 +53,7 @@ func TestCrashPoints(t *testing.T) {
 // TestCrashPointsNotice shows that each duty of the engine is tested: without
 // it, some crash point loses data.
 func TestCrashPointsNotice(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // worlds are large and short-lived: half the time
 	for _, tt := range []struct {
 		name     string
 		sabotage repltest.Sabotage
