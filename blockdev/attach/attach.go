@@ -41,7 +41,8 @@ type Config struct {
 	Dir    string // where the links go, default /dev
 	RunDir string // mount points and notes about what is attached, default /run/pollux/attach
 	// DeadTime is how long requests to a kernel nbd device wait for the daemon
-	// to come back, in whole seconds; after that they fail. Default 30 s.
+	// to come back, in whole seconds; after that they fail. What was under way
+	// when it died begins to wait 45 s after it was sent. Default 30 s.
 	DeadTime time.Duration
 }
 
@@ -97,6 +98,10 @@ type Device interface {
 	// mounted; it stays read-write then. Making it read-write drops what the
 	// kernel remembers of the data, which the peer may have changed.
 	SetReadOnly(ctx context.Context, isReadOnly bool) error
+	// SetPatient says whether requests wait without limit for a server that is
+	// there but does not answer, as it is with a frozen resource. Without it the
+	// kernel's nbd fails them after 45 s and Config.DeadTime. Attach undoes it.
+	SetPatient(isPatient bool) error
 	// Detach removes the links and the device; ErrInUse as above.
 	Detach(ctx context.Context) error
 }
@@ -148,4 +153,5 @@ type none struct{}
 func (none) Attach(context.Context, Volume) (Device, error) { return none{}, nil }
 func (none) Path() string                                   { return "" }
 func (none) SetReadOnly(context.Context, bool) error        { return nil }
+func (none) SetPatient(bool) error                          { return nil }
 func (none) Detach(context.Context) error                   { return nil }

@@ -32,6 +32,7 @@ const (
 	attrIndex       = 1
 	attrSizeBytes   = 2
 	attrBlockSize   = 3
+	attrTimeout     = 4 // seconds
 	attrServerFlags = 5
 	attrSockets     = 7
 	attrDeadConn    = 8 // seconds
@@ -88,12 +89,24 @@ func (k *kernel) with(f func(netlinkConn, genetlink.Family) error) error {
 	return f(c, fam)
 }
 
-// execute sends one command and returns the answers.
+// requestTime is after how long the kernel takes a request for lost, drops its
+// connection, and lets it wait for the next one: without it, requests that were
+// under way when the daemon died never end if none comes. Longer than an engine
+// takes to give up a peer by the default timeout and ko-count (6 s, 7 times).
+const requestTime = 45 * time.Second
+
+// execute sends one command and returns the answers. Commands that are answered
+// must not be acknowledged too: the second message would be taken for the answer
+// to the next command. Errors come either way.
 func execute(c netlinkConn, fam genetlink.Family, cmd uint8, attrs []byte) ([]genetlink.Message, error) {
+	flags := netlink.Request
+	if cmd != cmdConnect && cmd != cmdStatus {
+		flags |= netlink.Acknowledge
+	}
 	return c.Execute(genetlink.Message{
 		Header: genetlink.Header{Command: cmd, Version: familyVersion},
 		Data:   attrs,
-	}, fam.ID, netlink.Request|netlink.Acknowledge)
+	}, fam.ID, flags)
 }
 
 // newEncoder writes attributes as the kernel reads them: in its byte order.
@@ -125,8 +138,8 @@ func (r connectRequest) encode(isNew bool) ([]byte, error) {
 	if isNew {
 		ae.Uint64(attrServerFlags, uint64(r.info.Flags))
 	}
-	// No request timeout is set: with one socket the kernel would mark it dead
-	// when a frozen resource does not answer.
+	// SetPatient takes the limit away while a frozen resource does not answer.
+	ae.Uint64(attrTimeout, uint64(requestTime/time.Second))
 	ae.Uint64(attrDeadConn, uint64(r.deadTime/time.Second))
 	ae.Nested(attrSockets, func(list *netlink.AttributeEncoder) error {
 		list.Nested(attrSockItem, func(item *netlink.AttributeEncoder) error {
@@ -236,7 +249,7 @@ func (k *kernel) attach(ctx context.Context, v Volume) (*nbdDevice, error) {
 	if err != nil {
 		return nil, err
 	}
-	req := connectRequest{index: -1, info: info, deadTime: k.cfg.DeadTime, backendID: "pollux:" + v.id()}
+	req := connectRequest{index: -1, info: info, deadTime: k.cfg.DeadTime, backendID: v.backendID()}
 	index, err := 0, error(nil)
 	cerr := raw.Control(func(fd uintptr) {
 		req.socket = uint32(fd)
@@ -318,6 +331,9 @@ func (k *kernel) survivor(c netlinkConn, fam genetlink.Family, v Volume, backend
 	return n.Index, nil
 }
 
+// backendID is how the kernel remembers whose a device is.
+func (v Volume) backendID() string { return "pollux:" + v.id() }
+
 // An nbdDevice is a volume on a kernel nbd device.
 type nbdDevice struct {
 	k     *kernel
@@ -332,6 +348,29 @@ func (d *nbdDevice) Path() string { return d.path }
 // SetReadOnly implements Device.
 func (d *nbdDevice) SetReadOnly(ctx context.Context, isReadOnly bool) error {
 	return setReadOnly(ctx, d.path, isReadOnly)
+}
+
+// SetPatient implements Device.
+func (d *nbdDevice) SetPatient(isPatient bool) error {
+	limit := requestTime
+	if isPatient {
+		limit = 0
+	}
+	ae := newEncoder()
+	ae.Uint32(attrIndex, uint32(d.index))
+	ae.Uint64(attrTimeout, uint64(limit/time.Second))
+	ae.String(attrBackendID, d.vol.backendID())
+	attrs, err := ae.Encode()
+	if err == nil {
+		err = d.k.with(func(c netlinkConn, fam genetlink.Family) error {
+			_, err := execute(c, fam, cmdReconfigure, attrs)
+			return err
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("%s: limit the time of requests: %w", d.path, err)
+	}
+	return nil
 }
 
 // Detach implements Device.

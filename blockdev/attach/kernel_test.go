@@ -55,6 +55,8 @@ func (f *fakeKernel) attrs(b []byte) (m map[string]uint64, id string) {
 			m["block"] = ad.Uint64()
 		case attrServerFlags:
 			m["flags"] = ad.Uint64()
+		case attrTimeout:
+			m["timeout"] = ad.Uint64()
 		case attrDeadConn:
 			m["dead"] = ad.Uint64()
 		case attrBackendID:
@@ -93,14 +95,16 @@ func encode(t *testing.T, put func(*netlink.AttributeEncoder)) []byte {
 }
 
 func (f *fakeKernel) serve(greq genetlink.Message, nreq netlink.Message) ([]genetlink.Message, error) {
-	if nreq.Header.Type != fakeFamily || nreq.Header.Flags&netlink.Acknowledge == 0 {
-		f.t.Errorf("header %+v", nreq.Header)
+	// Exactly one message must come back: an answer or an acknowledgement.
+	answered := greq.Header.Command == cmdConnect || greq.Header.Command == cmdStatus
+	if nreq.Header.Type != fakeFamily || answered != (nreq.Header.Flags&netlink.Acknowledge == 0) {
+		f.t.Errorf("command %d: header %+v", greq.Header.Command, nreq.Header)
 	}
 	m, id := f.attrs(greq.Data)
 	answer := []genetlink.Message{{}}
 	switch greq.Header.Command {
 	case cmdConnect:
-		f.calls = append(f.calls, fmt.Sprintf("connect size=%d block=%d dead=%d id=%s", m["size"], m["block"], m["dead"], id))
+		f.calls = append(f.calls, fmt.Sprintf("connect size=%d block=%d timeout=%d dead=%d id=%s", m["size"], m["block"], m["timeout"], m["dead"], id))
 		if _, ok := m["index"]; ok {
 			f.t.Error("a device was asked for by number")
 		}
@@ -110,7 +114,10 @@ func (f *fakeKernel) serve(greq genetlink.Message, nreq netlink.Message) ([]gene
 		f.take(f.chooses, int(m["socket"]))
 		answer[0].Data = encode(f.t, func(ae *netlink.AttributeEncoder) { ae.Uint32(attrIndex, uint32(f.chooses)) })
 	case cmdReconfigure:
-		f.calls = append(f.calls, fmt.Sprintf("reconfigure %d id=%s", m["index"], id))
+		f.calls = append(f.calls, fmt.Sprintf("reconfigure %d timeout=%d id=%s", m["index"], m["timeout"], id))
+		if _, ok := m["socket"]; !ok {
+			break
+		}
 		f.take(int(m["index"]), int(m["socket"]))
 	case cmdDisconnect:
 		f.calls = append(f.calls, fmt.Sprintf("disconnect %d", m["index"]))
@@ -212,11 +219,20 @@ func TestKernelAttach(t *testing.T) {
 	if err != nil || !strings.HasSuffix(dev.Path(), "nbd8") {
 		t.Fatal(dev, err)
 	}
+	// Frozen, and not any more.
+	for _, isPatient := range []bool{true, false} {
+		if err := dev.SetPatient(isPatient); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := dev.(*nbdDevice).disconnect(); err != nil {
 		t.Fatal(err)
 	}
-	connect := "connect size=33554432 block=512 dead=45 id=pollux:web/0"
-	want := []string{connect, "status 5", "reconfigure 5 id=pollux:web/0", "status 5", connect, connect, "disconnect 8"}
+	connect := "connect size=33554432 block=512 timeout=45 dead=45 id=pollux:web/0"
+	want := []string{
+		connect, "status 5", "reconfigure 5 timeout=45 id=pollux:web/0", "status 5", connect, connect,
+		"reconfigure 8 timeout=0 id=pollux:web/0", "reconfigure 8 timeout=45 id=pollux:web/0", "disconnect 8",
+	}
 	if d := cmp.Diff(want, f.calls); d != "" {
 		t.Error(d)
 	}
@@ -263,6 +279,7 @@ func TestConnectBytes(t *testing.T) {
 		[]byte{12, 0, attrSizeBytes, 0, 0, 0, 0x10, 0, 0, 0, 0, 0},
 		[]byte{12, 0, attrBlockSize, 0, 0, 0x10, 0, 0, 0, 0, 0, 0},
 		[]byte{12, 0, attrServerFlags, 0, 0x6d, 0x01, 0, 0, 0, 0, 0, 0},
+		[]byte{12, 0, attrTimeout, 0, 45, 0, 0, 0, 0, 0, 0, 0},
 		[]byte{12, 0, attrDeadConn, 0, 30, 0, 0, 0, 0, 0, 0, 0},
 		[]byte{16, 0, attrSockets, nested, 12, 0, attrSockItem, nested, 8, 0, attrSockFD, 0, 7, 0, 0, 0},
 		[]byte{6, 0, attrBackendID, 0, 'p', 0, 0, 0},

@@ -105,6 +105,9 @@ func (d *loopDevice) SetReadOnly(ctx context.Context, isReadOnly bool) error {
 	return setReadOnly(ctx, d.path, isReadOnly)
 }
 
+// SetPatient implements Device; there is no limit to take away.
+func (d *loopDevice) SetPatient(bool) error { return nil }
+
 // Detach implements Device. It goes on with what is left when called again
 // after an error.
 func (d *loopDevice) Detach(ctx context.Context) error {
