@@ -16,11 +16,17 @@ import (
 // attachTimeout bounds the making and the removal of one block device.
 const attachTimeout = 30 * time.Second
 
+// attachRetry is how long a device that could not be made is left alone. The
+// users of one that an earlier polluxd has made wait for it, for 30 s at most.
+const attachRetry = time.Second
+
 // A blockDevice is what attach-device has made of a volume.
 type blockDevice struct {
 	dev     attach.Device // nil if there is none
 	path    string        // the device node
 	problem string        // why there is none
+	patient bool          // its requests wait without limit
+	retry   *time.Timer   // of the next attempt; nil if there is a device
 }
 
 // A deviceMaker makes block devices of the volumes of Primary resources, as
@@ -97,18 +103,33 @@ func (r *resource) syncDevices() {
 	r.followRole()
 }
 
-// followRole attaches on a Primary and detaches elsewhere. Needs devMu.
+// followRole attaches on a Primary and detaches elsewhere. What can't be
+// attached is tried again: just after a resumption the engine may still refuse
+// clients, and no other change of status need follow. Needs devMu.
 func (r *resource) followRole() {
 	eng, spec := r.engine(), r.runningSpec()
 	if eng == nil {
 		return
 	}
-	isPrimary := eng.Status().Role == "Primary"
+	status := eng.Status()
+	isPrimary := status.Role == "Primary"
 	for _, v := range spec.Volumes {
 		have := r.device(v.Number)
 		switch {
 		case isPrimary && have.dev == nil:
-			r.setDevice(v.Number, r.attachDevice(spec, v))
+			if have.retry != nil {
+				have.retry.Stop() // this is the attempt
+			}
+			b := r.attachDevice(spec, v, have.problem)
+			if b.dev == nil {
+				b.retry = time.AfterFunc(attachRetry, r.roleMayHaveChanged)
+			}
+			r.setDevice(v.Number, b)
+			if b.dev != nil {
+				r.setPatience(v.Number, b, len(status.Suspended) > 0)
+			}
+		case isPrimary:
+			r.setPatience(v.Number, have, len(status.Suspended) > 0)
 		case !isPrimary && have.dev != nil:
 			if err := r.detachDevice(v.Number, have); err != nil {
 				r.log.Error().Err(err).Int("vol", v.Number).Msg("block device")
@@ -117,7 +138,21 @@ func (r *resource) followRole() {
 	}
 }
 
-func (r *resource) attachDevice(spec resourceSpec, v conf.Volume) blockDevice {
+// setPatience lets the requests to a frozen resource wait without limit.
+func (r *resource) setPatience(vol int, b blockDevice, isPatient bool) {
+	if b.patient == isPatient {
+		return
+	}
+	if err := b.dev.SetPatient(isPatient); err != nil {
+		r.log.Error().Err(err).Int("vol", vol).Msg("block device")
+		return
+	}
+	b.patient = isPatient
+	r.setDevice(vol, b)
+}
+
+// attachDevice makes one block device; a problem that is known is not logged again.
+func (r *resource) attachDevice(spec resourceSpec, v conf.Volume, known string) blockDevice {
 	ctx, cancel := context.WithTimeout(context.Background(), attachTimeout)
 	defer cancel()
 	dev, err := r.d.devices.attacher.Attach(ctx, attach.Volume{
@@ -131,7 +166,9 @@ func (r *resource) attachDevice(spec resourceSpec, v conf.Volume) blockDevice {
 		}
 		err = errors.Join(err, dev.Detach(ctx))
 	}
-	r.log.Error().Err(err).Int("vol", v.Number).Msg("no block device; the NBD export works")
+	if err.Error() != known {
+		r.log.Error().Err(err).Int("vol", v.Number).Msg("no block device; the NBD export works")
+	}
 	return blockDevice{problem: err.Error()}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/pollux-project/pollux/blockdev/attach"
 	"github.com/pollux-project/pollux/protocol/adm"
@@ -18,6 +19,7 @@ type fakeAttacher struct {
 	attached map[string]bool // by export
 	inUse    map[string]bool
 	fail     error
+	patient  bool // what the last SetPatient said
 }
 
 type fakeDevice struct {
@@ -38,6 +40,11 @@ func (a *fakeAttacher) Attach(_ context.Context, v attach.Volume) (attach.Device
 
 func (d *fakeDevice) Path() string                            { return fmt.Sprintf("/dev/nbd%d", d.minor) }
 func (d *fakeDevice) SetReadOnly(context.Context, bool) error { return nil }
+
+func (d *fakeDevice) SetPatient(isPatient bool) error {
+	d.a.set(func() { d.a.patient = isPatient })
+	return nil
+}
 
 func (d *fakeDevice) Detach(context.Context) error {
 	d.a.mu.Lock()
@@ -99,6 +106,49 @@ func TestBlockDevicesFollowTheRole(t *testing.T) {
 	d.wantOK(adm.CmdPrimary, "db")
 	if st := d.status()["db"]; !strings.Contains(st.Volumes[0].AttachProblem, "no nbd driver") || st.Role != "Primary" {
 		t.Errorf("without a driver: %+v", st)
+	}
+}
+
+// eventually polls for what the daemon does in the background.
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !condition(); {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within 10 s", what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// No other change of status follows: the daemon must try again by itself, or
+// what waits for the device fails.
+func TestBlockDeviceIsTriedAgain(t *testing.T) {
+	w := newFakeWorld()
+	a := &fakeAttacher{attached: map[string]bool{}, fail: errors.New("the engine lets nobody in yet")}
+	d := startDaemonWith(t, w, a, "db.res", resText("db", 10, 7001, 1))
+	d.wantOK(adm.CmdPrimary, "db")
+	a.set(func() { a.fail = nil })
+	eventually(t, "a block device", func() bool { return a.count() == 1 })
+}
+
+// Requests to a frozen resource wait without limit.
+func TestBlockDeviceOfAFrozenResourceIsPatient(t *testing.T) {
+	w := newFakeWorld()
+	a := &fakeAttacher{attached: map[string]bool{}}
+	d := startDaemonWith(t, w, a, "db.res", resText("db", 10, 7001, 1))
+	d.wantOK(adm.CmdPrimary, "db")
+	for _, frozen := range [][]string{{"no-data"}, nil} {
+		e := w.engine("db")
+		e.mu.Lock()
+		e.frozen = frozen
+		changed := e.changed
+		e.mu.Unlock()
+		changed()
+		eventually(t, "the device to follow", func() bool {
+			is := false
+			a.set(func() { is = a.patient })
+			return is == (frozen != nil)
+		})
 	}
 }
 

@@ -21,6 +21,7 @@ type fakeEngine struct {
 	conn    string
 	disks   map[int]string
 	open    int
+	frozen  []string // why its I/O is suspended
 	changed func()
 	closed  bool
 }
@@ -139,7 +140,7 @@ func (e *fakeEngine) Backend(int) export.Backend { return &fakeBackend{e} }
 func (e *fakeEngine) Status() adm.Resource {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	st := adm.Resource{Role: e.role, PeerRole: "Unknown", Connection: e.conn, Protocol: "C"}
+	st := adm.Resource{Role: e.role, PeerRole: "Unknown", Connection: e.conn, Protocol: "C", Suspended: e.frozen}
 	for _, v := range e.spec.Volumes {
 		disk := e.disks[v.Number]
 		if disk == "" {
