@@ -115,6 +115,11 @@ interop-smoke: build ## polluxd with the kernel's DRBD 8.4 as its peer (4 minute
 	@$(BOOTSTRAP) interop
 	scripts/lab/interop-smoke
 
+.PHONY: interop-nbd
+interop-nbd: go-present ## attach-device = "nbd" with a real kernel's nbd driver (2 minutes or less)
+	@$(BOOTSTRAP) build interop
+	scripts/lab/nbd-attach
+
 .PHONY: cover
 cover: ## test coverage by package; cover.out for `go tool cover -html=cover.out`
 	@$(BOOTSTRAP) build test
