@@ -12,7 +12,7 @@ import (
 const (
 	// maxRequests is the size of the request table: writes stay in it until the
 	// peer has acknowledged their epoch.
-	maxRequests = 65536
+	maxRequests = 32768
 	// hurryRequests is when a peer that acknowledges epochs lazily is asked to hurry.
 	hurryRequests = maxRequests / 2
 	// maxPeerRequests bounds what the peer may have outstanding here before its

@@ -44,7 +44,7 @@ type out struct {
 
 // Output above which a buffer is not kept, and below which it counts as short.
 const (
-	keepOutput  = 1 << 20
+	keepOutput  = 256 << 10
 	shortOutput = 256 << 10
 )
 

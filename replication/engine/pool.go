@@ -19,7 +19,7 @@ const (
 	poolMinBits = 12 // 4 KiB
 	poolMaxBits = 20 // 1 MiB
 	poolClasses = poolMaxBits - poolMinBits + 1
-	poolIdle    = 2 << 20 // bytes kept per class
+	poolIdle    = 1 << 20 // bytes kept per class
 )
 
 func classOf(n int) int {

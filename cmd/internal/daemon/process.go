@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -103,6 +104,18 @@ func tuneMemory(storageBytes uint64) {
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(heapBaseBytes + int64(storageBytes>>30)*heapPerGiBBytes)
+	}
+}
+
+// minProcs is the least number of Go's processors. One that waits in an
+// O_DIRECT write stays taken for a while: with 2 cores, 4 processors gave 1.36
+// times the IOPS of 2 at depth 32, and the same at depth 1 and for buffered I/O.
+const minProcs = 4
+
+// tuneScheduler sets GOMAXPROCS, unless the environment does.
+func tuneScheduler() {
+	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < minProcs {
+		runtime.GOMAXPROCS(minProcs)
 	}
 }
 

@@ -171,6 +171,7 @@ func run(ctx context.Context, l *loadedConfig, log zerolog.Logger, h hooks) erro
 		d.resources[spec.Name] = newResource(d, spec)
 	}
 	tuneMemory(0)
+	tuneScheduler()
 	log.Info().Str("version", Version).Str("node", l.settings.NodeName).Int("pid", d.pid).Str("boot", boot).
 		Int("resources", len(l.specs)).Msg("polluxd starts")
 	stop, err := startAll(d.components(l.settings), log)
