@@ -30,10 +30,11 @@ type writer struct {
 	sent  []uint64
 	quit  atomic.Bool
 	done  chan error
-	count int // acknowledged
+	count atomic.Int64 // acknowledged
 }
 
-// startWriter writes random blocks of the first size bytes of r0 on node n.
+// startWriter writes random blocks of the first size bytes of r0 on node n. It
+// returns when the first of them is acknowledged.
 func startWriter(t *testing.T, n *node, size int) *writer {
 	t.Helper()
 	conn, err := openNBD(n.path("nbd"), "r0")
@@ -43,6 +44,7 @@ func startWriter(t *testing.T, n *node, size int) *writer {
 	w := &writer{t: t, conn: conn, base: 1 + rand.Uint64N(1<<40), acked: make([]uint64, size/writerBlock), sent: make([]uint64, size/writerBlock), done: make(chan error, 1)}
 	t.Cleanup(func() { conn.Close() })
 	go func() { w.done <- w.loop() }()
+	poll(t, "the first acknowledgement", func() bool { return w.count.Load() > 0 })
 	return w
 }
 
@@ -113,7 +115,7 @@ func (w *writer) loop() error {
 		delete(inFlight, n)
 		delete(busy, block)
 		w.acked[block] = n
-		w.count++
+		w.count.Add(1)
 	}
 }
 
@@ -145,7 +147,7 @@ func (w *writer) end() {
 	if err := <-w.done; err == nil || !errors.Is(err, io.EOF) && !isClosed(err) {
 		w.t.Errorf("writer: %v", err)
 	}
-	if w.count == 0 {
+	if w.count.Load() == 0 {
 		w.t.Error("the writer got no acknowledgement at all")
 	}
 }
@@ -177,7 +179,7 @@ func (w *writer) check(n *node) {
 		}
 	}
 	if lost > 0 || torn > 0 {
-		w.t.Errorf("%s: of %d acknowledged writes %d blocks are lost, %d are torn", n.name, w.count, lost, torn)
+		w.t.Errorf("%s: of %d acknowledged writes %d blocks are lost, %d are torn", n.name, w.count.Load(), lost, torn)
 	}
 }
 
