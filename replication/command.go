@@ -138,6 +138,14 @@ func (r *Resource) finish(c *command, err error) {
 	r.done(c.Command, err)
 }
 
+// finishing ends c without error when it is called, and goes on with the next.
+func (r *Resource) finishing(c *command) func() {
+	return func() {
+		r.finish(c, nil)
+		r.commandStep()
+	}
+}
+
 // retryLater has the command looked at again.
 func (r *Resource) retryLater(c *command) {
 	c.retryAt = r.now + commandRetryMS
@@ -246,227 +254,6 @@ func (r *Resource) ready(c *command) bool {
 		return false
 	}
 	return c.phase != phaseBegin
-}
-
-func (r *Resource) runPrimary(c *command) {
-	switch c.phase {
-	case phaseBegin, phaseCheck:
-		if r.role == drbd.Primary {
-			r.finish(c, nil)
-			return
-		}
-		if r.ready(c) {
-			r.checkPrimary(c)
-		}
-	case phaseAsk:
-		if c.reply == 0 {
-			return
-		}
-		switch {
-		case c.reply == SSConcurrentStChg, c.reply == SSInTransientState:
-			r.retryLater(c)
-		case c.reply < SSSuccess:
-			r.finish(c, r.refusedByPeer(c))
-		default:
-			c.vol++
-			c.phase = phaseCheck
-		}
-	}
-}
-
-func (r *Resource) refusedByPeer(c *command) error {
-	r.report("the peer refused: (%d) %s", int32(c.reply), c.reply.Text())
-	if c.reply == SSTwoPrimaries || c.reply == SSOVolPeerPri {
-		return r.stateError(nil, SSTwoPrimaries)
-	}
-	return r.stateError(nil, SSCWFailedByPeer)
-}
-
-// promoted is the state of v as Primary, forced if the command says so.
-func (c *command) promoted(v *volume) drbd.State {
-	ns := v.st
-	ns.Role = drbd.Primary
-	if c.forced[v.num] {
-		ns.Disk = drbd.UpToDate
-	}
-	return ns
-}
-
-// checkPrimary asks the rules, then the peer, volume by volume, then promotes.
-func (r *Resource) checkPrimary(c *command) {
-	connected := r.conn >= drbd.Connected
-	for _, v := range r.vols {
-		code := r.check(v, c.promoted(v), connected)
-		if code < SSSuccess && !r.helpPrimary(c, v, code) {
-			return
-		}
-	}
-	if connected && c.vol < len(r.vols) {
-		v := r.vols[c.vol]
-		mask, val := uint32(3), uint32(drbd.Primary)
-		if c.forced[v.num] {
-			mask, val = mask|15<<9, val|uint32(drbd.UpToDate)<<9
-		} else if c.vol > 0 {
-			c.vol++ // the role is the resource's: one volume has asked for it
-			r.checkPrimary(c)
-			return
-		}
-		r.ask(c, v, mask, val)
-		return
-	}
-	r.promote(c)
-}
-
-// helpPrimary looks for a way round a refusal; it reports whether the check
-// passes now. Otherwise it has finished or postponed the command.
-func (r *Resource) helpPrimary(c *command, v *volume, code StateCode) bool {
-	better := v.st.Disk >= drbd.Inconsistent && v.st.Disk < drbd.UpToDate
-	switch {
-	case code == SSNoUpToDateDisk && c.Force && better && !c.forced[v.num]:
-		c.forced[v.num] = true
-		code = r.check(v, c.promoted(v), r.conn >= drbd.Connected)
-		if code >= SSSuccess {
-			return true
-		}
-		return r.helpPrimary(c, v, code)
-	case (code == SSNoUpToDateDisk && v.st.Disk == drbd.Consistent || code == SSPrimaryNOP) && !c.fenced && r.cfg.HasFenceHandler:
-		c.fenced = true
-		c.phase = phaseFence
-		r.runFence(v)
-		return false
-	case code == SSPrimaryNOP && c.Force:
-		ns := v.st
-		ns.Pdsk = drbd.Outdated
-		r.setState(v, ns, "primary --force: the peer is taken as outdated")
-		return true
-	case code == SSTwoPrimaries && !c.retried:
-		c.retried = true // the peer may be dead and not yet missed
-		c.pinged = false
-		c.retryAt = r.now + Tick(r.net.PingTimeoutMS) + 100
-		c.phase = phaseCheck
-		r.setTimer(timerCommand, Tick(r.net.PingTimeoutMS)+100)
-		return false
-	case code == SSInTransientState:
-		r.retryLater(c)
-		return false
-	}
-	r.finish(c, r.stateError(v, code))
-	return false
-}
-
-// promote makes this node Primary. The role, and any new generation, are on
-// disk before the command ends and before the peer hears of it.
-func (r *Resource) promote(c *command) {
-	c.phase = phaseStore
-	r.role = drbd.Primary
-	left := 1
-	one := func() {
-		if left--; left == 0 {
-			r.finish(c, nil)
-			r.commandStep()
-		}
-	}
-	for _, v := range r.vols {
-		forced := c.forced[v.num]
-		alone := v.st.Conn < drbd.Connected || v.st.Pdsk <= drbd.Failed
-		if v.hasDisk() && (forced || alone && v.uuids.Bitmap == 0) {
-			// Before the state: the old generation goes on without the mark
-			// that it was a Primary's, unless it had that already.
-			if forced && v.uuids.Bitmap != 0 {
-				ClearBitmap(&v.uuids)
-			}
-			NewCurrent(&v.uuids, r.random(), true)
-		}
-		r.setState(v, c.promoted(v), "promoted")
-		if !v.hasDisk() {
-			v.exposed = v.peerUUIDs.Current
-			r.announce(v, false)
-			continue
-		}
-		v.exposed = v.uuids.Current
-		left++
-		v.whenStored(v.requireSuperblock(), func() {
-			r.announce(v, forced)
-			one()
-		})
-	}
-	one()
-}
-
-func (r *Resource) announce(v *volume, uuids bool) {
-	if !r.isUp() || !v.handshakeDone {
-		return
-	}
-	if uuids {
-		r.sendUUIDs(v, 0)
-	}
-	r.sendStateWord(v, v.st)
-}
-
-// runSecondary demotes: all writes are acknowledged and durable before the
-// superblock says that the activity log need not be looked at.
-func (r *Resource) runSecondary(c *command) {
-	switch c.phase {
-	case phaseBegin, phaseCheck:
-		if r.role != drbd.Primary {
-			r.finish(c, nil)
-			return
-		}
-		if r.opens > 0 {
-			r.finish(c, r.stateError(nil, SSDeviceInUse))
-			return
-		}
-		c.phase = phaseDrain
-	case phaseDrain:
-		if r.req.used > 0 {
-			if r.suspended() {
-				r.finish(c, r.stateError(nil, SSInTransientState))
-				return
-			}
-			r.hurry()
-			r.setTimerOnce(timerCommand, commandRetryMS)
-			return
-		}
-		c.phase = phaseStore
-		left := 1
-		one := func() {
-			if left--; left == 0 {
-				r.demote(c)
-			}
-		}
-		for _, v := range r.vols {
-			if v.hasDisk() {
-				left++
-				v.meta.forceSync = true
-				v.whenStored(v.storeAll(), one)
-			}
-		}
-		one()
-	}
-}
-
-func (r *Resource) demote(c *command) {
-	if r.opens > 0 || r.req.used > 0 { // someone came in between
-		c.phase = phaseCheck
-		r.commandStep()
-		return
-	}
-	r.setRole(drbd.Secondary, "demoted")
-	left := 1
-	one := func() {
-		if left--; left == 0 {
-			r.finish(c, nil)
-			r.commandStep()
-		}
-	}
-	for _, v := range r.vols {
-		r.announce(v, false)
-		if v.hasDisk() {
-			left++
-			v.whenStored(v.storeSuperblock(), one)
-		}
-	}
-	one()
 }
 
 func (r *Resource) runConnect(c *command) {
@@ -741,21 +528,12 @@ func (r *Resource) runOutdate(c *command) {
 		}
 	}
 	c.phase = phaseStore
-	left := 1
-	one := func() {
-		if left--; left == 0 {
-			r.finish(c, nil)
-			r.commandStep()
-		}
-	}
 	for _, v := range r.vols {
 		ns := v.st
 		ns.Disk = drbd.Outdated
 		r.setState(v, ns, "outdated by the operator")
-		left++
-		v.whenStored(v.storeSuperblock(), one)
 	}
-	one()
+	r.whenAllStored((*volume).storeSuperblock, r.finishing(c))
 }
 
 // runSetOptions takes new options over on the running connection.
@@ -776,104 +554,4 @@ func (r *Resource) runSetOptions(c *command) {
 		r.sendPacket(drbd.DataSocket, drbd.CmdProtocolUpdate, 0, r.protocolPacket())
 	}
 	r.finish(c, nil)
-}
-
-// receivedStateRequest is the peer asking for a change of one volume (4.5).
-func (r *Resource) receivedStateRequest(v *volume, b []byte) error {
-	var p drbd.ReqState
-	if err := p.Decode(b); err != nil {
-		return err
-	}
-	code := SSConcurrentStChg
-	var ns drbd.State
-	if !(r.link.ResolveConflicts && r.cmd != nil && r.cmd.phase == phaseAsk) {
-		ns, code = r.judge(v, p)
-	}
-	start := r.beginPacket(drbd.CmdStateChgReply, v.num, 4)
-	r.arena = drbd.ReqStateReply{Code: int32(code)}.Append(r.arena)
-	r.endPacket(drbd.MetaSocket, start, nil)
-	if code != SSSuccess {
-		return nil
-	}
-	switch ns.Conn {
-	case drbd.StartingSyncS, drbd.StartingSyncT:
-		r.startFullSync(v, ns.Conn)
-	default:
-		r.peerRole = ns.Peer
-		r.setState(v, ns, "the peer asked for it")
-	}
-	return nil
-}
-
-// judge turns the peer's request into our point of view and applies the rules.
-func (r *Resource) judge(v *volume, p drbd.ReqState) (drbd.State, StateCode) {
-	mask, val := ConvertState(p.Mask), ConvertState(p.Val)
-	if p.Mask&maskConn != 0 {
-		mask |= maskConn
-	}
-	ns := drbd.StateOf(v.st.Word()&^mask | val&mask)
-	if !ns.Valid() || !v.handshakeDone || ns.Conn == drbd.VerifyT {
-		return ns, SSNotSupported
-	}
-	if v.st.Disk == drbd.Negotiating {
-		return ns, SSInTransientState
-	}
-	ctx := r.context(v)
-	done := Sanitize(ctx, v.st, ns)
-	if p.Mask&maskConn != 0 && ns.Conn > drbd.Connected && done.Conn != ns.Conn {
-		if v.st.Disk < drbd.Inconsistent { // a resync that cannot begin here
-			return ns, SSNoLocalDisk
-		}
-		return ns, SSNoRemoteDisk
-	}
-	return ns, CheckState(ctx, v.st, done, false, false)
-}
-
-// receivedConnRequest is a request for the connection as a whole: a graceful
-// disconnect, or the answer to ours.
-func (r *Resource) receivedConnRequest(cmd drbd.Command, b []byte) error {
-	if cmd == drbd.CmdConnStChgReply {
-		return r.receivedStateReply(cmd, b)
-	}
-	var p drbd.ReqState
-	if err := p.Decode(b); err != nil {
-		return err
-	}
-	code := SSSuccess
-	switch {
-	case r.conn != drbd.Connected:
-		code = SSInTransientState
-	case r.link.ResolveConflicts && r.cmd != nil && r.cmd.phase == phaseAsk:
-		code = SSConcurrentStChg
-	case drbd.StateOf(ConvertState(p.Val)).Conn != drbd.TearDown:
-		code = SSNotSupported
-	}
-	for _, v := range r.vols {
-		if code != SSSuccess {
-			break
-		}
-		if ns, c := r.judge(v, p); c < SSSuccess && !(c == SSLowerThanOutdated && v.st.Disk < drbd.Outdated) {
-			_ = ns
-			code = c
-		}
-	}
-	start := r.beginPacket(drbd.CmdConnStChgReply, 0, 4)
-	r.arena = drbd.ReqStateReply{Code: int32(code)}.Append(r.arena)
-	r.endPacket(drbd.MetaSocket, start, nil)
-	if code != SSSuccess {
-		return nil
-	}
-	for _, v := range r.vols {
-		ns, _ := r.judge(v, p)
-		if v.st.Disk < drbd.Outdated || ns.Disk > v.st.Disk {
-			ns.Disk = v.st.Disk
-		}
-		if ns.Disk != v.st.Disk || ns.Pdsk != v.st.Pdsk {
-			ns.Conn = drbd.TearDown
-			r.setState(v, ns, "the peer disconnects")
-		}
-	}
-	r.tearingDown = true
-	r.setTimer(timerHandshake, Tick(r.net.PingTimeoutMS))
-	return nil
 }

@@ -108,9 +108,6 @@ type AttachedDisk struct {
 	Usable     drbd.Sector // capacity for data
 	BlockSize  uint32      // logical, bytes
 	Options    DiskOptions
-	// WasSoleWriter is whether a restarted daemon may take its role up again
-	// (failover.md, I5); it does not survive a reboot.
-	SameBoot bool
 }
 
 // ActionKind says what the caller has to do.

@@ -402,7 +402,6 @@ func (r *Resource) handshakeOver() {
 		}
 	}
 	r.conn = drbd.Connected
-	r.everUp = true
 	r.lastError = r.tooSmall()
 	r.stopTimer(timerHandshake)
 	if r.suspFen {

@@ -258,6 +258,24 @@ func (r *Resource) metaDone(ev *Event) {
 	r.maybeCloseDisk(v)
 }
 
+// whenAllStored has every volume with a disk store something, and calls then
+// once all of it is on disk: at once if there is no disk.
+func (r *Resource) whenAllStored(store func(*volume) uint64, then func()) {
+	left := 1
+	one := func() {
+		if left--; left == 0 {
+			then()
+		}
+	}
+	for _, v := range r.vols {
+		if v.hasDisk() {
+			left++
+			v.whenStored(store(v), one)
+		}
+	}
+	one()
+}
+
 // runMetaWaiters calls whoever waited for a job that is on disk now, or for a
 // disk that is gone.
 func (r *Resource) runMetaWaiters(v *volume) {

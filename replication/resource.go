@@ -37,8 +37,9 @@ type Config struct {
 	Net           NetOptions
 	NoDataSuspend bool   // on-no-data-accessible suspend-io
 	Seed          uint64 // of the source of UUIDs; random in production
-	// FreezeOnPeerLoss keeps I/O frozen after the peer is lost until a
-	// fence-peer handler says that it is out of the way (resource-and-stonith).
+	// HasFenceHandler is whether a fence-peer handler is configured. Without one
+	// a freeze (fencing resource-and-stonith) ends when the peer is back or the
+	// operator says resume-io.
 	HasFenceHandler bool
 	// CommitLazyMS is how long after its P_BARRIER an epoch of a Pollux peer is
 	// made durable at the latest, if the peer does not hurry it; 0 means 1000.
@@ -72,7 +73,6 @@ type Resource struct {
 	settling    []syncWait
 	tearingDown bool // the peer's disconnect is granted; it will close
 	lostAt      Tick // when the connection was lost
-	everUp      bool
 
 	req   requests
 	peer  peerRequests
