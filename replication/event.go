@@ -215,6 +215,13 @@ const (
 	CmdClose // a client has closed it
 	CmdSetOptions
 	CmdResumeIO // the operator vouches that a lost peer is down: frozen I/O goes on
+	CmdSuspendIO
+	CmdPauseSync      // Volume's resync, until CmdResumeSync
+	CmdResumeSync     // the operator's pause ends
+	CmdVerify         // compare both copies of Volume from StartSector up to StopSector
+	CmdResize         // SizeSectors, AssumeClean, Force (assume-peer-has-space)
+	CmdNewCurrentUUID // AssumeClean: --clear-bitmap
+	CmdPromiseTerm    // Term: never again accept writes of a lower one
 )
 
 // A Command is an operator's wish; Tag comes back with CommandDone.
@@ -225,6 +232,11 @@ type Command struct {
 	Tag    any
 	Net    NetOptions // CmdSetOptions
 	Disk   DiskOptions
+
+	StartSector, StopSector drbd.Sector // CmdVerify; StopSector 0 = the end
+	SizeSectors             uint64      // CmdResize: the user's size, 0 = all there is
+	AssumeClean             bool
+	Term                    uint64 // CmdPromiseTerm
 }
 
 // A RequestError is a refusal with a DRBD request error number (101..170).

@@ -46,13 +46,28 @@ type NetOptions struct {
 	VerifyAlg         string
 	CsumsAlg          string
 	UseRLE            bool
+
+	CsumsAfterCrashOnly bool
+	OnCongestion        OnCongestion
+	CongestionFill      uint64 // sectors in flight, 0 = off
+	CongestionExtents   int    // hot extents of the activity log
 }
+
+// OnCongestion is what a Primary does when the connection cannot keep up.
+type OnCongestion uint8
+
+// Policies of on-congestion; the last two need protocol A.
+const (
+	CongestionBlock OnCongestion = iota
+	CongestionPullAhead
+	CongestionDisconnect
+)
 
 // DefaultNetOptions are the defaults of drbd.conf.
 func DefaultNetOptions() NetOptions {
 	return NetOptions{
 		Protocol: 'C', TimeoutMS: 6000, PingIntMS: 10000, PingTimeoutMS: 500, ConnectIntMS: 10000,
-		KoCount: 7, MaxEpochSize: 2048, MaxBuffers: 2048, UseRLE: true,
+		KoCount: 7, MaxEpochSize: 2048, MaxBuffers: 2048, UseRLE: true, CongestionExtents: 1000,
 	}
 }
 
@@ -72,7 +87,29 @@ type DiskOptions struct {
 	CMinRateKiB   uint32 // KiB/s
 	ALExtents     int
 	ALUpdates     bool
+
+	DiskTimeoutMS        int64  // 0 = off
+	RSDiscardGranularity uint32 // bytes, 0 = off
+	ReadBalancing        ReadBalancing
 }
+
+// ReadBalancing is which copy serves a read.
+type ReadBalancing uint8
+
+// Policies of read-balancing; striping by address has a shift in bits (15..20).
+const (
+	PreferLocal ReadBalancing = iota
+	PreferRemote
+	RoundRobin
+	LeastPending
+	WhenCongestedRemote
+	Striping32K
+	Striping64K
+	Striping128K
+	Striping256K
+	Striping512K
+	Striping1M
+)
 
 // DefaultDiskOptions are the defaults of drbd.conf.
 func DefaultDiskOptions() DiskOptions {

@@ -86,6 +86,15 @@ var (
 		"dont-care": replication.FencingDontCare, "resource-only": replication.FencingResourceOnly,
 		"resource-and-stonith": replication.FencingResourceAndStonith,
 	}
+	congestionPolicies = map[string]replication.OnCongestion{
+		"block": replication.CongestionBlock, "pull-ahead": replication.CongestionPullAhead, "disconnect": replication.CongestionDisconnect,
+	}
+	readBalancings = map[string]replication.ReadBalancing{
+		"prefer-local": replication.PreferLocal, "prefer-remote": replication.PreferRemote, "round-robin": replication.RoundRobin,
+		"least-pending": replication.LeastPending, "when-congested-remote": replication.WhenCongestedRemote,
+		"32K-striping": replication.Striping32K, "64K-striping": replication.Striping64K, "128K-striping": replication.Striping128K,
+		"256K-striping": replication.Striping256K, "512K-striping": replication.Striping512K, "1M-striping": replication.Striping1M,
+	}
 	ioErrorPolicies = map[string]replication.OnIOError{
 		"detach": replication.DetachOnError, "pass_on": replication.PassOnError, "call-local-io-error": replication.CallLocalIOError,
 	}
@@ -108,7 +117,11 @@ func netOptions(n conf.NetOptions) (o replication.NetOptions, err error) {
 		SockCheckMS: n.SocketCheckTimeout.Milliseconds(), KoCount: n.KoCount, MaxEpochSize: n.MaxEpochSize, MaxBuffers: n.MaxBuffers,
 		SndbufBytes: n.SndbufBytes, RcvbufBytes: n.RcvbufBytes, AllowTwoPrimaries: n.AllowTwoPrimaries, AlwaysASBP: n.AlwaysASBP,
 		CramHMACAlg: n.CramHMACAlg, SharedSecret: n.SharedSecret, DataIntegrityAlg: n.DataIntegrityAlg, VerifyAlg: n.VerifyAlg,
-		CsumsAlg: n.CsumsAlg, UseRLE: n.UseRLE,
+		CsumsAlg: n.CsumsAlg, UseRLE: n.UseRLE, CsumsAfterCrashOnly: n.CsumsAfterCrashOnly,
+		CongestionFill: n.CongestionFill, CongestionExtents: n.CongestionExtents,
+	}
+	if o.OnCongestion, err = choose("on-congestion", n.OnCongestion, congestionPolicies); err != nil {
+		return o, err
 	}
 	for _, p := range []struct {
 		option, word string
@@ -133,6 +146,10 @@ func diskOptions(d conf.DiskOptions) (o replication.DiskOptions, err error) {
 		SizeSectors: d.Size, DiskFlushes: d.DiskFlushes, MDFlushes: d.MDFlushes, ResyncRateKiB: uint32(d.ResyncRate),
 		CPlanAhead: uint32(d.CPlanAhead / decisecond), CDelayTarget: uint32(d.CDelayTarget / decisecond), CFillTarget: uint32(d.CFillTarget),
 		CMaxRateKiB: uint32(d.CMaxRate), CMinRateKiB: uint32(d.CMinRate), ALExtents: d.ALExtents, ALUpdates: d.ALUpdates,
+		DiskTimeoutMS: d.DiskTimeout.Milliseconds(), RSDiscardGranularity: uint32(d.RSDiscardGranularity),
+	}
+	if o.ReadBalancing, err = choose("read-balancing", d.ReadBalancing, readBalancings); err != nil {
+		return o, err
 	}
 	if o.Fencing, err = choose("fencing", d.Fencing, fencingPolicies); err != nil {
 		return o, err
