@@ -15,6 +15,8 @@
 //     two of them in flight.
 //  3. Every DoLocal, DoPeerLocal, WriteMeta and SyncData is answered by exactly
 //     one event, also after the connection is gone. A MetaJob is done in its own order.
+//     Digests are computed by the caller, outside of Step's lock: a read wants one by
+//     Action.DigestAlg and has it answered in Event.Digest.
 //  4. Complete takes the request from the core: its memory is the client's again.
 //     Free gives a buffer of the peer's back.
 //     After a connection is lost, Connect comes only when no I/O for the peer is

@@ -35,7 +35,8 @@ const (
 	Submitted EventKind = iota + 1
 	// LocalDone: the local I/O of request ID ended with Err.
 	LocalDone
-	// PeerLocalDone: the local I/O of peer request Peer ended with Err; Data is what was read.
+	// PeerLocalDone: the local I/O of peer request Peer ended with Err; Data is what was read,
+	// Digest and AllZero what its Action wanted to know of it.
 	PeerLocalDone
 	// MetaDone: the metadata job of Volume ended with Err.
 	MetaDone
@@ -75,6 +76,8 @@ type Event struct {
 	Sector  drbd.Sector
 	Size    uint32 // bytes
 	Data    []byte
+	Digest  []byte // of Data by the action's DigestAlg, as on the wire; valid during Step only
+	AllZero bool   // of Data, if the action has WantZero
 	Tag     any
 	Err     error
 
@@ -118,6 +121,8 @@ const (
 	// Send: file Bytes, then Data, for Socket, in the order of the actions.
 	Send ActionKind = iota + 1
 	// DoLocal: run Op for client request ID (or Peer) on Volume's disk, answer with LocalDone (PeerLocalDone).
+	// A DoPeerLocal that reads may want a digest of what was read (DigestAlg, a name
+	// that drbd.NewDigest knows), or to know whether it is nothing but zeroes (WantZero).
 	DoLocal
 	DoPeerLocal
 	// Complete: the client's request Tag is done, with Err.
@@ -160,23 +165,25 @@ type Action struct {
 	Op     Op
 	FUA    bool
 	// NoUnmap keeps the blocks of an OpZero allocated.
-	NoUnmap bool
-	Socket  drbd.Socket
-	ID      RequestID
-	Peer    PeerID
-	Sector  drbd.Sector
-	Size    uint32
-	At      Tick
-	Bytes   []byte
-	Data    []byte
-	Tag     any
-	Err     error
-	Job     *MetaJob
-	Name    string
-	Text    string
-	From    drbd.State
-	To      drbd.State
-	Reason  drbd.ConnState
+	NoUnmap   bool
+	WantZero  bool   // DoPeerLocal, OpRead: answer with AllZero
+	DigestAlg string // DoPeerLocal, OpRead: answer with Digest; "" wants none
+	Socket    drbd.Socket
+	ID        RequestID
+	Peer      PeerID
+	Sector    drbd.Sector
+	Size      uint32
+	At        Tick
+	Bytes     []byte
+	Data      []byte
+	Tag       any
+	Err       error
+	Job       *MetaJob
+	Name      string
+	Text      string
+	From      drbd.State
+	To        drbd.State
+	Reason    drbd.ConnState
 }
 
 // A MetaJob is one ordered piece of metadata I/O. The caller does, in this

@@ -77,6 +77,7 @@ type Engine struct {
 	log   zerolog.Logger
 	start time.Time
 	pool  pool
+	looks looks
 
 	mu      sync.Mutex // the resource's one lock
 	room    *sync.Cond // the request table has room again, or the engine closes
@@ -168,6 +169,7 @@ type localIO struct {
 	sector  drbd.Sector
 	size    uint32
 	data    []byte
+	look    *look // what the core wants to know of the data read, or nil
 }
 
 // batch collects what has to be done after the lock is let go.
@@ -246,7 +248,7 @@ func (e *Engine) step(b *batch, ev *replication.Event) {
 		case replication.DoPeerLocal:
 			b.local = append(b.local, localIO{
 				vol: e.volume(a.Volume), op: a.Op, fua: a.FUA, noUnmap: a.NoUnmap, isPeer: true, id: uint32(a.Peer),
-				sector: a.Sector, size: a.Size, data: a.Data,
+				sector: a.Sector, size: a.Size, data: a.Data, look: e.lookFor(a),
 			})
 		case replication.Complete:
 			r := a.Tag.(*blockdev.Request)
@@ -430,11 +432,15 @@ func (e *Engine) localDone(b *batch, op *localIO, err error) {
 		if op.op == replication.OpRead {
 			ev.Data = op.data
 		}
+		if op.look != nil {
+			ev.Digest, ev.AllZero = op.look.sum[:op.look.size], op.look.allZero
+		}
 	} else {
 		ev.Kind, ev.ID = replication.LocalDone, replication.RequestID(op.id)
 	}
 	op.vol.inFlight.Add(-1)
 	e.step(b, ev)
+	e.looks.put(op.look)
 }
 
 // event steps one event of the cold path and does everything that follows.

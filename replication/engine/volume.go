@@ -157,6 +157,9 @@ func (v *Volume) do(op *localIO) error {
 			v.e.pool.put(op.data)
 			op.data = nil
 		}
+		if err == nil && op.look != nil {
+			op.look.at(op.data)
+		}
 		return err
 	case replication.OpWrite:
 		if op.fua {

@@ -3,6 +3,7 @@ package repltest
 import (
 	"fmt"
 	"runtime/debug"
+	"slices"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication"
@@ -30,13 +31,18 @@ func (n *Node) local(a *replication.Action) {
 	op, id, peer, size := a.Op, a.ID, a.Peer, a.Size
 	sector, mine, fua, data := int(a.Sector), a.Kind == replication.DoLocal, a.FUA, a.Data
 	v.jobs++
+	alg, wantZero := a.DigestAlg, a.WantZero
 	ended := func(err error, read []byte) {
 		v.jobs--
 		kind := replication.PeerLocalDone
 		if mine {
 			kind = replication.LocalDone
 		}
-		n.step(&replication.Event{Kind: kind, Volume: v.num, ID: id, Peer: peer, Data: read, Err: err})
+		ev := replication.Event{Kind: kind, Volume: v.num, ID: id, Peer: peer, Data: read, Err: err}
+		if read != nil {
+			ev.Digest, ev.AllZero = digestOf(alg, read), wantZero && !slices.ContainsFunc(read, func(b byte) bool { return b != 0 })
+		}
+		n.step(&ev)
 	}
 	if op == replication.OpRead {
 		n.later(func() {
@@ -74,6 +80,19 @@ func (n *Node) local(a *replication.Action) {
 		}
 		ended(nil, nil)
 	})
+}
+
+// digestOf is the digest of b by alg, nil if alg is "".
+func digestOf(alg string, b []byte) []byte {
+	if alg == "" {
+		return nil
+	}
+	h, err := drbd.NewDigest(alg)
+	if err != nil {
+		panic(err) // the core asks for an algorithm that its options cannot name
+	}
+	h.Write(b)
+	return h.Sum(nil)
 }
 
 type inflight struct {
