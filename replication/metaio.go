@@ -22,11 +22,15 @@ type metaIO struct {
 	done      uint64 // number of the last job that is on disk
 	running   bool
 	wantSB    bool
-	wantBM    bool   // all dirty pages
-	resetAL   bool   // clean shutdown: re-initialise the ring
-	touched   bool   // the bitmap was changed since the lazy writer looked
-	forceSync bool   // the next job makes the data durable first
-	inAL      bool   // the running job carries a transaction
+	wantBM    bool // all dirty pages
+	resetAL   bool // clean shutdown: re-initialise the ring
+	touched   bool // the bitmap was changed since the lazy writer looked
+	forceSync bool // the next job makes the data durable first
+	inAL      bool // the running job carries a transaction
+	more      bool // the running job goes on with the pages dirty[taken:]
+	taken     int
+	endsSB    bool   // ... and ends with the superblock
+	endsReset bool   // ... and with an initialised ring
 	required  uint64 // no write begins and no client is answered before this job is on disk
 	waiters   []metaWaiter
 
@@ -82,13 +86,14 @@ func (v *volume) whenStored(job uint64, f func()) {
 	v.meta.waiters = append(v.meta.waiters, metaWaiter{job, f})
 }
 
-// fill composes the superblock from what the volume is now.
-func (v *volume) fill() {
+// fill composes the superblock from what the volume is now; clean if the ring
+// is initialised with it.
+func (v *volume) fill(clean bool) {
 	v.sb.UUIDs = v.uuids
 	v.sb.LASize = v.size
 	v.sb.Flags = FlagsOf(v.st, v.sb.Flags, v.crashed)
-	v.sb.Unclean = !v.meta.resetAL
-	if v.meta.resetAL {
+	v.sb.Unclean = !clean
+	if clean {
 		v.sb.Flags |= meta.MDFALClean
 	} else {
 		v.sb.Flags &^= meta.MDFALClean
@@ -110,38 +115,65 @@ func (r *Resource) maintainMeta(v *volume) {
 	if m.touched && r.timers[timerBitmap] == 0 {
 		r.setTimer(timerBitmap, bitmapLazyMS)
 	}
-	if !m.wantSB && !m.wantBM && !m.resetAL && !v.al.Pending() {
-		return
+	if !m.more {
+		if !m.wantSB && !m.wantBM && !m.resetAL && !v.al.Pending() {
+			return
+		}
+		m.begin(v.bitmap)
 	}
-	job := &MetaJob{ResetAL: m.resetAL}
+	job := &MetaJob{SyncData: m.forceSync}
+	m.forceSync = false
 	m.pages = m.pages[:0]
-	if v.al.Pending() && !m.resetAL {
+	if v.al.Pending() && !m.endsReset {
 		r.transaction(v, job)
 	}
-	if m.wantBM || m.resetAL {
-		m.touched = false
-		m.dirty = v.bitmap.DirtyPages(m.dirty[:0])
-		for _, p := range m.dirty {
+	begun := m.taken
+	for ; m.taken < len(m.dirty) && m.taken < begun+jobPages; m.taken++ {
+		if p := m.dirty[m.taken]; v.bitmap.PageDirty(p) { // else the transaction took it
 			r.takePage(v, job, p)
 		}
 	}
 	job.Pages = m.pages
-	if m.wantSB || m.resetAL {
-		if m.sb == nil {
-			m.sb = make([]byte, 4096)
-		}
-		v.fill()
-		v.sb.Encode(m.sb)
-		job.Superblock = m.sb
-	}
-	if m.resetAL || m.forceSync {
-		job.SyncData = true
+	if m.more = m.taken < len(m.dirty); !m.more {
+		m.finish(v, job)
 	}
 	v.stats.BMWrites += uint64(len(job.Pages))
-	m.wantSB, m.wantBM, m.resetAL, m.forceSync = false, false, false, false
 	m.running = true
-	m.next++
 	r.emit(Action{Kind: WriteMeta, Volume: v.num, Job: job})
+}
+
+// jobPages bounds the bitmap pages of one MetaJob (8 MiB): the bitmap of a
+// large device is written in parts, so that neither its copy in memory nor the
+// wait of a transaction of the activity log grows with the device.
+const jobPages = 2048
+
+// begin takes what is wanted into the next job; it has the number next.
+func (m *metaIO) begin(b *meta.Bitmap) {
+	m.dirty, m.taken = m.dirty[:0], 0
+	if m.wantBM || m.resetAL {
+		m.touched = false
+		m.dirty = b.DirtyPages(m.dirty)
+	}
+	m.endsSB, m.endsReset = m.wantSB || m.resetAL, m.resetAL
+	m.forceSync = m.forceSync || m.resetAL
+	m.wantSB, m.wantBM, m.resetAL = false, false, false
+	m.next++
+}
+
+// finish gives the last part of a job the superblock.
+func (m *metaIO) finish(v *volume, job *MetaJob) {
+	if len(m.dirty) > jobPages {
+		m.dirty, m.pages = nil, nil // a rare event: do not keep the memory
+	}
+	if !m.endsSB {
+		return
+	}
+	if m.sb == nil {
+		m.sb = make([]byte, 4096)
+	}
+	v.fill(m.endsReset)
+	v.sb.Encode(m.sb)
+	job.Superblock, job.ResetAL = m.sb, m.endsReset
 }
 
 // transaction puts the pending changes of the activity log into job, with the
@@ -172,11 +204,6 @@ func (r *Resource) transaction(v *volume, job *MetaJob) {
 // takePage copies a dirty page of the bitmap into job.
 func (r *Resource) takePage(v *volume, job *MetaJob, p int) {
 	m := &v.meta
-	for i := range m.pages {
-		if m.pages[i].Page == p {
-			return
-		}
-	}
 	if v.bitmap.PageHasClears(p) {
 		job.SyncData = true // I3
 	}
@@ -240,17 +267,20 @@ func (r *Resource) metaDone(ev *Event) {
 	}
 	m.running = false
 	if ev.Err != nil {
+		m.more = false
 		// Failed metadata is never ignored: what is on disk is unknown now.
 		r.diskError(v, fmt.Errorf("metadata: %w", ev.Err), true)
 		r.maybeCloseDisk(v)
 		return
 	}
-	m.done = m.next - 1
 	if m.inAL {
 		m.inAL = false
 		if v.al != nil {
 			v.al.Committed()
 		}
+	}
+	if !m.more {
+		m.done = m.next - 1
 	}
 	r.runMetaWaiters(v)
 	r.kick, r.kickPeer = true, true

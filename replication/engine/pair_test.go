@@ -23,7 +23,7 @@ import (
 
 // node is one side of a pair under test: real sockets, real files.
 type node struct {
-	t   *testing.T
+	t   testing.TB
 	cfg Config
 	*Engine
 
@@ -63,7 +63,7 @@ func (s *sink) wait(r *blockdev.Request) error {
 	return r.Err
 }
 
-func freePorts(t *testing.T, n int) []int {
+func freePorts(t testing.TB, n int) []int {
 	t.Helper()
 	var ports []int
 	for range n {
@@ -80,7 +80,7 @@ func freePorts(t *testing.T, n int) []int {
 const testSize = 16 << 20
 
 // newPair makes two nodes with fresh metadata; change adapts their configuration.
-func newPair(t *testing.T, change func(*Config)) (a, b *node) {
+func newPair(t testing.TB, change func(*Config)) (a, b *node) {
 	t.Helper()
 	ports := freePorts(t, 2)
 	dir := t.TempDir()
@@ -115,7 +115,7 @@ func newPair(t *testing.T, change func(*Config)) (a, b *node) {
 	return a, b
 }
 
-func createDisk(t *testing.T, path string, size int64) {
+func createDisk(t testing.TB, path string, size int64) {
 	t.Helper()
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -257,7 +257,7 @@ func (n *node) diskData() []byte {
 	return b[:l.Usable.Bytes()]
 }
 
-func assertEqualDisks(t *testing.T, a, b *node) {
+func assertEqualDisks(t testing.TB, a, b *node) {
 	t.Helper()
 	if x, y := a.diskData(), b.diskData(); !bytes.Equal(x, y) {
 		for i := range x {

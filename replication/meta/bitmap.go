@@ -36,9 +36,11 @@ func BitsOutward(s drbd.Sector, size uint32) (first, last uint64) {
 	return uint64(s) / sectorsPerBit, (end - 1) / sectorsPerBit
 }
 
-// The state of one page, which is one 4 KiB block of the bitmap on disk.
+// A page is one 4 KiB block of the bitmap on disk. Most pages are all clear or
+// all set, and have no words of their own.
 type page struct {
-	weight uint16 // set bits, 0..32768
+	words  *[wordsPerPage]uint64 // nil if the weight says everything
+	weight uint16                // set bits, 0..32768
 	flags  pageFlags
 }
 
@@ -63,15 +65,21 @@ const (
 //
 // It is used under the resource's lock. Ranges are inclusive and must lie
 // within the device, or the method panics. It satisfies drbd.BitSource and
-// drbd.BitSink. Memory: 32 KiB per GiB of the device and 4 bytes per page.
+// drbd.BitSink. Memory: 16 bytes per page, which is 128 MiB of the device (2 MiB
+// for 16 TiB), and 4 KiB for each page that is neither all clear nor all set.
 type Bitmap struct {
 	size   drbd.Sector
 	bits   uint64
 	weight uint64
-	words  []uint64 // whole pages
 	pages  []page
 	dirty  int // pages with flags
+	// spare are words that were let go, so that a page that is filled and emptied
+	// over and over costs no garbage.
+	spare []*[wordsPerPage]uint64
 }
+
+// maxSpare bounds Bitmap.spare.
+const maxSpare = 8
 
 // NewBitmap returns a bitmap for a device of size sectors, all clear, all
 // pages counting as equal to the disk.
@@ -84,10 +92,64 @@ func NewBitmap(size drbd.Sector) *Bitmap {
 func (b *Bitmap) allocate(size drbd.Sector) {
 	b.size = size
 	b.bits = (uint64(size) + sectorsPerBit - 1) / sectorsPerBit
-	n := (b.bits + bitsPerPage - 1) / bitsPerPage
-	b.words = make([]uint64, n*wordsPerPage)
-	b.pages = make([]page, n)
+	b.pages = make([]page, (b.bits+bitsPerPage-1)/bitsPerPage)
 	b.weight, b.dirty = 0, 0
+}
+
+// capacity is the number of bits of the device that page p has.
+func (b *Bitmap) capacity(p uint64) uint16 {
+	return uint16(min(bitsPerPage, b.bits-p*bitsPerPage))
+}
+
+// uniform is a word of a page that has none: all clear, or all set.
+func (b *Bitmap) uniform(pg *page, w uint64) uint64 {
+	if pg.weight == 0 || w*bitsPerWord >= b.bits {
+		return 0
+	}
+	return wordMask(w, 0, b.bits-1)
+}
+
+// word is 64-bit word w of the bitmap, 0 beyond the device.
+func (b *Bitmap) word(w uint64) uint64 {
+	if w*bitsPerWord >= b.bits {
+		return 0
+	}
+	pg := &b.pages[w/wordsPerPage]
+	if pg.words != nil {
+		return pg.words[w%wordsPerPage]
+	}
+	return b.uniform(pg, w)
+}
+
+// expand gives page p words of its own.
+func (b *Bitmap) expand(p uint64) *[wordsPerPage]uint64 {
+	pg := &b.pages[p]
+	if pg.words != nil {
+		return pg.words
+	}
+	if n := len(b.spare); n > 0 {
+		pg.words, b.spare = b.spare[n-1], b.spare[:n-1]
+	} else {
+		pg.words = new([wordsPerPage]uint64)
+	}
+	for i := range pg.words {
+		pg.words[i] = b.uniform(pg, p*wordsPerPage+uint64(i))
+	}
+	return pg.words
+}
+
+// reweigh notes the new weight of page p, and lets its words go if they say no more.
+func (b *Bitmap) reweigh(p uint64, weight uint16) {
+	pg := &b.pages[p]
+	b.weight += uint64(weight) - uint64(pg.weight)
+	pg.weight = weight
+	if pg.words == nil || weight != 0 && weight != b.capacity(p) {
+		return
+	}
+	if len(b.spare) < maxSpare {
+		b.spare = append(b.spare, pg.words)
+	}
+	pg.words = nil
 }
 
 // Size is the device's size in sectors.
@@ -140,44 +202,78 @@ func (b *Bitmap) mark(p uint64, f pageFlags) {
 	b.pages[p].flags |= f
 }
 
+// within is the part of [first, last] that lies in page p.
+func within(p, first, last uint64) (from, to uint64) {
+	return max(first, p*bitsPerPage), min(last, p*bitsPerPage+bitsPerPage-1)
+}
+
 // Set sets the bits first to last and returns how many were clear.
 func (b *Bitmap) Set(first, last uint64) (changed uint64) {
 	b.mustContain("Set", first, last)
-	for w := first / bitsPerWord; w <= last/bitsPerWord; w++ {
-		changed += b.orWord(w, wordMask(w, first, last))
+	for p := first / bitsPerPage; p <= last/bitsPerPage; p++ {
+		from, to := within(p, first, last)
+		full, old := b.capacity(p), b.pages[p].weight
+		weight := old
+		switch {
+		case old == full:
+			continue
+		case to-from+1 == uint64(full):
+			weight = full
+		default:
+			words := b.expand(p)
+			for w := from / bitsPerWord; w <= to/bitsPerWord; w++ {
+				v := &words[w%wordsPerPage]
+				add := wordMask(w, from, to) &^ *v
+				*v |= add
+				weight += uint16(bits.OnesCount64(add))
+			}
+		}
+		if weight != old {
+			b.reweigh(p, weight)
+			b.mark(p, pageSets)
+			changed += uint64(weight - old)
+		}
 	}
 	return changed
 }
 
-func (b *Bitmap) orWord(w, mask uint64) (changed uint64) {
-	add := mask &^ b.words[w]
-	if add == 0 {
-		return 0
-	}
-	b.words[w] |= add
-	n := bits.OnesCount64(add)
+func (b *Bitmap) orWord(w, mask uint64) {
 	p := w / wordsPerPage
-	b.pages[p].weight += uint16(n)
-	b.weight += uint64(n)
+	add := mask &^ b.word(w)
+	if add == 0 {
+		return
+	}
+	b.expand(p)[w%wordsPerPage] |= add
+	b.reweigh(p, b.pages[p].weight+uint16(bits.OnesCount64(add)))
 	b.mark(p, pageSets)
-	return uint64(n)
 }
 
 // Clear clears the bits first to last and returns how many were set.
 func (b *Bitmap) Clear(first, last uint64) (changed uint64) {
 	b.mustContain("Clear", first, last)
-	for w := first / bitsPerWord; w <= last/bitsPerWord; w++ {
-		gone := wordMask(w, first, last) & b.words[w]
-		if gone == 0 {
+	for p := first / bitsPerPage; p <= last/bitsPerPage; p++ {
+		from, to := within(p, first, last)
+		old := b.pages[p].weight
+		weight := old
+		switch {
+		case old == 0:
 			continue
+		case to-from+1 == uint64(b.capacity(p)):
+			weight = 0
+		default:
+			words := b.expand(p)
+			for w := from / bitsPerWord; w <= to/bitsPerWord; w++ {
+				v := &words[w%wordsPerPage]
+				gone := wordMask(w, from, to) & *v
+				*v &^= gone
+				weight -= uint16(bits.OnesCount64(gone))
+			}
 		}
-		b.words[w] &^= gone
-		n := bits.OnesCount64(gone)
-		p := w / wordsPerPage
-		b.pages[p].weight -= uint16(n)
-		b.weight -= uint64(n)
-		b.mark(p, pageClears)
-		changed += uint64(n)
+		if weight != old {
+			b.reweigh(p, weight)
+			b.mark(p, pageClears)
+			changed += uint64(old - weight)
+		}
 	}
 	return changed
 }
@@ -185,7 +281,7 @@ func (b *Bitmap) Clear(first, last uint64) (changed uint64) {
 // Test reports whether one bit is set.
 func (b *Bitmap) Test(bit uint64) bool {
 	b.mustContain("Test", bit, bit)
-	return b.words[bit/bitsPerWord]>>(bit%bitsPerWord)&1 != 0
+	return b.word(bit/bitsPerWord)>>(bit%bitsPerWord)&1 != 0
 }
 
 // Any reports whether a bit of first to last is set.
@@ -198,7 +294,7 @@ func (b *Bitmap) Any(first, last uint64) bool {
 func (b *Bitmap) Count(first, last uint64) (n uint64) {
 	b.mustContain("Count", first, last)
 	for w := first / bitsPerWord; w <= last/bitsPerWord; w++ {
-		n += uint64(bits.OnesCount64(b.words[w] & wordMask(w, first, last)))
+		n += uint64(bits.OnesCount64(b.word(w) & wordMask(w, first, last)))
 	}
 	return n
 }
@@ -206,20 +302,19 @@ func (b *Bitmap) Count(first, last uint64) (n uint64) {
 // NextSet returns the first set bit at or after from, Bits() if there is none.
 // Empty pages are skipped whole.
 func (b *Bitmap) NextSet(from uint64) uint64 {
-	if from >= b.bits {
-		return b.bits
-	}
-	w := from / bitsPerWord
-	if v := b.words[w] >> (from % bitsPerWord); v != 0 {
-		return from + uint64(bits.TrailingZeros64(v))
-	}
-	for w++; w < uint64(len(b.words)); w++ {
-		if w%wordsPerPage == 0 && b.pages[w/wordsPerPage].weight == 0 {
-			w += wordsPerPage - 1
+	for p := from / bitsPerPage; p < uint64(len(b.pages)); p++ {
+		pg := &b.pages[p]
+		if pg.weight == 0 {
 			continue
 		}
-		if v := b.words[w]; v != 0 {
-			return w*bitsPerWord + uint64(bits.TrailingZeros64(v))
+		at := max(from, p*bitsPerPage)
+		if pg.words == nil {
+			return min(b.bits, at)
+		}
+		for w := at / bitsPerWord; w < (p+1)*wordsPerPage; w++ {
+			if v := pg.words[w%wordsPerPage] & (^uint64(0) << (max(at, w*bitsPerWord) - w*bitsPerWord)); v != 0 {
+				return w*bitsPerWord + uint64(bits.TrailingZeros64(v))
+			}
 		}
 	}
 	return b.bits
@@ -228,20 +323,19 @@ func (b *Bitmap) NextSet(from uint64) uint64 {
 // NextClear returns the first clear bit at or after from, Bits() if there is
 // none. Full pages are skipped whole.
 func (b *Bitmap) NextClear(from uint64) uint64 {
-	if from >= b.bits {
-		return b.bits
-	}
-	w := from / bitsPerWord
-	if v := ^b.words[w] >> (from % bitsPerWord); v != 0 {
-		return min(b.bits, from+uint64(bits.TrailingZeros64(v)))
-	}
-	for w++; w < uint64(len(b.words)); w++ {
-		if w%wordsPerPage == 0 && b.pages[w/wordsPerPage].weight == bitsPerPage {
-			w += wordsPerPage - 1
+	for p := from / bitsPerPage; p < uint64(len(b.pages)); p++ {
+		pg := &b.pages[p]
+		if pg.weight == b.capacity(p) {
 			continue
 		}
-		if v := ^b.words[w]; v != 0 {
-			return min(b.bits, w*bitsPerWord+uint64(bits.TrailingZeros64(v)))
+		at := max(from, p*bitsPerPage)
+		if pg.words == nil {
+			return min(b.bits, at)
+		}
+		for w := at / bitsPerWord; w < (p+1)*wordsPerPage; w++ {
+			if v := ^pg.words[w%wordsPerPage] & (^uint64(0) << (max(at, w*bitsPerWord) - w*bitsPerWord)); v != 0 {
+				return min(b.bits, w*bitsPerWord+uint64(bits.TrailingZeros64(v)))
+			}
 		}
 	}
 	return b.bits
@@ -255,11 +349,7 @@ func (b *Bitmap) Words(word uint64, dst []byte) {
 		panic(fmt.Sprintf("meta: Bitmap.Words into %d bytes", len(dst)))
 	}
 	for ; len(dst) > 0; dst = dst[8:] {
-		var v uint64
-		if word < uint64(len(b.words)) {
-			v = b.words[word]
-		}
-		binary.LittleEndian.PutUint64(dst, v)
+		binary.LittleEndian.PutUint64(dst, b.word(word))
 		word++
 	}
 }
@@ -308,13 +398,23 @@ func (b *Bitmap) markAll(f pageFlags) {
 func (b *Bitmap) Resize(size drbd.Sector, setNew bool) {
 	old := *b
 	b.allocate(size)
-	copy(b.words, old.words)
-	if b.bits > 0 {
-		b.words[(b.bits-1)/bitsPerWord] &= wordMask((b.bits-1)/bitsPerWord, 0, b.bits-1)
-		clear(b.words[(b.bits-1)/bitsPerWord+1:])
+	if n := len(old.pages); n > 0 {
+		old.expand(uint64(n - 1)) // "all set" is going to mean more bits, or fewer
+		if n > len(b.pages) && len(b.pages) > 0 {
+			old.expand(uint64(len(b.pages) - 1))
+		}
 	}
+	b.spare = old.spare
+	copy(b.pages, old.pages)
 	for p := range b.pages {
-		b.recount(p)
+		pg := &b.pages[p]
+		pg.flags = 0
+		weight := pg.weight
+		if pg.weight = 0; pg.words == nil {
+			b.reweigh(uint64(p), weight)
+			continue
+		}
+		b.replace(uint64(p), pg.words)
 	}
 	if setNew && b.bits > old.bits {
 		b.Set(old.bits, b.bits-1)
@@ -322,14 +422,18 @@ func (b *Bitmap) Resize(size drbd.Sector, setNew bool) {
 	b.markAll(pageSets | pageClears)
 }
 
-// recount brings the weights up to date after page p's words were replaced.
-func (b *Bitmap) recount(p int) {
+// replace makes words the content of page p, but for bits beyond the device.
+func (b *Bitmap) replace(p uint64, words *[wordsPerPage]uint64) {
 	n := 0
-	for _, v := range b.words[p*wordsPerPage:][:wordsPerPage] {
-		n += bits.OnesCount64(v)
+	for i := range words {
+		if w := p*wordsPerPage + uint64(i); w*bitsPerWord < b.bits {
+			words[i] &= wordMask(w, 0, b.bits-1)
+		} else {
+			words[i] = 0
+		}
+		n += bits.OnesCount64(words[i])
 	}
-	b.weight = b.weight - uint64(b.pages[p].weight) + uint64(n)
-	b.pages[p].weight = uint16(n)
+	b.reweigh(p, uint16(n))
 }
 
 // Pages is the number of 4 KiB pages that the bitmap takes on disk.
@@ -364,8 +468,8 @@ func (b *Bitmap) PageHasClears(p int) bool { return b.pages[p].flags&pageAnyClea
 // unless the first copy is given up.
 func (b *Bitmap) EncodePage(p int, dst []byte) {
 	dst = dst[:BlockSize]
-	for i, v := range b.words[p*wordsPerPage:][:wordsPerPage] {
-		binary.LittleEndian.PutUint64(dst[i*8:], v)
+	for i := range wordsPerPage {
+		binary.LittleEndian.PutUint64(dst[i*8:], b.word(uint64(p*wordsPerPage+i)))
 	}
 	// Flags of an earlier copy that never was marked clean are kept.
 	f := &b.pages[p].flags
@@ -388,14 +492,15 @@ func (b *Bitmap) MarkClean(p int) {
 // beyond the device, which DRBD may leave there, are ignored.
 func (b *Bitmap) LoadPage(p int, src []byte) {
 	src = src[:BlockSize]
-	words := b.words[p*wordsPerPage:][:wordsPerPage]
-	for i := range words {
-		words[i] = 0
-		if w := uint64(p*wordsPerPage + i); w*bitsPerWord < b.bits {
-			words[i] = binary.LittleEndian.Uint64(src[i*8:]) & wordMask(w, 0, b.bits-1)
+	if allZero(src) {
+		b.reweigh(uint64(p), 0)
+	} else {
+		words := b.expand(uint64(p))
+		for i := range words {
+			words[i] = binary.LittleEndian.Uint64(src[i*8:])
 		}
+		b.replace(uint64(p), words)
 	}
-	b.recount(p)
 	if b.pages[p].flags != 0 {
 		b.pages[p].flags = 0
 		b.dirty--
