@@ -98,10 +98,10 @@ func (w *World) cutPower(n *Node) {
 	c.paired = w.paired()
 	keep := 0.0
 	if c.point.Seed != 0 {
-		w.rng, keep = newRand(c.point.Seed), 0.5
+		w.dice, keep = &dice{mix(c.point.Seed)}, 0.5
 	}
 	n.Kill(true, keep)
-	w.rng = nil
+	w.dice = nil
 }
 
 // paired reports whether both nodes are connected and hold the same good data.

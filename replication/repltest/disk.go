@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 
 	"github.com/pollux-project/pollux/replication/meta"
@@ -93,9 +92,9 @@ func (d *dataDisk) commit(snap []sectorVersion) {
 
 // crash is a power failure: each sector that is not synced survives with
 // probability p.
-func (d *dataDisk) crash(rng *rand.Rand, p float64) {
+func (d *dataDisk) crash(rng *dice, p float64) {
 	for _, i := range sortedKeys(d.unsynced) {
-		if p > 0 && rng.Float64() < p {
+		if rng.chance(p) {
 			d.durable[i] = d.now[i]
 		}
 	}
@@ -161,9 +160,9 @@ func (d *metaDisk) commit() {
 	clear(d.unsynced)
 }
 
-func (d *metaDisk) crash(rng *rand.Rand, p float64) {
+func (d *metaDisk) crash(rng *dice, p float64) {
 	for _, i := range sortedKeys(d.unsynced) {
-		if p > 0 && rng.Float64() < p {
+		if rng.chance(p) {
 			copy(d.durable[i*sectorSize:][:sectorSize], d.now[i*sectorSize:])
 		}
 	}

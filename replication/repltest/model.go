@@ -341,6 +341,11 @@ func (m *Model) crashed(n *Node, power bool) {
 		}
 	}
 	m.inflight[n.id] = nil
+	for _, v := range n.Vols {
+		if !v.attached { // its clients saw the peer's copy; this disk comes back as it was left
+			m.lower(int(v.num), n.id, v.data.now)
+		}
+	}
 }
 
 // afterCrash lowers the floors to what was flushed, if the power failure took

@@ -101,7 +101,7 @@ func (n *Node) send(a *replication.Action) {
 	n.w.tracePacket(n, a.Socket, b)
 	s := &l.streams[n.id][a.Socket]
 	if s.dead {
-		if !l.timing[n.id] && n.w.rng != nil { // what TCP says of bytes that nobody acknowledges
+		if !l.timing[n.id] && n.w.dice != nil { // what TCP says of bytes that nobody acknowledges
 			l.timing[n.id] = true
 			n.w.after(stallMS*1000, func() { n.linkDown(l, drbd.Timeout) })
 		}

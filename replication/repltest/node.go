@@ -57,7 +57,7 @@ const (
 )
 
 func newNode(w *World, id int) *Node {
-	n := &Node{w: w, id: id, name: string(rune('a' + id)), faults: map[fault]int{}}
+	n := &Node{w: w, id: id, name: string(rune('a' + id)), fence: w.cfg.FenceCode[id], faults: map[fault]int{}}
 	sectors := w.cfg.Sectors
 	if id == 1 && w.cfg.OtherSize != 0 {
 		sectors = w.cfg.OtherSize
@@ -180,8 +180,8 @@ func (n *Node) Kill(power bool, keep float64) {
 	n.wantLink, n.pausedAt, n.discard = false, nil, false
 	if power {
 		for _, v := range n.Vols {
-			v.data.crash(n.w.rng, keep)
-			v.meta.crash(n.w.rng, keep)
+			v.data.crash(n.w.dice, keep)
+			v.meta.crash(n.w.dice, keep)
 		}
 	}
 	n.w.Model.afterCrash(n, power)
@@ -201,7 +201,7 @@ func (n *Node) step(ev *replication.Event) {
 }
 
 func (n *Node) stepSafely(ev *replication.Event) (acts []replication.Action) {
-	if n.w.rng != nil { // a simulation reports the seed; a script shows the stack
+	if n.w.dice != nil { // a simulation reports the seed; a script shows the stack
 		defer func() {
 			if p := recover(); p != nil {
 				n.w.fail("%s: panic: %v\n%s", n.name, p, stack())

@@ -3,7 +3,6 @@ package repltest
 import (
 	"container/heap"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
@@ -24,6 +23,7 @@ type Config struct {
 	Disk       [2]replication.DiskOptions
 	NoData     bool       // on-no-data-accessible suspend-io
 	FenceAgent bool       // a fence-peer handler is configured
+	FenceCode  [2]int     // of the fence-peer handlers, 0: they never end
 	Synced     bool       // both volumes begin UpToDate and equal
 	UUIDs      meta.UUIDs // then these are theirs
 }
@@ -55,7 +55,8 @@ type World struct {
 	now        int64 // µs
 	seq        uint64
 	queue      eventQueue
-	rng        *rand.Rand
+	dice       *dice  // nil: all delays are fixed
+	same       uint64 // how many events were due at this very time
 	links      int
 	connecting bool
 	Model      *Model
@@ -72,7 +73,7 @@ type World struct {
 func NewWorld(cfg Config) *World {
 	w := &World{cfg: cfg, Reachable: true, now: 1000}
 	if cfg.Seed != 0 {
-		w.rng = rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15))
+		w.dice = &dice{cfg.Seed}
 	}
 	w.Model = newModel(w)
 	for i := range w.Nodes {
@@ -118,7 +119,7 @@ func (w *World) Run(ms int64) {
 	end := w.now + ms*1000
 	for w.failure == nil && !w.crash.halted && len(w.queue) > 0 && w.queue[0].at <= end {
 		it := heap.Pop(&w.queue).(item)
-		w.now = max(w.now, it.at)
+		w.shake(it.at)
 		it.f()
 		w.steps++
 		if w.steps%64 == 0 {
@@ -151,21 +152,21 @@ func (w *World) fail(format string, args ...any) {
 	}
 }
 
-func (w *World) jitter(n int64) int64 {
-	if w.rng == nil {
-		return 0
+// shake sets the clock. What an event draws depends on its time only.
+func (w *World) shake(at int64) {
+	if at > w.now {
+		w.now, w.same = at, 0
+	} else {
+		w.same++
 	}
-	return w.rng.Int64N(n)
+	if w.dice != nil {
+		w.dice.state = mix(w.cfg.Seed, uint64(w.now), w.same)
+	}
 }
 
-func (w *World) pick(n int) int {
-	if w.rng == nil {
-		return 0
-	}
-	return w.rng.IntN(n)
-}
-
-func (w *World) chance(p float64) bool { return w.rng != nil && w.rng.Float64() < p }
+func (w *World) jitter(n int64) int64  { return w.dice.jitter(n) }
+func (w *World) pick(n int) int        { return w.dice.pick(n) }
+func (w *World) chance(p float64) bool { return w.dice.chance(p) }
 
 // netDelay and diskDelay: mostly short, sometimes long.
 func (w *World) netDelay() int64 {
@@ -181,5 +182,3 @@ func (w *World) diskDelay() int64 {
 	}
 	return 100 + w.jitter(800)
 }
-
-func newRand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0x5851f42d4c957f2d)) }

@@ -1,0 +1,180 @@
+package repltest
+
+import (
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication"
+)
+
+// operatorFeature is what operators and cluster managers ask for, right or wrong.
+var operatorFeature = feature{
+	name:   "operator",
+	choose: choosePolicies,
+	troubles: []*trouble{
+		{"attach", 8, func(_ *sim, n *Node) {
+			for i := range n.Vols {
+				n.Attach(i)
+			}
+		}},
+		{"detach", 5, func(s *sim, n *Node) {
+			n.Command(replication.Command{Kind: replication.CmdDetach, Volume: uint16(s.w.pick(len(n.Vols))), Force: s.w.chance(0.3)}, nil)
+		}},
+		{"promote", 9, func(s *sim, n *Node) { s.promote(n, s.w.chance(0.1)) }},
+		{"demote", 8, func(s *sim, n *Node) { s.demote(n) }},
+		{"disconnect", 5, func(s *sim, n *Node) {
+			n.Command(replication.Command{Kind: replication.CmdDisconnect, Force: s.w.chance(0.3)}, nil)
+		}},
+		{"connect", 7, func(s *sim, n *Node) { s.connect(n, s.w.chance(0.1)) }},
+		{"invalidate", 3, func(s *sim, n *Node) { s.invalidate(n) }},
+		{"outdate", 2, func(_ *sim, n *Node) { n.Command(replication.Command{Kind: replication.CmdOutdate}, nil) }},
+	},
+	heal: func(s *sim) {
+		for _, n := range s.w.Nodes {
+			n.fence = 7
+		}
+	},
+}
+
+// choosePolicies draws protocol, fencing and what else the configuration decides.
+func choosePolicies(d *dice, c *Config) {
+	protocol := "CCCCAB"[d.pick(6)]
+	fencing := replication.Fencing(0)
+	if d.chance(0.25) {
+		fencing = replication.Fencing(1 + d.pick(2))
+		c.FenceAgent = d.chance(0.8)
+	}
+	c.NoData = d.chance(0.2)
+	policies := [2]uint32{}
+	if d.chance(0.2) {
+		policies[0] = []uint32{replication.SBDiscardZeroChanges, replication.SBDiscardLeastChanges, replication.SBDiscardYoungerPrimary}[d.pick(3)]
+		policies[1] = []uint32{replication.SBConsensus, replication.SBDiscardSecondary}[d.pick(2)]
+	}
+	for i := range c.Net {
+		c.Net[i].Protocol = protocol
+		c.Net[i].AfterSB0P, c.Net[i].AfterSB1P = policies[0], policies[1]
+		c.Disk[i].Fencing = fencing
+		c.Disk[i].OnIOError = replication.OnIOError(d.pick(2))
+		c.FenceCode[i] = []int{0, 4, 4, 5, 7, 1}[d.pick(6)]
+	}
+}
+
+func (s *sim) connect(n *Node, discard bool) {
+	n.Command(replication.Command{Kind: replication.CmdConnect, Force: discard}, func(err error) {
+		if err == nil && discard {
+			s.m.Excuse(n)
+		}
+	})
+}
+
+func (s *sim) invalidate(n *Node) {
+	kind, victim := replication.CmdInvalidate, n
+	if s.w.chance(0.5) {
+		kind, victim = replication.CmdInvalidateRemote, s.w.Nodes[1-n.id]
+	}
+	s.m.Excuse(victim)
+	n.Command(replication.Command{Kind: kind, Volume: uint16(s.w.pick(len(n.Vols)))}, nil)
+}
+
+// promote makes n Primary and opens its volumes.
+func (s *sim) promote(n *Node, force bool) {
+	c := s.clients[n.id]
+	n.Command(replication.Command{Kind: replication.CmdPrimary, Force: force}, func(err error) {
+		if err != nil || c.opened && c.life == n.life {
+			return
+		}
+		c.life, c.under = n.life, 0
+		s.w.after(0, func() {
+			n.Command(replication.Command{Kind: replication.CmdOpen}, func(err error) {
+				c.opened = err == nil && c.life == n.life
+				s.w.after(0, s.drive)
+			})
+		})
+	})
+}
+
+// demote closes the volumes of n, once its clients are done, and makes it Secondary.
+func (s *sim) demote(n *Node) {
+	c := s.clients[n.id]
+	if !c.opened || c.life != n.life || s.w.chance(0.1) {
+		n.Command(replication.Command{Kind: replication.CmdSecondary}, nil)
+		return
+	}
+	c.opened = false
+	var wait func()
+	wait = func() {
+		if c.life != n.life || !n.alive {
+			return
+		}
+		if c.under > 0 {
+			s.w.after(20000, wait)
+			return
+		}
+		n.Command(replication.Command{Kind: replication.CmdClose}, func(error) {
+			s.w.after(0, func() { n.Command(replication.Command{Kind: replication.CmdSecondary}, nil) })
+		})
+	}
+	wait()
+}
+
+// resolve is the operator's way out of what does not heal by itself.
+func (s *sim) resolve(round int) {
+	w := s.w
+	a, b := w.Nodes[0], w.Nodes[1]
+	sa, sb := a.state(0), b.state(0)
+	winner, victim := a, b
+	good := func(n *Node, s drbd.State) int {
+		if n.res.Role() == drbd.Primary {
+			return 2*int(s.Disk) + 1
+		}
+		return 2 * int(s.Disk)
+	}
+	if good(b, sb) > good(a, sa) {
+		winner, victim = b, a
+	}
+	w.trace("resolve round=%d winner=%s: a %v, b %v", round, winner.name, sa, sb)
+	if victim.res.Role() == drbd.Primary { // both are
+		s.demote(victim)
+		w.Run(1500)
+		if victim.res.Role() == drbd.Primary && round > 2 { // its clients never end
+			victim.Kill(false, 1)
+			victim.Up()
+			w.Run(200)
+		}
+	}
+	switch {
+	case sa.Conn >= drbd.Connected && sb.Conn >= drbd.Connected && sa.Disk > drbd.Diskless && sb.Disk > drbd.Diskless:
+		if sa.Disk < drbd.UpToDate && sb.Disk < drbd.UpToDate {
+			s.promote(winner, true)
+		} else {
+			s.m.Excuse(victim)
+			for i := range victim.Vols {
+				if victim.state(i).Disk != drbd.UpToDate {
+					victim.Command(replication.Command{Kind: replication.CmdInvalidate, Volume: uint16(i)}, nil)
+				}
+			}
+		}
+		w.Run(500)
+	default:
+		for _, n := range []*Node{victim, winner} {
+			n.Command(replication.Command{Kind: replication.CmdDisconnect, Force: true}, nil)
+		}
+		w.Run(500)
+		for _, n := range w.Nodes { // what an attach was refused for is seen at the handshake
+			for i := range n.Vols {
+				n.Attach(i)
+			}
+		}
+		if round >= 4 { // copies that nothing can compare: throw one away
+			s.m.Excuse(victim)
+			for i := range victim.Vols {
+				victim.Command(replication.Command{Kind: replication.CmdInvalidate, Volume: uint16(i)}, nil)
+			}
+			w.Run(500)
+		}
+		if sa.Disk == drbd.Inconsistent && sb.Disk == drbd.Inconsistent {
+			s.promote(winner, true)
+			w.Run(500)
+		}
+		s.connect(victim, true)
+		s.connect(winner, false)
+	}
+}
