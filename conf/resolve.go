@@ -434,19 +434,14 @@ func (r *Resource) check(s *ResourceSection, p *pair) error {
 		return s.Pos
 	}
 	n := &r.Net
+	if option, msg := r.conflict(); msg != "" {
+		return errorAt(at(SectionNet, option), "resource %s: %s", s.Name, strings.Replace(option+" "+msg, " it needs", " needs", 1))
+	}
 	switch {
-	case n.AllowTwoPrimaries && n.Protocol != "C":
-		return errorAt(at(SectionNet, "allow-two-primaries"), "resource %s: allow-two-primaries needs protocol C, found protocol %s", s.Name, n.Protocol)
-	case n.OnCongestion != "block" && n.Protocol != "A":
-		return errorAt(at(SectionNet, "on-congestion"), "resource %s: on-congestion %s needs protocol A, found protocol %s", s.Name, n.OnCongestion, n.Protocol)
-	case n.Fencing == "resource-and-stonith" && n.Protocol == "A":
-		return errorAt(at(SectionNet, "fencing"), "resource %s: fencing resource-and-stonith needs protocol B or C, found protocol A", s.Name)
 	case n.Transport != "" && n.Transport != "tcp":
 		return errorAt(at(SectionNet, "transport"), "resource %s: found transport %s, expected tcp: Pollux has no other", s.Name, n.Transport)
 	case n.TLS:
 		return errorAt(at(SectionNet, "tls"), "resource %s: tls is not supported by Pollux, expected \"no\"", s.Name)
-	case n.CramHMACAlg != "" && n.SharedSecret == "":
-		return errorAt(at(SectionNet, "cram-hmac-alg"), "resource %s: cram-hmac-alg needs a shared-secret", s.Name)
 	}
 	return nil
 }

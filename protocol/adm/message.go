@@ -42,7 +42,15 @@ const (
 	CmdInvalidate       Command = "invalidate"        // one volume or all
 	CmdInvalidateRemote Command = "invalidate-remote" // one volume or all
 	CmdOutdate          Command = "outdate"
-	CmdResumeIO         Command = "resume-io" // frozen I/O goes on: the lost peer is down
+	CmdResumeIO         Command = "resume-io"        // frozen I/O goes on: the lost peer is down
+	CmdSuspendIO        Command = "suspend-io"       // I/O waits until resume-io
+	CmdVerify           Command = "verify"           // one volume or all; StartSector, StopSector
+	CmdPauseSync        Command = "pause-sync"       // one volume or all
+	CmdResumeSync       Command = "resume-sync"      // one volume or all
+	CmdResize           Command = "resize"           // one volume or all; SizeSectors, AssumeClean, AssumePeerHasSpace
+	CmdNewCurrentUUID   Command = "new-current-uuid" // one volume or all; ClearBitmap
+	CmdDiskOptions      Command = "disk-options"     // one volume or all; Options, SetDefaults
+	CmdNetOptions       Command = "net-options"      // Options, SetDefaults
 )
 
 // NeedsResource reports whether a request with c must name a resource, and
@@ -52,7 +60,8 @@ func (c Command) NeedsResource() (needs, known bool) {
 	case CmdHello, CmdStatus, CmdEvents, CmdReload:
 		return false, true
 	case CmdUp, CmdDown, CmdAdjust, CmdAttach, CmdDetach, CmdConnect, CmdDisconnect, CmdPrimary,
-		CmdSecondary, CmdInvalidate, CmdInvalidateRemote, CmdOutdate, CmdResumeIO:
+		CmdSecondary, CmdInvalidate, CmdInvalidateRemote, CmdOutdate, CmdResumeIO, CmdSuspendIO,
+		CmdVerify, CmdPauseSync, CmdResumeSync, CmdResize, CmdNewCurrentUUID, CmdDiskOptions, CmdNetOptions:
 		return true, true
 	}
 	return false, false
@@ -74,6 +83,21 @@ type Args struct {
 	Force         bool `json:"force,omitempty"`           // detach, disconnect, primary
 	DiscardMyData bool `json:"discard_my_data,omitempty"` // connect
 	Tentative     bool `json:"tentative,omitempty"`       // connect: only show what would happen
+
+	StartSector        uint64 `json:"start_sector,omitempty"`          // verify
+	StopSector         uint64 `json:"stop_sector,omitempty"`           // verify; 0 is the end
+	SizeSectors        uint64 `json:"size_sectors,omitempty"`          // resize; 0 is all there is
+	AssumeClean        bool   `json:"assume_clean,omitempty"`          // resize: the new part is equal on both
+	AssumePeerHasSpace bool   `json:"assume_peer_has_space,omitempty"` // resize without the peer
+	ClearBitmap        bool   `json:"clear_bitmap,omitempty"`          // new-current-uuid
+
+	// Options are changed until adjust, by name and as the configuration would
+	// have them; SetDefaults first gives all others their defaults.
+	Options     map[string]string `json:"options,omitempty"`
+	SetDefaults bool              `json:"set_defaults,omitempty"`
+
+	SkipDisk bool `json:"skip_disk,omitempty"` // adjust: leave disks and their options alone
+	SkipNet  bool `json:"skip_net,omitempty"`  // adjust: leave connection and net options alone
 }
 
 // Validate reports the first thing wrong with r, as a *ProtocolError.

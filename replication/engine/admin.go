@@ -95,6 +95,45 @@ func (e *Engine) ResumeIO() error {
 	return e.do(replication.Command{Kind: replication.CmdResumeIO})
 }
 
+// SuspendIO has all I/O of clients wait until ResumeIO; what is under way ends,
+// but is not answered.
+func (e *Engine) SuspendIO() error {
+	return e.do(replication.Command{Kind: replication.CmdSuspendIO})
+}
+
+// Verify compares both copies of a volume from start up to stop, in sectors; a
+// stop of 0 is the end. It returns when the comparison has begun.
+func (e *Engine) Verify(vol int, start, stop uint64) error {
+	return e.do(replication.Command{
+		Kind: replication.CmdVerify, Volume: uint16(vol), StartSector: drbd.Sector(start), StopSector: drbd.Sector(stop),
+	})
+}
+
+// PauseSync stops a volume's resync, running or future, until ResumeSync.
+func (e *Engine) PauseSync(vol int) error {
+	return e.do(replication.Command{Kind: replication.CmdPauseSync, Volume: uint16(vol)})
+}
+
+// ResumeSync ends this node's pause of a volume's resync.
+func (e *Engine) ResumeSync(vol int) error {
+	return e.do(replication.Command{Kind: replication.CmdResumeSync, Volume: uint16(vol)})
+}
+
+// Resize has a volume use what its backing device has grown by; size, in
+// sectors, is the most that it shall have, 0 is all. It returns when the new
+// size is in force here.
+func (e *Engine) Resize(vol int, size uint64, assumeClean, assumePeerHasSpace bool) error {
+	return e.do(replication.Command{
+		Kind: replication.CmdResize, Volume: uint16(vol), SizeSectors: size, AssumeClean: assumeClean, Force: assumePeerHasSpace,
+	})
+}
+
+// NewCurrentUUID begins a new data generation on a volume. With clearBitmap
+// both copies count as equal from now on.
+func (e *Engine) NewCurrentUUID(vol int, clearBitmap bool) error {
+	return e.do(replication.Command{Kind: replication.CmdNewCurrentUUID, Volume: uint16(vol), AssumeClean: clearBitmap})
+}
+
 // Open counts a client of volume v in; it is refused on a Secondary, with a
 // text for the client's user. release counts it out.
 func (v *Volume) Open(client string) (release func(), err error) {

@@ -39,8 +39,9 @@ func (a *app) controlCommands() []*cobra.Command {
 		cmd(adm.CmdDisconnect, groupDaily, "end the connection to the peer",
 			"The resource becomes StandAlone and stays so until connect.", "force"),
 		cmd(adm.CmdAdjust, groupDaily, "make the running resource agree with its changed configuration file",
-			"Brings it up if it isn't, attaches missing disks, reconnects."),
-		cmd(adm.CmdResumeIO, groupData, "let I/O go on that is frozen since the peer was lost",
+			"Brings it up if it isn't, attaches missing disks, reconnects. Options are changed on the live connection wherever DRBD\n"+
+				"can do that.", "skip-disk", "skip-net"),
+		cmd(adm.CmdResumeIO, groupData, "let I/O go on that is frozen since the peer was lost, or by suspend-io",
 			"With fencing resource-and-stonith a Primary that loses its peer stops all I/O until the peer is fenced or back.\n"+
 				"Run this only when you know that the peer is down: otherwise both nodes may write (split brain)."),
 		cmd(adm.CmdAttach, groupData, "attach the disk again, after a repair", ""),
@@ -62,6 +63,10 @@ func addControlFlag(co *cobra.Command, c adm.Command, name string, args *adm.Arg
 		}
 	case "discard-my-data":
 		f.BoolVar(&args.DiscardMyData, "discard-my-data", false, "give up what this node wrote since the split brain")
+	case "skip-disk":
+		f.BoolVar(&args.SkipDisk, "skip-disk", false, "leave disks and their options as they are")
+	case "skip-net":
+		f.BoolVar(&args.SkipNet, "skip-net", false, "leave the connection and its options as they are")
 	case "tentative":
 		f.BoolVar(&args.Tentative, "tentative", false, "only negotiate, and log what would happen")
 	}
@@ -108,10 +113,15 @@ func describe(c adm.Command, t target, args adm.Args) string {
 	for _, o := range []struct {
 		on   bool
 		name string
-	}{{args.Force, "--force"}, {args.DiscardMyData, "--discard-my-data"}, {args.Tentative, "--tentative"}} {
+	}{{args.Force, "--force"}, {args.DiscardMyData, "--discard-my-data"}, {args.Tentative, "--tentative"},
+		{args.AssumeClean, "--assume-clean"}, {args.AssumePeerHasSpace, "--assume-peer-has-space"}, {args.ClearBitmap, "--clear-bitmap"},
+		{args.SkipDisk, "--skip-disk"}, {args.SkipNet, "--skip-net"}} {
 		if o.on {
 			s += " " + o.name
 		}
+	}
+	if words := describeOptions(args); words != "" {
+		s += " " + words
 	}
 	return s + " " + t.String()
 }

@@ -20,6 +20,14 @@ type engineAPI interface {
 	InvalidateRemote(vol int) error
 	Outdate() error
 	ResumeIO() error
+	SuspendIO() error
+	// Verify compares both copies of a volume; sectors, stop 0 is the end.
+	Verify(vol int, start, stop uint64) error
+	PauseSync(vol int) error
+	ResumeSync(vol int) error
+	// Resize takes over that the backing device has grown; sectors, 0 is all of it.
+	Resize(vol int, size uint64, assumeClean, assumePeerHasSpace bool) error
+	NewCurrentUUID(vol int, clearBitmap bool) error
 	// Reconfigure takes over changed options; what can't be changed while
 	// running is refused and nothing is changed.
 	Reconfigure(spec resourceSpec) error

@@ -52,14 +52,15 @@ func (r *resource) execute(req adm.Request) error {
 	case adm.CmdDown:
 		return r.down()
 	case adm.CmdAdjust:
-		return r.adjust()
+		return r.adjustParts(req.Args.SkipDisk, req.Args.SkipNet)
 	}
 	eng := r.engine()
 	if eng == nil {
 		return r.notUp()
 	}
 	switch req.Cmd {
-	case adm.CmdAttach, adm.CmdDetach, adm.CmdInvalidate, adm.CmdInvalidateRemote:
+	case adm.CmdAttach, adm.CmdDetach, adm.CmdInvalidate, adm.CmdInvalidateRemote, adm.CmdVerify, adm.CmdPauseSync,
+		adm.CmdResumeSync, adm.CmdResize, adm.CmdNewCurrentUUID:
 		return r.eachVolume(req, eng)
 	case adm.CmdConnect:
 		return eng.Connect(req.Args.DiscardMyData, req.Args.Tentative)
@@ -77,6 +78,10 @@ func (r *resource) execute(req adm.Request) error {
 		return eng.Outdate()
 	case adm.CmdResumeIO:
 		return eng.ResumeIO()
+	case adm.CmdDiskOptions, adm.CmdNetOptions:
+		return r.setOptions(req, eng)
+	case adm.CmdSuspendIO:
+		return eng.SuspendIO()
 	}
 	return &adm.Error{Exit: adm.ExitEnvironment, Text: fmt.Sprintf("%s: polluxd has no command %q", r.name, req.Cmd)}
 }
@@ -94,7 +99,10 @@ func (r *resource) secondary(eng engineAPI) error {
 
 // adjust makes the running resource agree with its configuration, and brings
 // it up if it isn't.
-func (r *resource) adjust() error {
+func (r *resource) adjust() error { return r.adjustParts(false, false) }
+
+// adjustParts is adjust that leaves the disks, or the connection, as they are.
+func (r *resource) adjustParts(skipDisk, skipNet bool) error {
 	eng := r.engine()
 	if eng == nil {
 		return r.up()
@@ -106,13 +114,21 @@ func (r *resource) adjust() error {
 			Advice: fmt.Sprintf("polluxadm down %s, then polluxadm up %s", r.name, r.name),
 		}
 	}
+	if skipNet {
+		spec.Resource = spec.TakeNet(old.Resource)
+	}
+	if skipDisk {
+		for _, v := range spec.Volumes {
+			spec.Resource = spec.TakeDisk(v.Number, old.Resource)
+		}
+	}
 	if err := eng.Reconfigure(spec); err != nil {
 		return err
 	}
 	r.mu.Lock()
 	r.running = spec
 	r.mu.Unlock()
-	return r.complete()
+	return r.completeParts(skipDisk, skipNet)
 }
 
 // needsRestart names the first difference that a running engine can't take
@@ -138,17 +154,9 @@ func needsRestart(old, spec resourceSpec) string {
 }
 
 func (r *resource) eachVolume(req adm.Request, eng engineAPI) error {
-	vols := []int{}
-	for _, v := range r.runningSpec().Volumes {
-		if req.Volume == nil || *req.Volume == v.Number {
-			vols = append(vols, v.Number)
-		}
-	}
-	if len(vols) == 0 {
-		return &adm.Error{
-			Exit: adm.ExitRefused, Number: 127, Text: fmt.Sprintf("%s/%d: Failure: (127) Minor not known", r.name, *req.Volume),
-			Advice: fmt.Sprintf("polluxadm status %s shows its volumes", r.name),
-		}
+	vols, err := r.volumesOf(req)
+	if err != nil {
+		return err
 	}
 	for _, n := range vols {
 		if err := eachVolumeCommand(req, eng, n); err != nil {
@@ -156,6 +164,23 @@ func (r *resource) eachVolume(req adm.Request, eng engineAPI) error {
 		}
 	}
 	return nil
+}
+
+// volumesOf are the volumes that a request means.
+func (r *resource) volumesOf(req adm.Request) ([]int, error) {
+	vols := []int{}
+	for _, v := range r.runningSpec().Volumes {
+		if req.Volume == nil || *req.Volume == v.Number {
+			vols = append(vols, v.Number)
+		}
+	}
+	if len(vols) == 0 {
+		return nil, &adm.Error{
+			Exit: adm.ExitRefused, Number: 127, Text: fmt.Sprintf("%s/%d: Failure: (127) Minor not known", r.name, *req.Volume),
+			Advice: fmt.Sprintf("polluxadm status %s shows its volumes", r.name),
+		}
+	}
+	return vols, nil
 }
 
 func eachVolumeCommand(req adm.Request, eng engineAPI, vol int) error {
@@ -166,8 +191,20 @@ func eachVolumeCommand(req adm.Request, eng engineAPI, vol int) error {
 		return eng.Detach(vol, req.Args.Force)
 	case adm.CmdInvalidate:
 		return eng.Invalidate(vol)
+	case adm.CmdInvalidateRemote:
+		return eng.InvalidateRemote(vol)
+	case adm.CmdVerify:
+		return eng.Verify(vol, req.Args.StartSector, req.Args.StopSector)
+	case adm.CmdPauseSync:
+		return eng.PauseSync(vol)
+	case adm.CmdResumeSync:
+		return eng.ResumeSync(vol)
+	case adm.CmdResize:
+		return eng.Resize(vol, req.Args.SizeSectors, req.Args.AssumeClean, req.Args.AssumePeerHasSpace)
+	case adm.CmdNewCurrentUUID:
+		return eng.NewCurrentUUID(vol, req.Args.ClearBitmap)
 	}
-	return eng.InvalidateRemote(vol)
+	panic(fmt.Sprintf("daemon: no case for the volume command %q", req.Cmd))
 }
 
 func (r *resource) notUp() error {

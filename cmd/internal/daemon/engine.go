@@ -184,9 +184,24 @@ func (r *runningEngine) Invalidate(vol int) error       { return r.refusal(r.e.I
 func (r *runningEngine) InvalidateRemote(vol int) error { return r.refusal(r.e.InvalidateRemote(vol)) }
 func (r *runningEngine) Outdate() error                 { return r.refusal(r.e.Outdate()) }
 func (r *runningEngine) ResumeIO() error                { return r.refusal(r.e.ResumeIO()) }
+func (r *runningEngine) SuspendIO() error               { return r.refusal(r.e.SuspendIO()) }
+func (r *runningEngine) PauseSync(vol int) error        { return r.refusal(r.e.PauseSync(vol)) }
+func (r *runningEngine) ResumeSync(vol int) error       { return r.refusal(r.e.ResumeSync(vol)) }
 func (r *runningEngine) Started()                       { r.e.Started() }
 func (r *runningEngine) Down() error                    { return r.refusal(r.e.Down()) }
 func (r *runningEngine) Close() error                   { return r.e.Close() }
+
+func (r *runningEngine) Verify(vol int, start, stop uint64) error {
+	return r.refusal(r.e.Verify(vol, start, stop))
+}
+
+func (r *runningEngine) Resize(vol int, size uint64, assumeClean, assumePeerHasSpace bool) error {
+	return r.refusal(r.e.Resize(vol, size, assumeClean, assumePeerHasSpace))
+}
+
+func (r *runningEngine) NewCurrentUUID(vol int, clearBitmap bool) error {
+	return r.refusal(r.e.NewCurrentUUID(vol, clearBitmap))
+}
 
 func (r *runningEngine) Reconfigure(spec resourceSpec) error {
 	cfg, err := engineConfig(spec)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/rs/zerolog"
@@ -131,9 +132,24 @@ func heldOpen(res string) error {
 func (e *fakeEngine) Invalidate(int) error           { return e.do("invalidate", func() {}) }
 func (e *fakeEngine) InvalidateRemote(int) error     { return e.do("invalidate-remote", func() {}) }
 func (e *fakeEngine) ResumeIO() error                { return e.do("resume-io", func() {}) }
+func (e *fakeEngine) SuspendIO() error               { return e.do("suspend-io", func() {}) }
+func (e *fakeEngine) PauseSync(int) error            { return e.do("pause-sync", func() {}) }
+func (e *fakeEngine) ResumeSync(int) error           { return e.do("resume-sync", func() {}) }
 func (e *fakeEngine) Started()                       { _ = e.w.call("started", e.spec.Name) }
 func (e *fakeEngine) Outdate() error                 { return e.do("outdate", func() {}) }
 func (e *fakeEngine) Reconfigure(resourceSpec) error { return e.do("reconfigure", func() {}) }
+
+func (e *fakeEngine) Verify(vol int, start, stop uint64) error {
+	return e.do(fmt.Sprintf("verify %d %d %d", vol, start, stop), func() {})
+}
+
+func (e *fakeEngine) Resize(vol int, size uint64, clean, force bool) error {
+	return e.do(fmt.Sprintf("resize %d %d %t %t", vol, size, clean, force), func() {})
+}
+
+func (e *fakeEngine) NewCurrentUUID(vol int, clearBitmap bool) error {
+	return e.do(fmt.Sprintf("new-current-uuid %d %t", vol, clearBitmap), func() {})
+}
 
 func (e *fakeEngine) Backend(int) export.Backend { return &fakeBackend{e} }
 

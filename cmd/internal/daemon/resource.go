@@ -133,19 +133,21 @@ func (r *resource) failed(err error) error {
 
 // complete attaches the volumes that have no disk and connects if the
 // resource is StandAlone.
-func (r *resource) complete() error {
+func (r *resource) complete() error { return r.completeParts(false, false) }
+
+func (r *resource) completeParts(skipDisk, skipNet bool) error {
 	eng, spec := r.engine(), r.runningSpec()
 	st := eng.Status()
 	for _, v := range spec.Volumes {
 		i := slices.IndexFunc(st.Volumes, func(s adm.Volume) bool { return s.Volume == v.Number })
-		if v.Disk == "" || (i >= 0 && st.Volumes[i].Disk != "Diskless") {
+		if skipDisk || v.Disk == "" || (i >= 0 && st.Volumes[i].Disk != "Diskless") {
 			continue
 		}
 		if err := eng.Attach(v.Number); err != nil {
 			return err
 		}
 	}
-	if st.Connection == "StandAlone" {
+	if st.Connection == "StandAlone" && !skipNet {
 		return eng.Connect(false, false)
 	}
 	return nil
