@@ -90,6 +90,10 @@ type Superblock struct {
 
 	ALStripes      uint32
 	ALStripeSize4k uint32 // blocks of 4 KiB in one stripe
+
+	// Term is Pollux's own, in the reserved bytes; the zero value if there is none
+	// (or a damaged one, which is as good as none).
+	Term TermRecord
 }
 
 // NewSuperblock returns the superblock that create-md writes for l: just
@@ -111,8 +115,8 @@ func NewSuperblock(l Layout) Superblock {
 // MDFALClean, which is what the kernel asks for at attach.
 func (sb *Superblock) Clean() bool { return !sb.Unclean && sb.Flags&MDFALClean != 0 }
 
-// Encode writes the superblock to dst[:BlockSize], reserved bytes as zero.
-// It does not allocate.
+// Encode writes the superblock to dst[:BlockSize], reserved bytes as zero but for
+// a term record. It does not allocate.
 func (sb *Superblock) Encode(dst []byte) {
 	dst = dst[:BlockSize]
 	clear(dst[superblockFields:])
@@ -138,6 +142,7 @@ func (sb *Superblock) Encode(dst []byte) {
 	be.PutUint32(dst[84:], sb.PeerMaxBio)
 	be.PutUint32(dst[88:], sb.ALStripes)
 	be.PutUint32(dst[92:], sb.ALStripeSize4k)
+	sb.Term.Encode(dst[termRecordOffset:])
 }
 
 // DecodeSuperblock reads a superblock from b[:BlockSize]. Stripes that are not
@@ -177,6 +182,8 @@ func DecodeSuperblock(b []byte) (Superblock, error) {
 	if sb.ALStripes == 0 && sb.ALStripeSize4k == 0 {
 		sb.ALStripes, sb.ALStripeSize4k = defaultStripes, defaultStripeSize4k
 	}
+	// A damaged record must not cost the disk: without it the term is unknown.
+	sb.Term, _ = DecodeTermRecord(b[termRecordOffset:])
 	if err := checkStripes(uint64(sb.ALStripes), uint64(sb.ALStripeSize4k)); err != nil {
 		return Superblock{}, &CorruptError{Offset: 88, What: err.Error()}
 	}

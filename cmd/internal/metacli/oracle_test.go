@@ -360,3 +360,110 @@ func TestOracleStateCommands(t *testing.T) {
 		mustEqualFiles(t, theirs, mine)
 	}
 }
+
+// What the term record relies on: drbdmeta takes a superblock that has one, and
+// zeroes it whenever it writes the superblock. (drbd.ko does the same:
+// scripts/lab/superblock-facts.) Our own commands keep it.
+func TestOracleTermRecord(t *testing.T) {
+	tool := needOracle(t)
+	const size = 64 << 20
+	rec := meta.TermRecord{Seq: 5, NameHash: meta.NameHash("r0"), CurrentUUID: 0x1111111111111110, Term: 7, Promised: 8}
+	const gi = "1111111111111110:0:0:0:1:1:0:0:0:0"
+	img := filepath.Join(t.TempDir(), "disk.img")
+	if err := os.WriteFile(img, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(img, size); err != nil {
+		t.Fatal(err)
+	}
+	mustRun := func(r result) {
+		t.Helper()
+		if r.code != 0 {
+			t.Fatalf("status %d: %s%s", r.code, r.stdout, r.stderr)
+		}
+	}
+	mustRun(drbdmeta(t, tool, img, "internal", "create-md"))
+	mustRun(drbdmeta(t, tool, img, "internal", "set-gi", gi))
+	dump := filepath.Join(t.TempDir(), "md")
+	// plant puts rec into img as Pollux would, unclean as after a crash.
+	plant := func(path string) {
+		t.Helper()
+		withSuperblock(t, path, func(sb *meta.Superblock) { sb.Term, sb.Unclean = rec, true; sb.Flags &^= meta.MDFALClean })
+	}
+	record := func(path string) (got meta.TermRecord) {
+		t.Helper()
+		withSuperblock(t, path, func(sb *meta.Superblock) { got = sb.Term })
+		return got
+	}
+	for _, tt := range []struct {
+		name          string
+		args          []string
+		writes, keeps bool // the superblock; ours keeps the record
+	}{
+		{"dstate", []string{"dstate"}, false, true},
+		{"get-gi", []string{"get-gi"}, false, true},
+		{"apply-al", []string{"apply-al"}, true, true},
+		{"dump-md", []string{"dump-md"}, false, true},
+		{"outdate", []string{"outdate"}, true, true},
+		{"set-gi", []string{"set-gi", gi}, true, true},
+		{"restore-md", []string{"restore-md", dump}, true, false},
+		{"create-md", []string{"create-md"}, true, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			plant(img)
+			before := copyFile(t, img)
+			if tt.name != "apply-al" {
+				mustRun(drbdmeta(t, tool, before, "internal", "apply-al"))
+				withSuperblock(t, before, func(sb *meta.Superblock) { sb.Term = rec })
+			}
+			mine := copyFile(t, before)
+			r := drbdmeta(t, tool, append([]string{before, "internal"}, tt.args...)...)
+			mustRun(r)
+			if tt.name == "dump-md" {
+				if err := os.WriteFile(dump, []byte(r.stdout), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := rec
+			if tt.writes {
+				want = meta.TermRecord{}
+			}
+			if got := record(before); got != want {
+				t.Errorf("drbdmeta left the record %+v, want %+v", got, want)
+			}
+			mustRun(ours(t, append([]string{mine, "internal"}, tt.args...)...))
+			if want = rec; !tt.keeps {
+				want = meta.TermRecord{}
+			}
+			if got := record(mine); got != want {
+				t.Errorf("polluxmeta left the record %+v, want %+v", got, want)
+			}
+		})
+	}
+}
+
+// withSuperblock lets f change the superblock of an image with internal metadata.
+func withSuperblock(t testing.TB, path string, f func(*meta.Superblock)) {
+	t.Helper()
+	d, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	info, err := d.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := meta.NewLayout(meta.Internal, 0, info.Size(), 0, 1, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sb, l, err := meta.ReadSuperblock(d, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f(&sb)
+	if err := meta.WriteSuperblock(d, l, sb); err != nil {
+		t.Fatal(err)
+	}
+}
