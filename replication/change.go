@@ -119,6 +119,12 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 			r.sendStateWord(v, ns)
 		}
 	}
+	switch paused, was := v.rs.running && ns.Paused(), v.rs.pausedAt != 0; {
+	case paused && !was:
+		r.resyncPaused(v)
+	case was && !paused:
+		r.resyncResumed(v)
+	}
 	if ns.Conn == drbd.WFBitMapS && os.Conn != drbd.WFBitMapS {
 		r.startBitmap(v)
 	}

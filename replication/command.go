@@ -175,6 +175,10 @@ func (r *Resource) runCommand(c *command) {
 		r.runOutdate(c)
 	case CmdSetOptions:
 		r.runSetOptions(c)
+	case CmdPauseSync, CmdResumeSync:
+		r.runPause(c)
+	case CmdSyncAfter:
+		r.runDependency(c)
 	case CmdResumeIO:
 		r.susp = false
 		if r.suspFen && !r.isUp() {

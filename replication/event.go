@@ -225,6 +225,7 @@ const (
 	CmdSuspendIO
 	CmdPauseSync      // Volume's resync, until CmdResumeSync
 	CmdResumeSync     // the operator's pause ends
+	CmdSyncAfter      // Waits: Volume's resync is paused by its resync-after option, or no longer
 	CmdVerify         // compare both copies of Volume from StartSector up to StopSector
 	CmdResize         // SizeSectors, AssumeClean, Force (assume-peer-has-space)
 	CmdNewCurrentUUID // AssumeClean: --clear-bitmap
@@ -244,6 +245,7 @@ type Command struct {
 	SizeSectors             uint64      // CmdResize: the user's size, 0 = all there is
 	AssumeClean             bool
 	Term                    uint64 // CmdPromiseTerm
+	Waits                   bool   // CmdSyncAfter
 }
 
 // A RequestError is a refusal with a DRBD request error number (101..170).

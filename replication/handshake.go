@@ -311,6 +311,11 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 		case ps.Conn >= drbd.StartingSyncS && ps.Conn <= drbd.WFSyncUUID:
 			real = drbd.Inconsistent
 		case os.Conn >= drbd.SyncSource && ps.Conn == drbd.Connected:
+			if isp := ps.AftrISP || ps.UserISP; isp != os.PeerISP {
+				ns := os
+				ns.PeerISP = isp
+				r.setState(v, ns, "the peer's state")
+			}
 			v.rs.peerDone = true
 			r.hurry() // bits of writes go only with their epoch's acknowledgement
 			r.sourceMayFinish(v)

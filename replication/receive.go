@@ -431,9 +431,7 @@ func (r *Resource) peerEnded(p *peerRequest, err error) {
 		v.active.removeAt(resyncAsked, p.sector)
 	}
 	r.releasePeer(p)
-	if v.st.Conn == drbd.SyncTarget {
-		r.askResync(v)
-	}
+	r.askResync(v)
 	r.checkResyncDone(v)
 }
 

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
-	"github.com/pollux-project/pollux/replication/meta"
 )
 
 // Our own pacing of a resync. DRBD's tick allows only what fits into
@@ -14,9 +13,6 @@ const (
 	resyncRequestBytes = 256 << 10 // largest block asked for
 	resyncBurstMS      = 200       // what the token bucket holds
 )
-
-// bitmapBurst is how many bitmap packets are filed before the socket is looked at.
-const bitmapBurst = 64
 
 // resync is the state of one resync of a volume, on either side.
 type resync struct {
@@ -33,6 +29,8 @@ type resync struct {
 	tokens   int64  // bytes
 	filled   Tick   // when tokens were last added
 	began    Tick
+	pausedAt Tick          // 0 while it runs
+	pausedMS Tick          // all pauses that are over
 	marks    [8]resyncMark // for the rate: one a second
 	mark     int
 }
@@ -40,67 +38,6 @@ type resync struct {
 type resyncMark struct {
 	at   Tick
 	left uint64
-}
-
-// startBitmap begins to send the bitmap of v; clients' writes wait meanwhile.
-func (r *Resource) startBitmap(v *volume) {
-	v.tx = drbd.NewBitmapSender(v.bitmap, r.net.UseRLE)
-	r.setTimer(timerHandshake, handshakeMS)
-	r.sendBitmaps()
-}
-
-// sendBitmaps files bitmap packets, some at a time.
-func (r *Resource) sendBitmaps() {
-	if !r.isUp() {
-		return
-	}
-	for _, v := range r.vols {
-		for i := 0; v.tx != nil; i++ {
-			if i == bitmapBurst {
-				r.emit(Action{Kind: WantDrain})
-				return
-			}
-			cmd, payload, done := v.tx.Next(nil)
-			start := r.beginPacket(cmd, v.num, len(payload))
-			r.arena = append(r.arena, payload...)
-			r.endPacket(drbd.DataSocket, start, nil)
-			if !done {
-				continue
-			}
-			v.tx = nil
-			r.kick = true
-			if v.st.Conn == drbd.WFBitMapT {
-				ns := v.st
-				ns.Conn = drbd.WFSyncUUID
-				r.setState(v, ns, "bitmaps exchanged")
-			}
-		}
-	}
-}
-
-func (r *Resource) receivedBitmap(v *volume, cmd drbd.Command, payload []byte) error {
-	if v.st.Conn != drbd.WFBitMapS && v.st.Conn != drbd.WFBitMapT || v.bitmap == nil {
-		return &drbd.ProtocolError{Packet: cmd, Field: "state", Got: v.st.Conn, Want: "WFBitMapS or WFBitMapT"}
-	}
-	if v.rx == nil {
-		v.rx = drbd.NewBitmapReceiver(v.bitmap)
-	}
-	v.meta.touched = true
-	done, err := v.rx.Receive(cmd, payload)
-	if err != nil || !done {
-		return err
-	}
-	v.rx = nil
-	if v.st.Conn == drbd.WFBitMapT {
-		v.storeAll()
-		r.startBitmap(v)
-		return nil
-	}
-	if v.tx != nil {
-		return &drbd.ProtocolError{Packet: cmd, Field: "order", Got: "the peer's bitmap", Want: "ours to be received first"}
-	}
-	r.startSource(v)
-	return nil
 }
 
 // startSource makes this node SyncSource. The sync UUID is on disk before the
@@ -159,7 +96,7 @@ func (r *Resource) receivedSyncUUID(v *volume, x uint64) error {
 func (r *Resource) resyncTick() {
 	again := false
 	for _, v := range r.vols {
-		if !v.rs.running {
+		if !v.rs.running || v.rs.pausedAt != 0 {
 			continue
 		}
 		again = true
@@ -173,127 +110,6 @@ func (r *Resource) resyncTick() {
 	if again {
 		r.setTimer(timerResync, resyncTickMS)
 	}
-}
-
-// resyncRate is the ceiling in bytes per second.
-func (v *volume) resyncRate() int64 {
-	if v.opts.CPlanAhead == 0 {
-		return int64(v.opts.ResyncRateKiB) << 10
-	}
-	return int64(v.opts.CMaxRateKiB) << 10
-}
-
-// askResync asks for as many blocks as window and rate allow.
-func (r *Resource) askResync(v *volume) {
-	s := &v.rs
-	if v.st.Conn != drbd.SyncTarget || !s.ready || s.ending {
-		return
-	}
-	rate := v.resyncRate()
-	s.tokens = min(s.tokens+rate*int64(r.now-s.filled)/1000, max(rate*resyncBurstMS/1000, resyncRequestBytes))
-	s.filled = r.now
-	window := uint64(max(r.net.MaxBuffers, 32)) * 4096 / 2
-	for s.tokens > 0 && s.inFlight < window {
-		bit := v.bitmap.NextSet(s.pos)
-		if bit >= v.bitmap.Bits() {
-			s.pos = bit
-			if s.inFlight > 0 || v.bitmap.Weight() <= s.failed {
-				return
-			}
-			if !s.skipped && s.failed > 0 {
-				s.failed = v.bitmap.Weight() // what is left cannot be had
-				return
-			}
-			s.pos, s.skipped, s.failed = 0, false, 0 // once more, at the next tick
-			return
-		}
-		sector := meta.Bit(bit).Sector()
-		size := r.resyncBlock(v, bit)
-		s.pos = bit + uint64(size+4095)/4096
-		end := sector + drbd.Sector(size>>9)
-		if v.active.busy(sector, end, resyncAskWaitsFor|resyncAsked) {
-			s.skipped = true
-			continue
-		}
-		v.active.insert(sector, end, resyncAsked, 0)
-		s.inFlight += uint64(size)
-		s.tokens -= int64(size)
-		start := r.beginPacket(drbd.CmdRSDataRequest, v.num, 24)
-		r.arena = drbd.BlockRequest{Sector: sector, BlockID: drbd.ResyncID, Size: size}.Append(r.arena)
-		r.endPacket(drbd.DataSocket, start, nil)
-	}
-}
-
-// resyncBlock is the size in bytes of the request that begins at bit: dirty
-// neighbours are merged while it stays aligned to its size (7.2).
-func (r *Resource) resyncBlock(v *volume, bit uint64) uint32 {
-	n := uint64(1)
-	for n*4096 < resyncRequestBytes && bit%(2*n) == 0 && bit+2*n <= v.bitmap.Bits() &&
-		v.bitmap.NextClear(bit+n) >= bit+2*n {
-		n *= 2
-	}
-	size := n * 4096
-	if left := uint64((v.size - meta.Bit(bit).Sector()).Bytes()); size > left {
-		size = left
-	}
-	return uint32(size)
-}
-
-// receivedResyncData has one block written that we asked for.
-func (r *Resource) receivedResyncData(v *volume, d drbd.Data, data []byte) (kept bool, err error) {
-	size := uint32(len(data))
-	if err := v.checkRange(drbd.CmdRSDataReply, d.Sector, size); err != nil {
-		return false, err
-	}
-	if !v.answered(d.Sector, size) {
-		return false, &drbd.ProtocolError{Packet: drbd.CmdRSDataReply, Field: "sector", Got: d.Sector, Want: "a block that was asked for"}
-	}
-	if v.st.Disk < drbd.Inconsistent {
-		v.active.removeAt(resyncAsked, d.Sector)
-		r.sendAck(drbd.CmdNegAck, v, d.Sector, drbd.ResyncID, size)
-		return false, nil
-	}
-	p := r.peer.alloc()
-	p.kind, p.op, p.v, p.sector, p.size, p.block = resyncWrite, OpWrite, v, d.Sector, size, drbd.ResyncID
-	p.conn, p.data = r.connGen, data
-	r.peer.bytes += int64(size)
-	v.stats.ReceivedBytes += uint64(size)
-	r.beginPeer(p)
-	r.askResync(v)
-	return true, nil
-}
-
-// answered takes an answer into account; it reports whether it was asked for.
-// The range stays taken until the block is written.
-func (v *volume) answered(s drbd.Sector, size uint32) bool {
-	for i := range v.active.r {
-		if a := &v.active.r[i]; a.kind == resyncAsked && a.start == s && a.id == 0 && a.end == s+drbd.Sector(size>>9) {
-			a.id = 1
-			v.rs.inFlight -= min(v.rs.inFlight, uint64(size))
-			return true
-		}
-	}
-	return false
-}
-
-// gotResyncRefusal: the source could not, or need not, send a block.
-func (r *Resource) gotResyncRefusal(v *volume, cmd drbd.Command, a drbd.BlockAck) error {
-	if !v.answered(a.Sector, a.Size) {
-		return &drbd.ProtocolError{Packet: cmd, Field: "sector", Got: a.Sector, Want: "a block that was asked for"}
-	}
-	v.active.removeAt(resyncAsked, a.Sector)
-	switch cmd {
-	case drbd.CmdNegRSDReply:
-		v.rs.failed += uint64(a.Size+4095) / 4096
-	case drbd.CmdRSIsInSync:
-		v.clearClean(a.Sector, a.Size)
-	case drbd.CmdRSCancel:
-		v.rs.skipped = true
-	}
-	r.kick = true
-	r.askResync(v)
-	r.checkResyncDone(v)
-	return nil
 }
 
 // gotResyncAck: the target has written a block that we sent, or failed to.
@@ -326,7 +142,7 @@ func (r *Resource) receivedOutOfSync(v *volume, d drbd.BlockDesc) error {
 // become durable, the link is proven alive, then the generation is taken over.
 func (r *Resource) checkResyncDone(v *volume) {
 	s := &v.rs
-	if v.st.Conn != drbd.SyncTarget || !s.ready || s.ending || s.inFlight > 0 ||
+	if !v.isSyncTarget() || !s.ready || s.ending || s.inFlight > 0 || s.pausedAt != 0 && s.total == 0 ||
 		v.bitmap == nil || v.bitmap.Weight() > s.failed || v.active.busy(0, ^drbd.Sector(0), resyncWrite|resyncAsked) {
 		return
 	}
@@ -335,11 +151,11 @@ func (r *Resource) checkResyncDone(v *volume) {
 	job := v.storeAll()
 	gen := r.connGen
 	v.whenStored(job, func() {
-		if gen != r.connGen || v.st.Conn != drbd.SyncTarget {
+		if gen != r.connGen || !v.isSyncTarget() {
 			return
 		}
 		r.whenPinged(func() {
-			if v.st.Conn == drbd.SyncTarget {
+			if gen == r.connGen && v.isSyncTarget() && s.ending {
 				r.finishTarget(v)
 			}
 		})
@@ -357,7 +173,6 @@ func (r *Resource) finishTarget(v *volume) {
 	text := "resync finished"
 	if s.failed == 0 {
 		FinishTarget(&v.uuids, v.peerUUIDs, r.role == drbd.Primary)
-		v.peerUUIDs = v.uuids
 		v.peerUUIDs = v.uuids // no P_UUIDS follows: both know what the other has now
 		ns.Disk = drbd.UpToDate
 	} else {
@@ -392,14 +207,13 @@ func (r *Resource) sourceMayFinish(v *volume) {
 	s.ending = true
 	gen := r.connGen
 	r.whenPinged(func() {
-		if gen != r.connGen || v.st.Conn != drbd.SyncSource && v.st.Conn != drbd.PausedSyncS || v.bitmap == nil {
+		if gen != r.connGen || !v.isSyncSource() || v.bitmap == nil {
 			return
 		}
 		ns := v.st
 		ns.Conn = drbd.Connected
 		if s.failed == 0 {
 			FinishSource(&v.uuids)
-			v.peerUUIDs = v.uuids
 			v.peerUUIDs = v.uuids
 			ns.Pdsk = drbd.UpToDate
 		}

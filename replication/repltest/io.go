@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+	"strings"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication"
@@ -248,6 +249,9 @@ func (n *Node) stateChanged(a *replication.Action) {
 	}
 	if from.SuspNod != to.SuspNod {
 		parts += fmt.Sprintf(" susp_nod=%v", to.SuspNod)
+	}
+	if by := replication.PausedBy(to); !slices.Equal(by, replication.PausedBy(from)) {
+		parts += fmt.Sprintf(" paused=%q", strings.Join(by, ","))
 	}
 	n.w.trace("%s state%s reason=%q", n.name, parts, a.Text)
 	n.w.Model.stateChanged(n, n.Vols[a.Volume], from, to)

@@ -342,6 +342,7 @@ var commandNames = map[replication.CommandKind]string{
 	replication.CmdPrimary: "primary", replication.CmdSecondary: "secondary", replication.CmdConnect: "connect",
 	replication.CmdDisconnect: "disconnect", replication.CmdDetach: "detach", replication.CmdInvalidate: "invalidate",
 	replication.CmdInvalidateRemote: "invalidate-remote", replication.CmdOutdate: "outdate", replication.CmdOpen: "open",
+	replication.CmdPauseSync: "pause-sync", replication.CmdResumeSync: "resume-sync", replication.CmdSyncAfter: "sync-after",
 	replication.CmdClose: "close", replication.CmdSetOptions: "set-options",
 }
 

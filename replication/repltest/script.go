@@ -20,6 +20,7 @@ const settleMS = 300
 //	up a b | start a | attach a | connect a [discard] | disconnect a [force]
 //	primary a [force] | secondary a | open a | close a | detach a [force]
 //	invalidate a | invalidate-remote a | outdate a
+//	pause-sync a | resume-sync a | sync-after a [waits]
 //	write|trim|zero|read a sector=8 size=4096 [fua] [n=3] | flush a
 //	fail a write n=1 | cut [silent] | heal | stall a data | kill a [power]
 //	fence a code=4 | barrier-ack to=a barrier=7 set_size=1 | run | state | check
@@ -112,6 +113,7 @@ func (s *script) nodes(d *directive) []*Node {
 var scriptCommands = map[string]replication.CommandKind{
 	"primary": replication.CmdPrimary, "secondary": replication.CmdSecondary, "disconnect": replication.CmdDisconnect,
 	"detach": replication.CmdDetach, "invalidate": replication.CmdInvalidate, "invalidate-remote": replication.CmdInvalidateRemote,
+	"pause-sync": replication.CmdPauseSync, "resume-sync": replication.CmdResumeSync, "sync-after": replication.CmdSyncAfter,
 	"outdate": replication.CmdOutdate, "open": replication.CmdOpen, "close": replication.CmdClose, "connect": replication.CmdConnect,
 }
 
@@ -126,7 +128,7 @@ func (s *script) run(d *directive) {
 		for _, n := range s.nodes(d) {
 			s.excuse(n, kind, d)
 			n.Command(replication.Command{
-				Kind: kind, Force: d.has("force") || d.has("discard"), Volume: uint16(d.number("vol", 0)),
+				Kind: kind, Force: d.has("force") || d.has("discard"), Volume: uint16(d.number("vol", 0)), Waits: d.has("waits"),
 			}, nil)
 		}
 		return

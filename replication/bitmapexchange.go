@@ -1,0 +1,69 @@
+package replication
+
+import (
+	"github.com/pollux-project/pollux/protocol/drbd"
+)
+
+// bitmapBurst is how many bitmap packets are filed before the socket is looked at.
+const bitmapBurst = 64
+
+// startBitmap begins to send the bitmap of v; clients' writes wait meanwhile.
+func (r *Resource) startBitmap(v *volume) {
+	v.tx = drbd.NewBitmapSender(v.bitmap, r.net.UseRLE)
+	r.setTimer(timerHandshake, handshakeMS)
+	r.sendBitmaps()
+}
+
+// sendBitmaps files bitmap packets, some at a time.
+func (r *Resource) sendBitmaps() {
+	if !r.isUp() {
+		return
+	}
+	for _, v := range r.vols {
+		for i := 0; v.tx != nil; i++ {
+			if i == bitmapBurst {
+				r.emit(Action{Kind: WantDrain})
+				return
+			}
+			cmd, payload, done := v.tx.Next(nil)
+			start := r.beginPacket(cmd, v.num, len(payload))
+			r.arena = append(r.arena, payload...)
+			r.endPacket(drbd.DataSocket, start, nil)
+			if !done {
+				continue
+			}
+			v.tx = nil
+			r.kick = true
+			if v.st.Conn == drbd.WFBitMapT {
+				ns := v.st
+				ns.Conn = drbd.WFSyncUUID
+				r.setState(v, ns, "bitmaps exchanged")
+			}
+		}
+	}
+}
+
+func (r *Resource) receivedBitmap(v *volume, cmd drbd.Command, payload []byte) error {
+	if v.st.Conn != drbd.WFBitMapS && v.st.Conn != drbd.WFBitMapT || v.bitmap == nil {
+		return &drbd.ProtocolError{Packet: cmd, Field: "state", Got: v.st.Conn, Want: "WFBitMapS or WFBitMapT"}
+	}
+	if v.rx == nil {
+		v.rx = drbd.NewBitmapReceiver(v.bitmap)
+	}
+	v.meta.touched = true
+	done, err := v.rx.Receive(cmd, payload)
+	if err != nil || !done {
+		return err
+	}
+	v.rx = nil
+	if v.st.Conn == drbd.WFBitMapT {
+		v.storeAll()
+		r.startBitmap(v)
+		return nil
+	}
+	if v.tx != nil {
+		return &drbd.ProtocolError{Packet: cmd, Field: "order", Got: "the peer's bitmap", Want: "ours to be received first"}
+	}
+	r.startSource(v)
+	return nil
+}
