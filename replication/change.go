@@ -314,9 +314,22 @@ func (r *Resource) attached(ev *Event) {
 	} else {
 		ns.Disk, ns.Pdsk = v.negDisk, v.negPdsk
 		r.setState(v, ns, "attach")
+		r.servesUnconnected(v)
 	}
 	v.storeAll()
 	r.emit(Action{Kind: CommandDone, Tag: ev.Tag})
+}
+
+// servesUnconnected begins a generation if a Primary that has lost disk and peer
+// gets its disk back first: what it writes now, the peer lacks.
+func (r *Resource) servesUnconnected(v *volume) {
+	switch {
+	case r.role != drbd.Primary || v.st.Disk != drbd.UpToDate || v.uuids.Bitmap != 0:
+	case r.suspFen:
+		r.fencePending = true
+	default:
+		r.newCurrent(v)
+	}
 }
 
 // sizeAtAttach settles what the volume exports until the peer was heard.

@@ -138,8 +138,8 @@ func (r *Resource) readRemote(q *request) {
 func (r *Resource) startWrite(q *request) bool {
 	v := q.v
 	conn := v.st.Conn
-	if v.tx != nil || conn == drbd.WFBitMapT || conn == drbd.WFSyncUUID {
-		return false
+	if v.tx != nil || conn == drbd.WFBitMapT || conn == drbd.WFSyncUUID || v.st.Disk == drbd.Negotiating {
+		return false // neither node would mark what is written while they settle who is the source
 	}
 	if v.active.busy(q.sector, q.end(), clientWriteWaitsFor) {
 		return false

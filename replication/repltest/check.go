@@ -26,7 +26,8 @@ func (m *Model) stateChanged(n *Node, v *Volume, from, to drbd.State) {
 		// Both the disk and the peer are gone: A and B do not promise more than the peer has.
 		m.lower(int(v.num), n.id, pv.data.now)
 	}
-	becomesTarget := to.Conn == drbd.SyncTarget && from.Conn != drbd.SyncTarget && from.Conn != drbd.PausedSyncT
+	isTarget := func(c drbd.ConnState) bool { return c == drbd.SyncTarget || c == drbd.PausedSyncT }
+	becomesTarget := isTarget(to.Conn) && !isTarget(from.Conn)
 	if becomesTarget {
 		m.becomesTarget(n, v, pv)
 	}

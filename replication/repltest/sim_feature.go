@@ -28,6 +28,7 @@ type trouble struct {
 var features = []*feature{
 	&machineFeature,
 	&operatorFeature,
+	&resyncFeature,
 }
 
 // allTroubles returns those of all features, and the sum of their weights.
