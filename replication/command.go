@@ -187,7 +187,7 @@ func (r *Resource) runCommand(c *command) {
 		r.unpark()
 		r.kick = true
 		r.finish(c, nil)
-	case CmdVerify, CmdPauseSync, CmdResumeSync, CmdSuspendIO, CmdResize, CmdNewCurrentUUID, CmdPromiseTerm:
+	case CmdVerify, CmdSuspendIO, CmdResize, CmdNewCurrentUUID, CmdPromiseTerm:
 		r.finish(c, r.stateError(r.volume(c.Volume), SSNotSupported))
 	default:
 		panic(fmt.Sprintf("replication: no case for command %d", c.Kind))
