@@ -119,3 +119,11 @@ func (r *Resource) Waiting() string {
 	}
 	return s.String()
 }
+
+// VolumeState is the state of volume num alone; the zero state if there is none.
+func (r *Resource) VolumeState(num uint16) drbd.State {
+	if v := r.volume(num); v != nil {
+		return v.st
+	}
+	return drbd.State{}
+}

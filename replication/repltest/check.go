@@ -2,7 +2,7 @@ package repltest
 
 import (
 	"fmt"
-	"slices"
+	"math/bits"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication"
@@ -64,7 +64,7 @@ func (m *Model) policies() bool {
 func (m *Model) joinFloors(vol, node int) {
 	v := &m.vols[vol]
 	for i, f := range v.floor[1-node] {
-		if own := v.floor[node][i]; f != nil && (own == nil || own.start < f.start) {
+		if own := v.floor[node][i]; f != 0 && (own == 0 || m.reqs[own].start < m.reqs[f].start) {
 			v.floor[node][i] = f
 		}
 	}
@@ -75,13 +75,13 @@ func (m *Model) joinFloors(vol, node int) {
 func (m *Model) becomesTarget(n *Node, v, source *Volume) {
 	vol := int(v.num)
 	for i := range min(len(source.data.now), len(v.data.now)) {
-		f := m.vols[vol].floor[n.id][i]
-		if !m.differMarked(v, source, i) || !m.olderThan(vol, i, source.data.now[i], f) {
+		f := m.floor(vol, n.id, i)
+		if f == nil || !m.differMarked(v, source, i) || !m.olderThan(vol, i, source.data.now[i], f) {
 			continue
 		}
 		switch {
 		case m.excused[n.id], m.w.cfg.Net[n.id].Protocol != 'C', m.policies(), m.reqs[f.ID].flushed == [2]bool{} && m.powerCut[1-n.id] > f.start:
-			m.vols[vol].floor[n.id][i] = m.reqs[source.data.now[i]]
+			m.vols[vol].floor[n.id][i] = source.data.now[i]
 		case m.olderThan(vol, i, v.data.now[i], f): // lost before
 		default:
 			m.w.fail("%s/%d: becomes target of a resync, but the source lacks the acknowledged write %d of sector %d (it holds %d)", n.name, v.num, f.ID, i, source.data.now[i])
@@ -133,42 +133,34 @@ func (w *World) checkEqual() {
 // compare fails if the copies differ in a sector that is neither marked nor
 // being written.
 func (m *Model) compare(x, y *Volume, when string) {
-	n := min(len(x.data.now), len(y.data.now))
-	if slices.Equal(x.data.now[:n], y.data.now[:n]) {
-		return
-	}
-	writing := m.beingWritten(int(x.num), n)
-	for i := range n {
-		if x.data.now[i] == y.data.now[i] || m.differMarked(x, y, i) || writing[i] {
-			continue
+	for k, word := range x.data.differ {
+		for ; word != 0; word &= word - 1 {
+			i := k*64 + bits.TrailingZeros64(word)
+			if m.differMarked(x, y, i) || m.beingWritten(int(x.num), i) {
+				continue
+			}
+			m.w.fail("%s, but sector %d holds %d on one node and %d on the other, and no bit is set", when, i, x.data.now[i], y.data.now[i])
+			return
 		}
-		m.w.fail("%s, but sector %d holds %d on one node and %d on the other, and no bit is set", when, i, x.data.now[i], y.data.now[i])
-		return
 	}
 }
 
-// beingWritten tells of each of the first n sectors whether a client's write or
-// a local one is under way.
-func (m *Model) beingWritten(vol, n int) []bool {
-	mask := make([]bool, n)
-	mark := func(from, to int) {
-		for i := from; i < min(to, n); i++ {
-			mask[i] = true
-		}
-	}
+// beingWritten reports whether a client's write or a local one of a sector is
+// under way.
+func (m *Model) beingWritten(vol, sector int) bool {
 	for _, q := range m.pending {
-		if q.writes() && q.Vol == vol {
-			mark(q.Sector, q.Sector+q.Count)
+		if q.writes() && q.Vol == vol && q.Sector <= sector && sector < q.Sector+q.Count {
+			return true
 		}
 	}
 	for _, f := range m.inflight {
 		for _, o := range f {
-			if int(o.v.num) == vol {
-				mark(o.sector, o.end)
+			if int(o.v.num) == vol && o.sector <= sector && sector < o.end {
+				return true
 			}
 		}
 	}
-	return mask
+	return false
 }
 
 // CheckQuiet is what holds when nothing has been going on for a while: both
@@ -197,7 +189,7 @@ func (w *World) CheckQuiet() {
 				return
 			}
 			for node, floor := range w.Model.vols[i].floor {
-				if f := floor[k]; w.Model.olderThan(i, k, a[k], f) {
+				if f := w.Model.reqs[floor[k]]; f != nil && w.Model.olderThan(i, k, a[k], f) {
 					w.fail("at rest sector %d of volume %d holds %d: write %d is lost, which node %d had to hold", k, i, a[k], f.ID, node)
 					return
 				}
@@ -213,10 +205,8 @@ func (w *World) CheckQuiet() {
 // pendingText lists the requests that were not answered.
 func (m *Model) pendingText() string {
 	s := fmt.Sprintf("%d not answered:", len(m.pending))
-	for id := stamp(1); id <= m.nextID; id++ {
-		if q := m.pending[id]; q != nil {
-			s += fmt.Sprintf(" %s/%d (%s);", q.node.name, q.ID, q.text())
-		}
+	for _, q := range m.pending {
+		s += fmt.Sprintf(" %s/%d (%s);", q.node.name, q.ID, q.text())
 	}
 	return s
 }

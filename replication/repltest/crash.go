@@ -183,7 +183,7 @@ func (w *World) checkSurvived(n *Node) {
 			continue
 		}
 		for i, s := range v.data.now {
-			if f := w.Model.vols[k].floor[n.id][i]; w.Model.olderThan(k, i, s, f) {
+			if f := w.Model.floor(k, n.id, i); w.Model.olderThan(k, i, s, f) {
 				w.fail("%s/%d: sector %d holds %d after the power cut: write %d was flushed", n.name, k, i, s, f.ID)
 				return
 			}

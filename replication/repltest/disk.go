@@ -1,10 +1,9 @@
 package repltest
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
+	"math/bits"
 
 	"github.com/pollux-project/pollux/replication/meta"
 )
@@ -22,85 +21,96 @@ const (
 
 // A stamp is the content of one sector: the number of the write that put it
 // there, 0 for zeroes.
-type stamp = uint64
+type stamp = uint32
 
 // dataDisk is the data of one volume: a stamp per sector, as it is read now
 // and as it would be found after a power failure.
 type dataDisk struct {
-	now      []stamp
-	durable  []stamp
-	unsynced map[int]struct{}
-	version  []uint64 // of each sector now: counts the writes
-	synced   []uint64 // of each sector as it is durable
-	writes   uint64
+	now     []stamp
+	durable []stamp
+	version []uint32        // of each sector now: counts the writes
+	synced  []uint32        // of each sector as it is durable
+	cache   []sectorVersion // written since the last fdatasync, in this order
+	writes  uint32
+	twin    *dataDisk // of the other node
+	differ  []uint64  // bit set: this sector is not what the twin has; both share it
 }
 
-func newDataDisk(sectors int) *dataDisk {
-	return &dataDisk{
-		now: make([]stamp, sectors), durable: make([]stamp, sectors), unsynced: map[int]struct{}{},
-		version: make([]uint64, sectors), synced: make([]uint64, sectors),
+// A sectorVersion is what one sector held at some time.
+type sectorVersion struct {
+	sector  uint32
+	stamp   stamp
+	version uint32
+}
+
+func newDataDisk(m *arena, sectors int) *dataDisk {
+	d := &dataDisk{now: m.table(sectors), durable: m.table(sectors), version: m.table(sectors), synced: m.table(sectors)}
+	m.lend(d)
+	return d
+}
+
+// pair has two disks keep track of where they differ.
+func pair(a, b *dataDisk) {
+	a.differ = make([]uint64, (min(len(a.now), len(b.now))+63)/64)
+	a.twin, b.twin, b.differ = b, a, a.differ
+}
+
+// put is what a sector is read as from now on.
+func (d *dataDisk) put(sector int, s stamp) {
+	d.now[sector] = s
+	if d.twin == nil || sector >= len(d.twin.now) {
+		return
+	}
+	if bit := uint64(1) << (sector & 63); d.twin.now[sector] != s {
+		d.differ[sector>>6] |= bit
+	} else {
+		d.differ[sector>>6] &^= bit
 	}
 }
 
 func (d *dataDisk) write(sector int, s []stamp) {
 	d.writes++
-	copy(d.now[sector:], s)
-	for i := range s {
-		d.unsynced[sector+i] = struct{}{}
+	for i, x := range s {
+		d.put(sector+i, x)
 		d.version[sector+i] = d.writes
+		d.cache = append(d.cache, sectorVersion{uint32(sector + i), x, d.writes})
 	}
 }
 
 // writeThrough is write with FUA.
 func (d *dataDisk) writeThrough(sector int, s []stamp) {
 	d.write(sector, s)
-	for i := range s {
-		d.sync(sector+i, s[i], d.writes)
+	for i, x := range s {
+		d.durable[sector+i], d.synced[sector+i] = x, d.writes
 	}
+	d.cache = d.cache[:len(d.cache)-len(s)]
 }
 
-func (d *dataDisk) sync(i int, s stamp, version uint64) {
-	if d.synced[i] < version {
-		d.durable[i], d.synced[i] = s, version
-	}
-	if d.version[i] == version {
-		delete(d.unsynced, i)
-	}
-}
-
-// A sectorVersion is what one sector held at some time.
-type sectorVersion struct {
-	sector  int
-	stamp   stamp
-	version uint64
-}
-
-// snapshot is what an fdatasync that begins now has to make durable.
-func (d *dataDisk) snapshot() []sectorVersion {
-	snap := make([]sectorVersion, 0, len(d.unsynced))
-	for i := range d.unsynced {
-		snap = append(snap, sectorVersion{i, d.now[i], d.version[i]})
-	}
-	return snap
-}
-
-func (d *dataDisk) commit(snap []sectorVersion) {
-	for _, v := range snap {
-		d.sync(v.sector, v.stamp, v.version)
-	}
-}
-
-// crash is a power failure: each sector that is not synced survives with
-// probability p.
-func (d *dataDisk) crash(rng *dice, p float64) {
-	for _, i := range sortedKeys(d.unsynced) {
-		if rng.chance(p) {
-			d.durable[i] = d.now[i]
+// commit ends an fdatasync that began when so many writes were done.
+func (d *dataDisk) commit(writes uint32) {
+	n := 0
+	for ; n < len(d.cache) && d.cache[n].version <= writes; n++ {
+		if c := d.cache[n]; d.synced[c.sector] < c.version {
+			d.durable[c.sector], d.synced[c.sector] = c.stamp, c.version
 		}
 	}
-	copy(d.now, d.durable)
-	copy(d.synced, d.version)
-	clear(d.unsynced)
+	d.cache = d.cache[:copy(d.cache, d.cache[n:])]
+}
+
+// crash is a power failure: of what was written to each sector since it was
+// last synced, each version reaches the disk with probability p. They do so in
+// any order among the sectors; an older version may be all that arrives.
+func (d *dataDisk) crash(rng *dice, p float64) {
+	for _, c := range d.cache {
+		if d.synced[c.sector] < c.version && rng.chance(p) {
+			d.durable[c.sector], d.synced[c.sector] = c.stamp, c.version
+		}
+	}
+	for _, c := range d.cache {
+		d.put(int(c.sector), d.durable[c.sector])
+		d.synced[c.sector] = d.version[c.sector]
+	}
+	d.cache = d.cache[:0]
 }
 
 // metaDisk is the metadata device of one volume, as bytes. It satisfies
@@ -108,17 +118,20 @@ func (d *dataDisk) crash(rng *dice, p float64) {
 type metaDisk struct {
 	now      []byte
 	durable  []byte
-	unsynced map[int]struct{} // sectors
+	unsynced []uint64 // a bit for each sector
 	durably  func(commit func()) bool
 }
 
-func newMetaDisk(size int) *metaDisk {
-	return &metaDisk{now: make([]byte, size), durable: make([]byte, size), unsynced: map[int]struct{}{}}
+func newMetaDisk(m *arena, size int) *metaDisk {
+	return &metaDisk{now: m.disk(size), durable: m.disk(size), unsynced: make([]uint64, (size/sectorSize+63)/64)}
 }
 
 // clone is a copy of a disk on which everything is durable.
-func (d *metaDisk) clone() *metaDisk {
-	return &metaDisk{now: slices.Clone(d.now), durable: slices.Clone(d.durable), unsynced: map[int]struct{}{}}
+func (d *metaDisk) clone(m *arena) *metaDisk {
+	c := newMetaDisk(m, len(d.now))
+	copy(c.now, d.now)
+	copy(c.durable, d.durable)
+	return c
 }
 
 // ReadAt is io.ReaderAt.
@@ -135,8 +148,8 @@ func (d *metaDisk) WriteAt(p []byte, off int64) (int, error) {
 		return 0, fmt.Errorf("write of %d bytes at %d of %d", len(p), off, len(d.now))
 	}
 	copy(d.now[off:], p)
-	for i := range len(p) / sectorSize {
-		d.unsynced[int(off)/sectorSize+i] = struct{}{}
+	for i := int(off) / sectorSize; i < (int(off)+len(p))/sectorSize; i++ {
+		d.unsynced[i>>6] |= 1 << (i & 63)
 	}
 	return len(p), nil
 }
@@ -153,56 +166,36 @@ func (d *metaDisk) Sync() error {
 	return nil
 }
 
-func (d *metaDisk) commit() {
-	for i := range d.unsynced {
-		copy(d.durable[i*sectorSize:][:sectorSize], d.now[i*sectorSize:])
-	}
-	clear(d.unsynced)
+func (d *metaDisk) commit() { d.destage(func() bool { return true }) }
+
+// crash is a power failure: each sector that is not synced survives with
+// probability p.
+func (d *metaDisk) crash(rng *dice, p float64) {
+	d.destage(func() bool { return rng.chance(p) })
+	copy(d.now, d.durable)
 }
 
-func (d *metaDisk) crash(rng *dice, p float64) {
-	for _, i := range sortedKeys(d.unsynced) {
-		if rng.chance(p) {
-			copy(d.durable[i*sectorSize:][:sectorSize], d.now[i*sectorSize:])
+// destage writes those of the unsynced sectors that it is told to.
+func (d *metaDisk) destage(write func() bool) {
+	for k, word := range d.unsynced {
+		for ; word != 0; word &= word - 1 {
+			if i := k*64 + bits.TrailingZeros64(word); write() {
+				copy(d.durable[i*sectorSize:][:sectorSize], d.now[i*sectorSize:])
+			}
 		}
 	}
-	copy(d.now, d.durable)
 	clear(d.unsynced)
 }
 
-func sortedKeys(m map[int]struct{}) []int {
-	keys := make([]int, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
-}
-
-// stampsOf reads the stamps of a payload: the first 8 bytes of each sector.
-func stampsOf(data []byte) []stamp {
-	s := make([]stamp, len(data)/sectorSize)
-	for i := range s {
-		s[i] = binary.BigEndian.Uint64(data[i*sectorSize:])
-	}
-	return s
-}
-
-// payloadOf is a payload with these stamps.
-func payloadOf(s []stamp) []byte {
-	data := make([]byte, len(s)*sectorSize)
-	for i, v := range s {
-		binary.BigEndian.PutUint64(data[i*sectorSize:], v)
-	}
-	return data
-}
-
-// layoutOf is the layout of a volume's metadata on its own device.
-func layoutOf(sectors int) (meta.Layout, int) {
+// layoutOf is the layout of a volume's metadata on its own device, and how much
+// of that is used: the smallest device is 1 MiB, nearly all of it empty. There is
+// room for twice the size.
+func layoutOf(sectors int) (l meta.Layout, used int) {
 	const metaBytes = 1 << 20
 	l, err := meta.NewLayout(meta.FlexExternal, 0, int64(sectors)*sectorSize, metaBytes, 1, 8)
 	if err != nil {
 		panic(err)
 	}
-	return l, metaBytes
+	l.BitmapBytes = min(l.BitmapBytes, int64(2*sectors/(8*blockSize/sectorSize)/blockSize+1)*blockSize)
+	return l, int(l.Bitmap + l.BitmapBytes)
 }

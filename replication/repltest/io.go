@@ -1,6 +1,7 @@
 package repltest
 
 import (
+	"encoding/binary"
 	"fmt"
 	"runtime/debug"
 	"slices"
@@ -39,11 +40,13 @@ func (n *Node) local(a *replication.Action) {
 		if mine {
 			kind = replication.LocalDone
 		}
-		ev := replication.Event{Kind: kind, Volume: v.num, ID: id, Peer: peer, Data: read, Err: err}
-		if read != nil {
-			ev.Digest, ev.AllZero = digestOf(alg, read), wantZero && !slices.ContainsFunc(read, func(b byte) bool { return b != 0 })
+		ev := n.event()
+		*ev = replication.Event{Kind: kind, Volume: v.num, ID: id, Peer: peer, Data: read, Err: err}
+		if read != nil && (alg != "" || wantZero) {
+			stamps := n.w.mem.stampsOf(read)
+			ev.Digest, ev.AllZero = digestOf(alg, stamps), wantZero && !slices.ContainsFunc(stamps, func(s stamp) bool { return s != 0 })
 		}
-		n.step(&ev)
+		n.step(ev)
 	}
 	if op == replication.OpRead {
 		n.later(func() {
@@ -51,18 +54,22 @@ func (n *Node) local(a *replication.Action) {
 				ended(ErrIO, nil)
 				return
 			}
-			b := payloadOf(v.data.now[sector : sector+int(size/sectorSize)])
+			b := n.w.mem.payloadOf(v.data.now[sector : sector+int(size/sectorSize)])
 			if mine {
-				copy(data, b)
+				copyPayload(data, b)
+				n.w.mem.free(b)
 				b = nil
 			}
 			ended(nil, b)
 		})
 		return
 	}
-	stamps := make([]stamp, size/sectorSize)
+	var stamps []stamp
 	if op == replication.OpWrite {
-		stamps = stampsOf(data)
+		stamps = n.w.mem.stampsOf(data)
+	} else {
+		stamps = n.w.mem.list(int(size / sectorSize))
+		clear(stamps)
 	}
 	w := &inflight{sector: sector, end: sector + len(stamps), stamps: stamps, v: v}
 	n.w.Model.mustNotOverlap(n, v, w)
@@ -83,8 +90,9 @@ func (n *Node) local(a *replication.Action) {
 	})
 }
 
-// digestOf is the digest of b by alg, nil if alg is "".
-func digestOf(alg string, b []byte) []byte {
+// digestOf is a digest by alg, nil if alg is "". The stamps tell payloads apart
+// as well as all of their bytes would.
+func digestOf(alg string, stamps []stamp) []byte {
 	if alg == "" {
 		return nil
 	}
@@ -92,7 +100,11 @@ func digestOf(alg string, b []byte) []byte {
 	if err != nil {
 		panic(err) // the core asks for an algorithm that its options cannot name
 	}
-	h.Write(b)
+	var b [4]byte
+	for _, s := range stamps {
+		binary.BigEndian.PutUint32(b[:], s)
+		h.Write(b[:])
+	}
 	return h.Sum(nil)
 }
 
@@ -114,7 +126,7 @@ func (n *Node) later(f func()) {
 }
 
 func (n *Node) syncData(v *Volume, done func(error)) {
-	snap := v.data.snapshot()
+	writes := v.data.writes
 	v.jobs++
 	n.later(func() {
 		v.jobs--
@@ -123,9 +135,9 @@ func (n *Node) syncData(v *Volume, done func(error)) {
 			return
 		}
 		if n.w.crash.sabotage == LieAboutSync {
-			snap = nil
+			writes = 0
 		}
-		if !n.durably(func() { v.data.commit(snap) }) {
+		if !n.durably(func() { v.data.commit(writes) }) {
 			return
 		}
 		n.w.Model.synced(n, v)
@@ -138,7 +150,9 @@ func (n *Node) syncData(v *Volume, done func(error)) {
 func (n *Node) writeMeta(a *replication.Action) {
 	v := n.Vols[a.Volume]
 	job := copyJob(a.Job)
-	n.w.trace("%s write-meta%s", n.name, jobText(job))
+	if n.w.traced() {
+		n.w.trace("%s write-meta%s", n.name, jobText(job))
+	}
 	v.jobs++
 	var steps []func() error
 	write := func(off int64, b []byte) func() error {
@@ -232,6 +246,13 @@ func copyJob(j *replication.MetaJob) replication.MetaJob {
 }
 
 func (n *Node) stateChanged(a *replication.Action) {
+	if n.w.traced() {
+		n.traceState(a)
+	}
+	n.w.Model.stateChanged(n, n.Vols[a.Volume], a.From, a.To)
+}
+
+func (n *Node) traceState(a *replication.Action) {
 	from, to := a.From, a.To
 	var parts string
 	add := func(name string, x, y fmt.Stringer) {
@@ -254,12 +275,10 @@ func (n *Node) stateChanged(a *replication.Action) {
 		parts += fmt.Sprintf(" paused=%q", strings.Join(by, ","))
 	}
 	n.w.trace("%s state%s reason=%q", n.name, parts, a.Text)
-	n.w.Model.stateChanged(n, n.Vols[a.Volume], from, to)
 }
 
-// snapshot is what the process says of volume i.
-func (n *Node) snapshot(i int) replication.VolumeSnapshot {
-	return n.res.Snapshot(n.w.Tick()).Volumes[i]
-}
+// state is what the process says of volume i.
+func (n *Node) state(i int) drbd.State { return n.res.VolumeState(n.Vols[i].num) }
 
-func (n *Node) state(i int) drbd.State { return n.snapshot(i).State }
+// pending is how many requests of clients are under way.
+func (n *Node) pending() int { return n.room - n.res.Room() }

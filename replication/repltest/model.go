@@ -1,6 +1,7 @@
 package repltest
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"slices"
@@ -43,8 +44,8 @@ func (q *Request) writes() bool { return q.Op != replication.OpRead && q.Op != r
 type Model struct {
 	w        *World
 	nextID   stamp
-	reqs     map[stamp]*Request
-	pending  map[stamp]*Request
+	reqs     []*Request // by ID; none has 0
+	pending  []*Request // not answered
 	acked    []*Request // acknowledged writes that no flush covers
 	vols     []modelVolume
 	excused  [2]bool // this node's copy may be overwritten: the operator said so
@@ -56,18 +57,18 @@ type Model struct {
 }
 
 type modelVolume struct {
-	floor   [2][]*Request // by node
-	dfloor  [2][]*Request // the same of what is durable there
-	zeroEnd []int64       // end of the last write of zeroes
+	floor   [2][]stamp    // by node: the ID of a write, 0 if there is none
+	dfloor  [2][]stamp    // the same of what is durable there
+	zeroEnd map[int]int64 // of each sector, end of the last write of zeroes
 }
 
 func newModel(w *World) *Model {
-	m := &Model{w: w, reqs: map[stamp]*Request{}, pending: map[stamp]*Request{}}
+	m := &Model{w: w, reqs: make([]*Request, 1, 128)}
 	for range w.cfg.Volumes {
 		n := max(w.cfg.Sectors, w.cfg.OtherSize)
-		v := modelVolume{zeroEnd: make([]int64, n)}
+		v := modelVolume{zeroEnd: map[int]int64{}}
 		for i := range v.floor {
-			v.floor[i], v.dfloor[i] = make([]*Request, n), make([]*Request, n)
+			v.floor[i], v.dfloor[i] = w.mem.table(n), w.mem.table(n)
 		}
 		m.vols = append(m.vols, v)
 	}
@@ -81,21 +82,22 @@ func (m *Model) Submit(n *Node, q Request, hear func(*Request)) *Request {
 	r := &q
 	switch q.Op {
 	case replication.OpWrite:
-		s := make([]stamp, q.Count)
-		for i := range s {
-			s[i] = q.ID
+		r.Data = m.w.mem.buffer(q.Count)
+		for i := range q.Count {
+			binary.BigEndian.PutUint32(r.Data[i*sectorSize:], q.ID)
 		}
-		r.Data = payloadOf(s)
 	case replication.OpRead:
-		r.Data = make([]byte, q.Count*sectorSize)
+		r.Data = m.w.mem.buffer(q.Count)
 	case replication.OpTrim, replication.OpZero:
 		for i := q.Sector; i < q.Sector+q.Count; i++ {
 			m.vols[q.Vol].zeroEnd[i] = math.MaxInt64
 		}
 	default: // a flush has no data
 	}
-	m.reqs[q.ID], m.pending[q.ID] = r, r
-	m.w.trace("%s submit id=%d %s", n.name, q.ID, r.text())
+	m.reqs, m.pending = append(m.reqs, r), append(m.pending, r)
+	if m.w.traced() {
+		m.w.trace("%s submit id=%d %s", n.name, q.ID, r.text())
+	}
 	n.step(&replication.Event{
 		Kind: replication.Submitted, Volume: uint16(q.Vol), Op: q.Op, FUA: q.FUA,
 		Sector: drbd.Sector(q.Sector), Size: uint32(q.Count * sectorSize), Data: r.Data, Tag: r,
@@ -103,11 +105,13 @@ func (m *Model) Submit(n *Node, q Request, hear func(*Request)) *Request {
 	return r
 }
 
+var opNames = map[replication.Op]string{
+	replication.OpRead: "read", replication.OpWrite: "write", replication.OpFlush: "flush",
+	replication.OpTrim: "trim", replication.OpZero: "zero",
+}
+
 func (q *Request) text() string {
-	name := map[replication.Op]string{
-		replication.OpRead: "read", replication.OpWrite: "write", replication.OpFlush: "flush",
-		replication.OpTrim: "trim", replication.OpZero: "zero",
-	}[q.Op]
+	name := opNames[q.Op]
 	if q.Op == replication.OpFlush {
 		return name
 	}
@@ -132,6 +136,9 @@ func (m *Model) olderThan(vol, sector int, s stamp, w *Request) bool {
 	return m.reqs[s].end < w.start
 }
 
+// floor is the youngest write that a sector of a node must hold, nil if none.
+func (m *Model) floor(vol, node, sector int) *Request { return m.reqs[m.vols[vol].floor[node][sector]] }
+
 func (m *Model) completed(n *Node, q *Request, err error) {
 	if q.Done {
 		m.w.fail("%s: request %d completed twice", n.name, q.ID)
@@ -141,8 +148,10 @@ func (m *Model) completed(n *Node, q *Request, err error) {
 		m.w.fail("%s: request %d of another process completed", n.name, q.ID)
 	}
 	q.Done, q.Err = true, err
-	delete(m.pending, q.ID)
-	m.w.trace("%s complete id=%d%s", n.name, q.ID, because(err))
+	m.pending = slices.DeleteFunc(m.pending, func(p *Request) bool { return p == q })
+	if m.w.traced() {
+		m.w.trace("%s complete id=%d%s", n.name, q.ID, because(err))
+	}
 	switch {
 	case err != nil:
 		m.Errors++
@@ -158,6 +167,7 @@ func (m *Model) completed(n *Node, q *Request, err error) {
 		m.finish(q, m.w.now)
 		m.ack(n, q)
 	}
+	m.w.mem.free(q.Data)
 	q.Data = nil
 	if q.hear != nil {
 		m.w.after(1+m.w.jitter(200), func() { q.hear(q) })
@@ -234,28 +244,26 @@ func (m *Model) ack(n *Node, q *Request) {
 }
 
 func (m *Model) raise(node int, q *Request) {
-	f := m.vols[q.Vol].floor[node]
+	m.raiseIn(m.vols[q.Vol].floor[node], q)
+}
+
+func (m *Model) raiseIn(floor []stamp, q *Request) {
 	for i := q.Sector; i < q.Sector+q.Count; i++ {
-		if f[i] == nil || q.start > f[i].start {
-			f[i] = q
+		if f := m.reqs[floor[i]]; f == nil || q.start > f.start {
+			floor[i] = q.ID
 		}
 	}
 }
 
 func (m *Model) markFlushed(node int, q *Request) {
 	q.flushed[node] = true
-	f := m.vols[q.Vol].dfloor[node]
-	for i := q.Sector; i < q.Sector+q.Count; i++ {
-		if f[i] == nil || q.start > f[i].start {
-			f[i] = q
-		}
-	}
+	m.raiseIn(m.vols[q.Vol].dfloor[node], q)
 }
 
 func (m *Model) checkRead(n *Node, q *Request) {
-	for k, s := range stampsOf(q.Data) {
+	for k, s := range m.w.mem.stampsOf(q.Data) {
 		i := q.Sector + k
-		if f := m.vols[q.Vol].floor[n.id][i]; f != nil && f.end < q.start && m.olderThan(q.Vol, i, s, f) {
+		if f := m.floor(q.Vol, n.id, i); f != nil && f.end < q.start && m.olderThan(q.Vol, i, s, f) {
 			m.w.fail("%s: read %d of sector %d gave %d, which is older than the acknowledged write %d", n.name, q.ID, i, s, f.ID)
 			return
 		}
@@ -283,7 +291,7 @@ func (m *Model) checkFlush(n *Node, q *Request) {
 		}
 		for _, x := range disks {
 			for i := a.Sector; i < a.Sector+a.Count; i++ {
-				if m.vols[a.Vol].floor[x.id][i] != a {
+				if m.vols[a.Vol].floor[x.id][i] != a.ID {
 					continue // lowered, or a younger one counts
 				}
 				if d := x.Vols[a.Vol].data.durable[i]; m.olderThan(a.Vol, i, d, a) {
@@ -291,7 +299,7 @@ func (m *Model) checkFlush(n *Node, q *Request) {
 					return
 				}
 				a.flushed[x.id] = true
-				m.vols[a.Vol].dfloor[x.id][i] = a
+				m.vols[a.Vol].dfloor[x.id][i] = a.ID
 			}
 		}
 	}
@@ -303,11 +311,11 @@ func (m *Model) checkFlush(n *Node, q *Request) {
 func (m *Model) lower(vol, node int, content []stamp) {
 	v := &m.vols[vol]
 	for i, s := range content {
-		if m.olderThan(vol, i, s, v.floor[node][i]) {
-			v.floor[node][i] = m.reqs[s] // nil for zeroes: then anything goes
+		if f := v.floor[node][i]; f != 0 && m.olderThan(vol, i, s, m.reqs[f]) {
+			v.floor[node][i] = s // none for zeroes: then anything goes
 		}
-		if m.olderThan(vol, i, s, v.dfloor[node][i]) {
-			v.dfloor[node][i] = m.reqs[s]
+		if f := v.dfloor[node][i]; f != 0 && m.olderThan(vol, i, s, m.reqs[f]) {
+			v.dfloor[node][i] = s
 		}
 	}
 }
@@ -318,8 +326,8 @@ func (m *Model) inherit(vol, node int) {
 	copy(v.floor[node], v.floor[1-node])
 	durable := m.w.Nodes[node].Vols[vol].data.durable
 	for i, f := range v.floor[node] {
-		v.dfloor[node][i] = nil
-		if i < len(durable) && f != nil && !m.olderThan(vol, i, durable[i], f) {
+		v.dfloor[node][i] = 0
+		if f != 0 && i < len(durable) && !m.olderThan(vol, i, durable[i], m.reqs[f]) {
 			v.dfloor[node][i] = f
 		}
 	}
@@ -327,9 +335,15 @@ func (m *Model) inherit(vol, node int) {
 
 // crashed is called before a process ends.
 func (m *Model) crashed(n *Node, power bool) {
-	for id, q := range m.pending {
+	over := m.pending
+	m.pending = nil
+	for _, q := range over {
+		if q.node != n {
+			m.pending = append(m.pending, q)
+		}
+	}
+	for _, q := range over {
 		if q.node == n {
-			delete(m.pending, id)
 			m.finish(q, m.w.now+lingerMS*1000)
 		}
 	}
@@ -358,7 +372,7 @@ func (m *Model) afterCrash(n *Node, power bool) {
 	for k := range m.vols {
 		v := &m.vols[k]
 		for i, f := range v.floor[n.id] {
-			if f != nil && !f.flushed[n.id] {
+			if f != 0 && !m.reqs[f].flushed[n.id] {
 				v.floor[n.id][i] = v.dfloor[n.id][i]
 			}
 		}
@@ -385,7 +399,7 @@ func (m *Model) applying(n *Node, v *Volume, sector int, s []stamp, mine bool) {
 	}
 	for k := range s {
 		i := sector + k
-		f := m.vols[v.num].floor[n.id][i]
+		f := m.floor(int(v.num), n.id, i)
 		// Zeroes do not tell which write they are from.
 		if v.data.now[i] != 0 && m.olderThan(int(v.num), i, s[k], f) && !m.olderThan(int(v.num), i, v.data.now[i], f) {
 			m.w.fail("%s/%d: sector %d holds %d and is overwritten by %d, which is older than the acknowledged write %d",

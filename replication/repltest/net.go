@@ -31,7 +31,8 @@ type stream struct {
 
 type packet struct {
 	at    int64
-	bytes []byte
+	bytes []byte // header and fixed part
+	data  []byte // payload
 	eof   bool
 }
 
@@ -87,18 +88,20 @@ func (n *Node) send(a *replication.Action) {
 		n.w.fail("%s: packet without a connection", n.name)
 		return
 	}
-	b := make([]byte, 0, len(a.Bytes)+len(a.Data))
-	b = append(append(b, a.Bytes...), a.Data...)
+	b := n.w.mem.header(len(a.Bytes))
+	copy(b, a.Bytes)
 	if a.Socket == drbd.DataSocket {
-		l.sent[n.id] += uint64(len(b))
+		l.sent[n.id] += uint64(len(a.Bytes) + len(a.Data))
 		pos := l.sent[n.id]
 		n.w.after(10+n.w.jitter(100), func() {
 			if n.link == l {
-				n.step(&replication.Event{Kind: replication.DataSent, Pos: pos})
+				ev := n.event()
+				*ev = replication.Event{Kind: replication.DataSent, Pos: pos}
+				n.step(ev)
 			}
 		})
 	}
-	n.w.tracePacket(n, a.Socket, b)
+	n.w.tracePacket(n, a.Socket, b, a.Data)
 	s := &l.streams[n.id][a.Socket]
 	if s.dead {
 		if !l.timing[n.id] && n.w.dice != nil { // what TCP says of bytes that nobody acknowledges
@@ -108,7 +111,12 @@ func (n *Node) send(a *replication.Action) {
 		return
 	}
 	s.last = max(s.last, n.w.now+n.w.netDelay())
-	s.q = append(s.q, packet{at: s.last, bytes: b})
+	p := packet{at: s.last, bytes: b}
+	if a.Data != nil {
+		p.data = n.w.mem.buffer(len(a.Data) / sectorSize)
+		copyPayload(p.data, a.Data)
+	}
+	s.q = append(s.q, p)
 	n.w.pump(l, n.id, a.Socket)
 }
 
@@ -135,28 +143,23 @@ func (w *World) pump(l *link, from int, sock drbd.Socket) {
 			to.linkDown(l, drbd.BrokenPipe)
 			return
 		}
-		to.receive(sock, p.bytes)
+		to.receive(sock, p.bytes, p.data)
 		w.pump(l, from, sock)
 	})
 }
 
 // receive checks a packet as the engine's reader does and steps it.
-func (n *Node) receive(sock drbd.Socket, b []byte) {
+func (n *Node) receive(sock drbd.Socket, b, data []byte) {
 	h, err := drbd.DecodeHeader100(b)
 	if err == nil {
 		err = drbd.CheckLength(h, n.link.feature&drbd.FeatureWSame != 0, sock)
 	}
-	if err != nil || int(h.Length) != len(b)-drbd.HeaderSize100 {
-		n.w.fail("%s received a malformed packet: %v (%d bytes): %v", n.name, h, len(b), err)
+	if err != nil || int(h.Length) != len(b)+len(data)-drbd.HeaderSize100 {
+		n.w.fail("%s received a malformed packet: %v (%d bytes): %v", n.name, h, len(b)+len(data), err)
 		return
 	}
-	ev := &replication.Event{Kind: replication.Received, Socket: sock, Header: h, Fixed: b[drbd.HeaderSize100:]}
-	switch h.Command {
-	case drbd.CmdData, drbd.CmdDataReply, drbd.CmdRSDataReply:
-		ev.Data = ev.Fixed[24:]
-		ev.Fixed = ev.Fixed[:24]
-	default:
-	}
+	ev := n.event()
+	*ev = replication.Event{Kind: replication.Received, Socket: sock, Header: h, Fixed: b[drbd.HeaderSize100:], Data: data}
 	n.w.observe(n, h, ev)
 	n.step(ev)
 }

@@ -28,6 +28,8 @@ type Node struct {
 	faults   map[fault]int
 	handlers []string
 	tags     int
+	room     int                  // of the empty table of requests
+	free     []*replication.Event // for event
 }
 
 // A Volume is one volume of a node: what is on its disks, and what its process
@@ -64,22 +66,26 @@ func newNode(w *World, id int) *Node {
 	}
 	for i := range w.cfg.Volumes {
 		l, size := layoutOf(sectors)
-		v := &Volume{num: uint16(i), data: newDataDisk(sectors), layout: l}
+		v := &Volume{num: uint16(i), data: newDataDisk(w.mem, sectors), layout: l}
 		if p := w.Nodes[0]; p != nil && len(p.Vols[i].data.now) == sectors {
-			v.meta = p.Vols[i].meta.clone()
+			v.meta = p.Vols[i].meta.clone(w.mem)
 		} else {
-			v.meta = createdMeta(w.cfg, l, size)
+			v.meta = createdMeta(w, l, size)
 		}
 		v.meta.durably = n.durably
 		n.Vols = append(n.Vols, v)
+		if id == 1 {
+			pair(w.Nodes[0].Vols[i].data, v.data)
+		}
 	}
 	return n
 }
 
 // createdMeta is a metadata device after create-md, for a synced pair also after
 // its first sync.
-func createdMeta(c Config, l meta.Layout, size int) *metaDisk {
-	d := newMetaDisk(size)
+func createdMeta(w *World, l meta.Layout, size int) *metaDisk {
+	c := w.cfg
+	d := newMetaDisk(w.mem, size)
 	if err := meta.Create(d, l, meta.CreateOptions{}); err != nil {
 		panic(err)
 	}
@@ -114,6 +120,7 @@ func (n *Node) Start() {
 		n.res.AddVolume(v.num, n.w.cfg.Disk[n.id])
 		v.attached, v.bitmap, v.jobs = false, nil, 0
 	}
+	n.room = n.res.Room()
 	n.w.trace("%s start", n.name)
 }
 
@@ -187,6 +194,16 @@ func (n *Node) Kill(power bool, keep float64) {
 	n.w.Model.afterCrash(n, power)
 }
 
+// event is an Event for step, which takes it back.
+func (n *Node) event() *replication.Event {
+	if k := len(n.free); k > 0 {
+		ev := n.free[k-1]
+		n.free = n.free[:k-1]
+		return ev
+	}
+	return &replication.Event{}
+}
+
 // step gives the core one event and does what it says.
 func (n *Node) step(ev *replication.Event) {
 	if !n.alive || n.w.failure != nil {
@@ -194,6 +211,7 @@ func (n *Node) step(ev *replication.Event) {
 	}
 	ev.At = n.w.Tick()
 	acts := n.stepSafely(ev)
+	n.free = append(n.free, ev)
 	for i := range acts {
 		n.do(&acts[i])
 	}
@@ -220,10 +238,10 @@ func (n *Node) do(a *replication.Action) {
 		n.local(a)
 	case replication.Complete:
 		n.w.Model.completed(n, a.Tag.(*Request), a.Err)
-	case replication.Free, replication.CloseDisk:
-		if a.Kind == replication.CloseDisk {
-			n.closeDisk(n.Vols[a.Volume])
-		}
+	case replication.Free:
+		n.w.mem.free(a.Data)
+	case replication.CloseDisk:
+		n.closeDisk(n.Vols[a.Volume])
 	case replication.WriteMeta:
 		n.writeMeta(a)
 	case replication.SyncData:

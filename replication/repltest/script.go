@@ -222,7 +222,7 @@ func (s *script) barrierAck(d *directive) {
 	n := s.w.Nodes[to[0]-'a']
 	b := drbd.AppendHeader100(nil, drbd.Header{Command: drbd.CmdBarrierAck, Length: 8})
 	b = drbd.BarrierAck{Barrier: uint32(d.number("barrier", 0)), SetSize: uint32(d.number("set_size", 1))}.Append(b)
-	n.receive(drbd.MetaSocket, b)
+	n.receive(drbd.MetaSocket, b, nil)
 }
 
 func (s *script) printState(n *Node) {

@@ -10,14 +10,35 @@ import (
 // does right and wrong things, and faults, all drawn from the seed. In the end
 // everything is healed and must come to rest. The error names what broke, with
 // the end of the trace.
-func Simulate(seed uint64) error {
-	s := newSim(newPlan(seed))
-	s.w.KeepTrace()
+func Simulate(seed uint64) error { return NewSimulator().Run(seed) }
+
+// A Simulator runs one history after the other in the same memory. It is not
+// safe for concurrent use.
+type Simulator struct {
+	Events int // of all histories so far
+	mem    arena
+}
+
+// NewSimulator returns a Simulator that has run nothing.
+func NewSimulator() *Simulator { return &Simulator{} }
+
+// Run is one history; see Simulate. A history that fails is run again to have
+// its trace.
+func (r *Simulator) Run(seed uint64) error {
+	p := newPlan(seed)
+	s := newSim(p, &r.mem)
 	s.run()
-	if err := s.w.Err(); err != nil {
-		return fmt.Errorf("%w\n%s", err, s.w.LastTrace())
+	r.Events += s.w.steps
+	if s.w.failure == nil {
+		return nil
 	}
-	return nil
+	again := newSim(p, &r.mem)
+	again.w.KeepTrace()
+	again.run()
+	if again.w.failure == nil {
+		return fmt.Errorf("%w\nrun again it does not fail: the simulation is not deterministic", s.w.failure)
+	}
+	return fmt.Errorf("%w\n%s", again.w.failure, again.w.LastTrace())
 }
 
 // A plan is what a history is about: two nodes, and round for round what the
@@ -87,8 +108,8 @@ type sim struct {
 	clients [2]*simClient
 }
 
-func newSim(p *plan) *sim {
-	w := NewWorld(p.cfg)
+func newSim(p *plan, mem *arena) *sim {
+	w := newWorld(p.cfg, mem)
 	s := &sim{w: w, m: w.Model, plan: p}
 	d := &dice{mix(p.cfg.Seed, mixName("clients"))}
 	for i, n := range w.Nodes {
@@ -147,7 +168,7 @@ func (s *sim) heal() {
 			for i := range n.Vols {
 				n.Attach(i)
 			}
-			if n.res.Snapshot(w.Tick()).Conn == drbd.StandAlone {
+			if n.state(0).Conn == drbd.StandAlone {
 				s.connect(n, false)
 			}
 		}
@@ -179,7 +200,7 @@ func (s *sim) settled() bool {
 
 func (s *sim) idle() bool {
 	for _, n := range s.w.Nodes {
-		if !n.alive || n.res.Snapshot(s.w.Tick()).Pending > 0 {
+		if !n.alive || n.pending() > 0 {
 			return false
 		}
 	}

@@ -30,11 +30,19 @@ func (w *World) KeepTrace() { w.ring = []string{} }
 // LastTrace is the end of the kept trace.
 func (w *World) LastTrace() string { return strings.Join(w.ring, "\n") }
 
-func (w *World) tracePacket(n *Node, sock drbd.Socket, b []byte) {
+// traced reports whether anybody reads what is traced. Whoever must compose it
+// asks first.
+func (w *World) traced() bool { return w.tracing || w.ring != nil }
+
+func (w *World) tracePacket(n *Node, sock drbd.Socket, b, data []byte) {
+	if w.OnSend == nil && !w.traced() {
+		return
+	}
+	b = append(b[:len(b):len(b)], data...)
 	if w.OnSend != nil {
 		w.OnSend(n.id, sock, b)
 	}
-	if !w.tracing && w.ring == nil {
+	if !w.traced() {
 		return
 	}
 	name := "data"

@@ -1,7 +1,6 @@
 package repltest
 
 import (
-	"container/heap"
 	"fmt"
 	"strings"
 
@@ -52,6 +51,7 @@ type World struct {
 	Reachable bool
 
 	cfg        Config
+	mem        *arena
 	now        int64 // µs
 	seq        uint64
 	queue      eventQueue
@@ -70,8 +70,11 @@ type World struct {
 }
 
 // NewWorld returns two nodes that are not started.
-func NewWorld(cfg Config) *World {
-	w := &World{cfg: cfg, Reachable: true, now: 1000}
+func NewWorld(cfg Config) *World { return newWorld(cfg, &arena{}) }
+
+func newWorld(cfg Config, mem *arena) *World {
+	mem.reset()
+	w := &World{cfg: cfg, mem: mem, Reachable: true, now: 1000, queue: mem.queue[:0]}
 	if cfg.Seed != 0 {
 		w.dice = &dice{cfg.Seed}
 	}
@@ -90,23 +93,49 @@ type item struct {
 
 type eventQueue []item
 
-func (q eventQueue) Len() int { return len(q) }
-func (q eventQueue) Less(i, j int) bool {
+func (q eventQueue) less(i, j int) bool {
 	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].seq < q[j].seq
 }
-func (q eventQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *eventQueue) Push(x any)   { *q = append(*q, x.(item)) }
-func (q *eventQueue) Pop() any {
-	old := *q
-	it := old[len(old)-1]
-	old[len(old)-1] = item{}
-	*q = old[:len(old)-1]
+
+func (q *eventQueue) push(it item) {
+	*q = append(*q, it)
+	h := *q
+	for i := len(h) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !h.less(i, up) {
+			break
+		}
+		h[i], h[up] = h[up], h[i]
+		i = up
+	}
+}
+
+func (q *eventQueue) pop() item {
+	h := *q
+	it, n := h[0], len(h)-1
+	h[0], h[n] = h[n], item{}
+	h = h[:n]
+	for i := 0; ; {
+		first := 2*i + 1
+		if first >= n {
+			break
+		}
+		if second := first + 1; second < n && h.less(second, first) {
+			first = second
+		}
+		if !h.less(first, i) {
+			break
+		}
+		h[i], h[first] = h[first], h[i]
+		i = first
+	}
+	*q = h
 	return it
 }
 
 func (w *World) at(t int64, f func()) {
 	w.seq++
-	heap.Push(&w.queue, item{t, w.seq, f})
+	w.queue.push(item{t, w.seq, f})
 }
 
 func (w *World) after(d int64, f func()) { w.at(w.now+d, f) }
@@ -118,7 +147,7 @@ func (w *World) Tick() replication.Tick { return replication.Tick(w.now/1000) + 
 func (w *World) Run(ms int64) {
 	end := w.now + ms*1000
 	for w.failure == nil && !w.crash.halted && len(w.queue) > 0 && w.queue[0].at <= end {
-		it := heap.Pop(&w.queue).(item)
+		it := w.queue.pop()
 		w.shake(it.at)
 		it.f()
 		w.steps++
@@ -137,7 +166,11 @@ func (w *World) RunUntil(limit int64, done func() bool) bool {
 		if done() {
 			return true
 		}
-		w.Run(5)
+		next := end
+		if len(w.queue) > 0 { // nothing changes before the next event
+			next = min(end, w.queue[0].at)
+		}
+		w.Run(max(5, (next-w.now+4999)/5000*5))
 	}
 	return done()
 }
