@@ -2,6 +2,7 @@ package replication
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
 )
@@ -217,6 +218,9 @@ func (r *Resource) failDisk(v *volume, reason string) {
 	}
 	r.runMetaWaiters(v)
 	r.unpark()
+	for _, id := range slices.Clone(r.req.postponed) {
+		r.resubmitDiskless(r.req.get(id))
+	}
 	r.peerMayGo()
 	r.progressFlushes()
 	r.maybeCloseDisk(v)
@@ -248,9 +252,11 @@ func (r *Resource) maybeCloseDisk(v *volume) {
 			p.alHeld = false
 		}
 	}
-	for _, id := range r.req.parked {
-		if q := r.req.get(id); q.v == v {
-			q.clear(alHeld)
+	for _, ids := range [][]RequestID{r.req.parked, r.req.postponed} {
+		for _, id := range ids {
+			if q := r.req.get(id); q.v == v {
+				q.clear(alHeld)
+			}
 		}
 	}
 	v.bitmap, v.al, v.tx, v.rx, v.starved = nil, nil, nil, nil, 0

@@ -24,6 +24,9 @@ type sentEpoch struct {
 	count   uint32
 	barrier bool
 	at      Tick // when the barrier was sent
+	// conflicts is how many writes have left it, because they met writes of the
+	// peer: a kernel peer does not acknowledge what is left.
+	conflicts uint32
 }
 
 // closeEpoch ends the current epoch: whatever is submitted from now on is
@@ -57,6 +60,9 @@ func (r *Resource) barrierIfDue() {
 	r.arena = drbd.Barrier{Barrier: last.epoch}.Append(r.arena)
 	r.endPacket(drbd.DataSocket, start, nil)
 	r.setTimerOnce(timerRequest, Tick(r.net.TimeoutMS))
+	if last.count == 0 {
+		r.dropEmptyEpochs()
+	}
 }
 
 // countWrite takes a write into the current epoch, just before it is sent.
@@ -92,7 +98,9 @@ func (r *Resource) hurry() {
 	}
 	r.closeEpoch()
 	r.barrierIfDue()
-	if r.peerPollux && !r.send_.hurried {
+	if !r.peerPollux {
+		r.proveConflicts()
+	} else if !r.send_.hurried && r.send_.unacked.len() > 0 {
 		r.send_.hurried, r.send_.hurriedAt = true, r.now
 		r.sendEmpty(drbd.DataSocket, drbd.CmdUnplugRemote)
 	}
@@ -101,6 +109,7 @@ func (r *Resource) hurry() {
 // gotBarrierAck: the oldest epoch is stable on the peer.
 func (r *Resource) gotBarrierAck(ack drbd.BarrierAck) error {
 	e := &r.send_
+	r.skipConflicts(ack.Barrier)
 	if e.unacked.len() == 0 {
 		return &drbd.ProtocolError{Packet: drbd.CmdBarrierAck, Field: "barrier", Got: ack.Barrier, Want: "none outstanding"}
 	}
@@ -108,19 +117,29 @@ func (r *Resource) gotBarrierAck(ack drbd.BarrierAck) error {
 	if !first.barrier || ack.Barrier != first.epoch {
 		return &drbd.ProtocolError{Packet: drbd.CmdBarrierAck, Field: "barrier", Got: ack.Barrier, Want: first.epoch}
 	}
-	if ack.SetSize != first.count {
+	if ack.SetSize != first.count && (r.peerPollux || ack.SetSize != first.count+first.conflicts) {
 		return &drbd.ProtocolError{Packet: drbd.CmdBarrierAck, Field: "set_size", Got: ack.SetSize, Want: first.count}
 	}
-	for i := range int(first.count) {
-		if q := r.req.get(*r.req.log.at(i)); q.is(netPending) && r.net.Protocol != 'A' {
-			return &drbd.ProtocolError{
-				Packet: drbd.CmdBarrierAck, Field: "set_size", Got: ack.SetSize,
-				Want: fmt.Sprintf("the acknowledgement of sector %d first", q.sector),
-			}
+	if q := r.answersMissing(first.count); q != nil {
+		return &drbd.ProtocolError{
+			Packet: drbd.CmdBarrierAck, Field: "set_size", Got: ack.SetSize,
+			Want: fmt.Sprintf("the acknowledgement of sector %d first", q.sector),
 		}
 	}
-	e.unacked.pop()
-	e.hurried = false
+	r.releaseEpoch()
+	for _, v := range r.vols {
+		r.sourceMayFinish(v)
+	}
+	if e.unacked.len() > 0 && e.unacked.at(e.unacked.len()-1).barrier && (r.req.used > hurryRequests || len(r.req.flushes) > 0) {
+		r.hurry()
+	}
+	return nil
+}
+
+// releaseEpoch lets the writes of the oldest epoch go: they are stable on the peer.
+func (r *Resource) releaseEpoch() {
+	first := r.send_.unacked.pop()
+	r.send_.hurried = false
 	for range first.count {
 		q := r.req.get(r.req.log.pop())
 		q.clear(inLog)
@@ -132,13 +151,6 @@ func (r *Resource) gotBarrierAck(ack drbd.BarrierAck) error {
 	}
 	r.kick = true
 	r.progressFlushes()
-	for _, v := range r.vols {
-		r.sourceMayFinish(v)
-	}
-	if e.unacked.len() > 0 && e.unacked.at(e.unacked.len()-1).barrier && (r.req.used > hurryRequests || len(r.req.flushes) > 0) {
-		r.hurry()
-	}
-	return nil
 }
 
 // recvEpochs is the receiver's half: epochs in the order of their writes, the
@@ -157,6 +169,7 @@ type recvEpoch struct {
 	size    uint32 // writes received
 	active  uint32 // of these, not ended
 	closed  bool
+	left    bool // a write has left it, because it met one of this node
 }
 
 type syncWait struct {
@@ -180,6 +193,14 @@ func (e *recvEpochs) join() uint64 {
 
 func (e *recvEpochs) ended(epoch uint64) { e.q.at(int(epoch-e.base)).active-- }
 
+// leave takes a write out of its epoch: neither node counts it.
+func (e *recvEpochs) leave(epoch uint64) {
+	ep := e.q.at(int(epoch - e.base))
+	ep.active--
+	ep.size--
+	ep.left = true
+}
+
 // receivedBarrier closes the peer's epoch. An empty one is ignored, as the
 // kernel does (drbd84-protocol, 10.6).
 func (r *Resource) receivedBarrier(b drbd.Barrier) {
@@ -188,6 +209,9 @@ func (r *Resource) receivedBarrier(b drbd.Barrier) {
 		return
 	}
 	last := e.q.at(e.q.len() - 1)
+	if last.size == 0 && (r.peerPollux || !last.left) {
+		return
+	}
 	last.closed, last.barrier = true, b.Barrier
 	switch {
 	case !r.peerPollux:
@@ -252,6 +276,9 @@ func (r *Resource) ackEpochs() {
 		ep := e.q.pop()
 		e.base++
 		e.eligible--
+		if ep.size == 0 { // all of it were conflicts: the peer expects nothing
+			continue
+		}
 		start := r.beginPacket(drbd.CmdBarrierAck, 0, 8)
 		r.arena = drbd.BarrierAck{Barrier: ep.barrier, SetSize: ep.size}.Append(r.arena)
 		r.endPacket(drbd.MetaSocket, start, nil)

@@ -20,12 +20,12 @@ func (r *Resource) socketsUp(ev *Event) {
 	r.connGen++
 	r.dataPos = 0
 	r.lastReceived, r.lastData = r.now, r.now
-	r.gotProtocol, r.stateSent = false, false
+	r.gotProtocol, r.stateSent, r.conflictTold = false, false, false
 	r.splitBrain = ""
 	r.conn = drbd.WFReportParams // packets may go; the volumes still say WFConnection
 	r.sendPacket(drbd.DataSocket, drbd.CmdProtocol, 0, r.protocolPacket())
 	for _, v := range r.vols {
-		v.sendSeq = 0
+		v.sendSeq, v.peerSeq = 0, 0
 		v.havePeerUUIDs, v.havePeerSizes, v.handshakeDone, v.forcedPeer = false, false, false, false
 		v.tooSmall = ""
 		r.sendPacket(drbd.DataSocket, drbd.CmdSyncParam89, v.num, r.syncParam(v))
@@ -525,6 +525,7 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 	r.unsettled = r.unsettled || r.recv.q.len() > 0
 	r.recv.drop()
 	r.strictWait = false
+	r.dropHeld()
 	r.dropPeerRequests()
 	r.peerRole = drbd.RoleUnknown
 	for _, v := range r.vols {
@@ -615,6 +616,7 @@ func (r *Resource) failNetwork() {
 		q.clear(inLog | netPending | netOK | rsWriteAck | writeAcked)
 		r.progress(q)
 	}
+	r.failPostponed()
 	r.failFlushesAndReads()
 }
 
@@ -622,6 +624,10 @@ func (r *Resource) failNetwork() {
 func (r *Resource) failFlushesAndReads() {
 	for _, id := range r.req.flushes {
 		r.req.get(id).clear(inLog | netPending | needsProof)
+	}
+	if r.proof != nil {
+		r.req.release(r.proof)
+		r.proof = nil
 	}
 	if r.req.reads > 0 {
 		r.req.reads = 0
@@ -658,6 +664,7 @@ func (r *Resource) checkRequestTimeout() {
 	limit := Tick(r.net.TimeoutMS) * Tick(r.net.KoCount)
 	if e := &r.send_; e.unacked.len() > 0 && e.unacked.at(0).barrier {
 		switch first := e.unacked.at(0); {
+		case !r.peerPollux && first.conflicts > 0: // never acknowledged: proveConflicts
 		case !r.peerPollux:
 			look(first.at)
 		case e.hurried:
@@ -669,10 +676,15 @@ func (r *Resource) checkRequestTimeout() {
 			r.setTimer(timerRequest, max(min(Tick(r.net.TimeoutMS), limit/4), 1))
 		}
 	}
-	for _, id := range r.req.flushes {
-		if q := r.req.get(id); q.is(netPending) {
-			look(q.since)
+	for _, ids := range [2][]RequestID{r.req.flushes, r.req.postponed} {
+		for _, id := range ids {
+			if q := r.req.get(id); q.is(netPending | isPostponed) {
+				look(q.since)
+			}
 		}
+	}
+	if r.proof != nil {
+		look(r.proof.since)
 	}
 	if r.req.reads > 0 {
 		for _, c := range r.req.chunks {

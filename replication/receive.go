@@ -193,7 +193,11 @@ func (r *Resource) dispatchVolume(v *volume, ev *Event) (kept bool, err error) {
 		if err := a.Decode(ev.Fixed); err != nil {
 			return false, err
 		}
-		return false, r.dispatchAck(v, h.Command, a)
+		if err := r.dispatchAck(v, h.Command, a); err != nil {
+			return false, err
+		}
+		r.gotSeq(v, a.Seq)
+		return false, nil
 	case drbd.CmdDataReply:
 		var d drbd.Data
 		if err := d.Decode(ev.Fixed); err != nil {
@@ -231,6 +235,8 @@ func (r *Resource) dispatchAck(v *volume, cmd drbd.Command, a drbd.BlockAck) err
 			return r.gotResyncAck(v, cmd, a)
 		}
 		return r.gotBlockAck(cmd, v, a)
+	case drbd.CmdSuperseded, drbd.CmdRetryWrite:
+		return r.gotConflictAnswer(cmd, v, a)
 	case drbd.CmdNegDReply:
 		return r.gotNegDReply(v, a)
 	case drbd.CmdNegRSDReply, drbd.CmdRSCancel, drbd.CmdRSIsInSync:
@@ -250,9 +256,18 @@ func (v *volume) checkRange(cmd drbd.Command, s drbd.Sector, size uint32) error 
 	return nil
 }
 
-// receivedWrite is drbd84-protocol, 3.2.
+// receivedWrite takes a write of the peer in its turn.
 func (r *Resource) receivedWrite(v *volume, cmd drbd.Command, op Op, d drbd.Data, size uint32, data []byte) (kept bool, err error) {
-	if r.role == drbd.Primary {
+	if !r.inSequence(v, d.Seq) {
+		r.hold(heldWrite{v, cmd, op, d, size, data})
+		return true, nil
+	}
+	return r.takeWrite(v, cmd, op, d, size, data)
+}
+
+// takeWrite is drbd84-protocol, 3.2.
+func (r *Resource) takeWrite(v *volume, cmd drbd.Command, op Op, d drbd.Data, size uint32, data []byte) (kept bool, err error) {
+	if r.role == drbd.Primary && !r.net.AllowTwoPrimaries {
 		return false, &drbd.ProtocolError{Packet: cmd, Field: "role", Got: "a write", Want: "none: this node is the only Primary"}
 	}
 	if v.st.Disk < drbd.Inconsistent {
@@ -353,8 +368,13 @@ func (r *Resource) startPeer(p *peerRequest) bool {
 		r.peerEnded(p, ErrNoData)
 		return true
 	}
-	if v.active.busy(p.sector, p.end(), waitsFor(p.kind)) || v.sync.done < p.syncSeq {
+	if v.sync.done < p.syncSeq {
 		return false
+	}
+	if v.active.busy(p.sector, p.end(), waitsFor(p.kind)) {
+		if c := r.meetConflict(p); c != conflictNone {
+			return c == conflictAnswered
+		}
 	}
 	if p.kind == peerWrite && v.st.Pdsk < drbd.Inconsistent {
 		if !v.isSettled() {
@@ -376,6 +396,9 @@ func (r *Resource) startPeer(p *peerRequest) bool {
 		} else if !v.al.Ready(first, last) {
 			return false
 		}
+	}
+	if len(r.req.postponed) > 0 {
+		r.resubmitPostponed(p)
 	}
 	v.local++
 	v.active.insert(p.sector, p.end(), p.kind, uint32(p.id))

@@ -3,22 +3,24 @@ package replication
 import "github.com/pollux-project/pollux/protocol/drbd"
 
 // reqFlags is what is known of a client request.
-type reqFlags uint16
+type reqFlags uint32
 
 const (
 	localPending reqFlags = 1 << iota // its local part has not ended
 	localOK
 	netPending // the peer's part that the protocol demands has not come
 	netOK
-	inLog      // in the transfer log: its epoch is not acknowledged
-	rsWriteAck // the peer answered P_RS_WRITE_ACK: bits may be cleared
-	replicated // P_DATA was sent: counts in its epoch
-	completed  // the client is answered
-	alHeld     // holds references on activity log extents
-	isActive   // stands in the volume's active ranges
-	isParked   // ended, but the answer must wait (frozen, or a UUID not on disk)
-	needsProof // flush with a kernel peer: the proof read is under way
-	writeAcked // the peer has written it: P_WRITE_ACK or P_RS_WRITE_ACK
+	inLog       // in the transfer log: its epoch is not acknowledged
+	rsWriteAck  // the peer answered P_RS_WRITE_ACK: bits may be cleared
+	replicated  // P_DATA was sent: counts in its epoch
+	completed   // the client is answered
+	alHeld      // holds references on activity log extents
+	isActive    // stands in the volume's active ranges
+	isParked    // ended, but the answer must wait (frozen, or a UUID not on disk)
+	needsProof  // flush with a kernel peer: the proof read is under way
+	writeAcked  // the peer has written it: P_WRITE_ACK or P_RS_WRITE_ACK
+	isPostponed // the peer did not take it because of a write of its own (conflict.go)
+	isTainted   // was postponed once: this disk may hold its data, the peer's not
 )
 
 // request is a slot of the table of client requests.
@@ -56,15 +58,16 @@ const chunkSize = 256
 // requests is the table of client requests: slots in chunks that never move,
 // the transfer log, and the lists of those that wait.
 type requests struct {
-	chunks  []*[chunkSize]request
-	free    []RequestID
-	used    int
-	log     ring[RequestID] // the transfer log, in send order
-	waiting []RequestID     // not begun, in order of arrival
-	parked  []RequestID     // ended, not answered
-	flushes []RequestID     // flushes under way
-	reads   int             // remote reads under way
-	byPos   ring[RequestID] // protocol A: replicated, not yet handed to the socket
+	chunks    []*[chunkSize]request
+	free      []RequestID
+	used      int
+	log       ring[RequestID] // the transfer log, in send order
+	waiting   []RequestID     // not begun, in order of arrival
+	parked    []RequestID     // ended, not answered
+	flushes   []RequestID     // flushes under way
+	postponed []RequestID     // isPostponed
+	reads     int             // remote reads under way
+	byPos     ring[RequestID] // protocol A: replicated, not yet handed to the socket
 }
 
 func (t *requests) init() { t.free = make([]RequestID, 0, chunkSize) }
@@ -142,6 +145,22 @@ func (q *ring[T]) pop() T {
 	q.head = (q.head + 1) & (len(q.buf) - 1)
 	q.n--
 	return v
+}
+
+// removeFunc takes out what del says.
+func (q *ring[T]) removeFunc(del func(T) bool) {
+	kept := 0
+	for i := range q.n {
+		if v := *q.at(i); !del(v) {
+			*q.at(kept) = v
+			kept++
+		}
+	}
+	var zero T
+	for i := kept; i < q.n; i++ {
+		*q.at(i) = zero
+	}
+	q.n = kept
 }
 
 // rangeKind is who holds a range of a volume.

@@ -76,13 +76,16 @@ type Resource struct {
 
 	req   requests
 	peer  peerRequests
+	held  heldWrite // waits for its turn
 	send_ sendEpochs
 	recv  recvEpochs
 
-	dataPos      uint64 // bytes filed for the data socket of this connection
-	connGen      uint32 // number of the connection
-	needProof    bool   // kernel peer: written to since its last proven flush
-	strictWait   bool   // kernel peer: reading stopped at a P_BARRIER
+	dataPos      uint64   // bytes filed for the data socket of this connection
+	connGen      uint32   // number of the connection
+	needProof    bool     // kernel peer: written to since its last proven flush
+	strictWait   bool     // kernel peer: reading stopped at a P_BARRIER
+	proof        *request // kernel peer: asked for what it never acknowledges, nil if not
+	conflictTold bool     // the operator has heard of this connection's conflicts
 	readPaused   bool
 	lastReceived Tick
 	lastData     Tick // the same of the data socket
@@ -151,6 +154,7 @@ type volume struct {
 	strayed bool
 
 	sendSeq uint32
+	peerSeq uint32 // the highest number seen from the peer
 
 	meta metaIO
 	sync dataSync
@@ -174,6 +178,7 @@ type Counters struct {
 	ReceivedBytes uint64
 	ALWrites      uint64 // transactions
 	BMWrites      uint64 // pages
+	Conflicts     uint64 // writes that met one of the other node, with two Primaries
 }
 
 // New returns a resource without volumes, Secondary and StandAlone.
@@ -359,6 +364,7 @@ const (
 	timerBitmap
 	timerHandshake
 	timerCommand
+	timerSequence
 	timerCount
 )
 
@@ -412,6 +418,8 @@ func (r *Resource) timerFired() {
 			r.checkHandshakeTimeout()
 		case timerCommand:
 			r.commandTimer()
+		case timerSequence:
+			r.sequenceTimeout()
 		}
 	}
 }
@@ -458,7 +466,7 @@ func (r *Resource) pinged() {
 func (r *Resource) ReceivePaused() bool { return r.readPaused }
 
 func (r *Resource) maintainReceive() {
-	paused := r.strictWait || r.peer.used > maxPeerRequests ||
+	paused := r.strictWait || r.held.v != nil || r.peer.used > maxPeerRequests ||
 		r.peer.bytes > max(int64(r.net.MaxBuffers)*4096, 4<<20)
 	if r.readPaused && !paused {
 		r.emit(Action{Kind: ResumeReceive})

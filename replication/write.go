@@ -141,7 +141,7 @@ func (r *Resource) startWrite(q *request) bool {
 	if v.tx != nil || conn == drbd.WFBitMapT || conn == drbd.WFSyncUUID || v.st.Disk == drbd.Negotiating {
 		return false // neither node would mark what is written while they settle who is the source
 	}
-	if v.active.busy(q.sector, q.end(), clientWriteWaitsFor) {
+	if v.active.busy(q.sector, q.end(), clientWriteWaitsFor) || len(r.peer.waiting) > 0 && r.behindPeer(q) {
 		return false
 	}
 	local := v.st.Disk >= drbd.Inconsistent
@@ -326,6 +326,7 @@ func (r *Resource) localDone(ev *Event) {
 			v.sync.dirty = true
 		}
 		r.progress(q)
+		r.peerMayGo()
 		r.maybeCloseDisk(v)
 		return
 	}
@@ -336,14 +337,16 @@ func (r *Resource) localDone(ev *Event) {
 	} else {
 		q.err = ev.Err
 		r.progress(q)
+		r.resubmitDiskless(q)
 	}
+	r.peerMayGo()
 	r.maybeCloseDisk(v)
 }
 
 // progress answers the client as soon as the protocol allows it, and frees the
 // slot when nothing more is to come. It may be called at any time.
 func (r *Resource) progress(q *request) {
-	if q.flags&(localPending|netPending) != 0 {
+	if q.flags&(localPending|netPending|isPostponed) != 0 {
 		return
 	}
 	if !q.is(completed) && !r.complete(q) {
@@ -433,6 +436,9 @@ func (r *Resource) restart(q *request) {
 	if q.is(isActive) {
 		q.v.active.remove(clientWrite, uint32(q.id))
 	}
+	if q.is(isTainted) {
+		q.v.setDirty(q.sector, q.size)
+	}
 	if q.is(alHeld) && q.v.al != nil {
 		q.v.al.End(meta.ExtentsOf(q.sector, q.size))
 	}
@@ -445,7 +451,7 @@ func (r *Resource) restart(q *request) {
 // go (drbd84-protocol, 3.1 step 9).
 func (r *Resource) destroy(q *request) {
 	v := q.v
-	if q.changesData() && v.bitmap != nil && q.flags&(localOK|netOK) != 0 {
+	if q.changesData() && v.bitmap != nil && q.flags&(localOK|netOK|isTainted) != 0 {
 		switch {
 		case q.flags&(localOK|netOK) != localOK|netOK:
 			v.setDirty(q.sector, q.size)
@@ -580,13 +586,19 @@ func (r *Resource) flushPeer(q *request) {
 	q.set(inLog) // here: epochs before q.epoch are outstanding
 	r.hurry()
 	if !r.peerPollux {
-		q.set(needsProof | netPending)
-		q.since = r.now
-		q.sector = 0
-		start := r.beginPacket(drbd.CmdDataRequest, q.v.num, 24)
-		r.arena = drbd.BlockRequest{BlockID: q.blockID(), Size: proofBytes}.Append(r.arena)
-		r.endPacket(drbd.DataSocket, start, nil)
+		r.sendProof(q)
 	}
+}
+
+// sendProof has a kernel peer read a little for q: its answer follows the flush
+// of all that was sent before.
+func (r *Resource) sendProof(q *request) {
+	q.set(needsProof | netPending)
+	q.since = r.now
+	q.sector = 0
+	start := r.beginPacket(drbd.CmdDataRequest, q.v.num, 24)
+	r.arena = drbd.BlockRequest{BlockID: q.blockID(), Size: proofBytes}.Append(r.arena)
+	r.endPacket(drbd.DataSocket, start, nil)
 }
 
 // proven: the kernel peer has flushed whatever was sent before the flush q.
@@ -596,6 +608,7 @@ func (r *Resource) proven(q *request) {
 	if int32(q.epoch-r.send_.last) > 0 {
 		r.needProof = false
 	}
+	r.conflictsProven(q)
 	r.progressFlushes()
 }
 
