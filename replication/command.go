@@ -544,6 +544,10 @@ func (r *Resource) runOutdate(c *command) {
 
 // runSetOptions takes new options over on the running connection.
 func (r *Resource) runSetOptions(c *command) {
+	if err := r.checkTwoPrimaries(&c.Net); err != nil {
+		r.finish(c, err)
+		return
+	}
 	if v := r.volume(c.Volume); v != nil {
 		old := v.opts
 		v.opts = c.Disk

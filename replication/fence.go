@@ -87,6 +87,9 @@ func (r *Resource) thaw(peerIsBack bool) {
 	r.suspFen = false
 	pending := r.fencePending
 	r.fencePending = false
+	if peerIsBack && r.bothPrimary() {
+		r.repeatUnanswered()
+	}
 	for _, v := range r.vols {
 		ns := v.st
 		ns.SuspFen = false
@@ -97,6 +100,7 @@ func (r *Resource) thaw(peerIsBack bool) {
 		switch {
 		case !peerIsBack || v.st.Pdsk < drbd.Inconsistent:
 			r.newCurrent(v)
+		case r.bothPrimary(): // both repeat what they had begun
 		case v.st.Conn == drbd.Connected && v.bitmap.Weight() > 0:
 			r.newCurrent(v)
 			r.sourceAfterThaw(v)

@@ -139,6 +139,9 @@ func (r *Resource) receivedProtocol(h drbd.Header, b []byte) error {
 	}
 	letter := byte('A' + p.Protocol - drbd.ProtocolA)
 	if h.Command == drbd.CmdProtocolUpdate {
+		if err := r.checkUpdate(p); err != nil {
+			return err
+		}
 		r.net.Protocol = letter
 		r.net.AfterSB0P, r.net.AfterSB1P, r.net.AfterSB2P = mirroredPolicy(p.AfterSB0P), mirroredPolicy(p.AfterSB1P), mirroredPolicy(p.AfterSB2P)
 		r.net.AllowTwoPrimaries = p.TwoPrimaries != 0

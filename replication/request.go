@@ -20,7 +20,8 @@ const (
 	needsProof  // flush with a kernel peer: the proof read is under way
 	writeAcked  // the peer has written it: P_WRITE_ACK or P_RS_WRITE_ACK
 	isPostponed // the peer did not take it because of a write of its own (conflict.go)
-	isTainted   // was postponed once: this disk may hold its data, the peer's not
+	isTainted   // to be begun anew: this disk may hold its data, the peer's not
+	mustRepeat  // to be begun anew instead of being answered
 )
 
 // request is a slot of the table of client requests.

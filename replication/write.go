@@ -362,6 +362,10 @@ func (r *Resource) progress(q *request) {
 func (r *Resource) complete(q *request) bool {
 	ok := q.is(localOK | netOK)
 	if q.changesData() && q.is(isActive) {
+		if q.is(mustRepeat) {
+			r.resubmit(q)
+			return false
+		}
 		if !q.v.hasDisk() {
 			q.clear(localOK) // the disk has failed meanwhile: it is no copy any more
 		}

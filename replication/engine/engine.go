@@ -64,8 +64,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("%s: no volumes", c.Resource)
 	case c.Net.DataIntegrityAlg != "":
 		return fmt.Errorf("%s: data-integrity-alg %s: not supported yet: remove the option on both nodes", c.Resource, c.Net.DataIntegrityAlg)
-	case c.Net.AllowTwoPrimaries:
-		return fmt.Errorf("%s: allow-two-primaries: not supported yet: remove the option on both nodes", c.Resource)
+	case c.Net.AllowTwoPrimaries && c.Net.Protocol != 'C':
+		return fmt.Errorf("%s: allow-two-primaries needs protocol C, found protocol %c", c.Resource, c.Net.Protocol)
 	}
 	return nil
 }

@@ -110,7 +110,7 @@ func (n *Node) send(a *replication.Action) {
 		}
 		return
 	}
-	s.last = max(s.last, n.w.now+n.w.netDelay())
+	s.last = max(s.last, n.w.now+n.w.netDelay()+n.w.delayed[n.id][a.Socket])
 	p := packet{at: s.last, bytes: b}
 	if a.Data != nil {
 		p.data = n.w.mem.buffer(len(a.Data) / sectorSize)

@@ -22,6 +22,7 @@ const settleMS = 300
 //	invalidate a | invalidate-remote a | outdate a
 //	pause-sync a | resume-sync a | sync-after a [waits]
 //	write|trim|zero|read a sector=8 size=4096 [fua] [n=3] | flush a
+//	two-primaries a yes|no [protocol=A] | delay a meta by=20 | race
 //	fail a write n=1 | cut [silent] | heal | stall a data | kill a [power]
 //	fence a code=4 | barrier-ack to=a barrier=7 set_size=1 | run | state | check
 func RunScript(t *testing.T, path string) {
@@ -56,6 +57,7 @@ func (s *script) create(d *directive) string {
 	c.Volumes = d.number("volumes", 1)
 	c.ALSlots = d.number("al-extents", 7)
 	c.FenceAgent, c.NoData = d.has("fence-handler"), d.has("suspend-io")
+	c.Net[0].AllowTwoPrimaries, c.Net[1].AllowTwoPrimaries = d.has("two-primaries"), d.has("two-primaries")
 	if d.has("kernel") {
 		c.Features = KernelFeatures
 	}
@@ -80,6 +82,8 @@ func (s *script) option(d *directive, c *Config, key, value string) {
 			c.Net[1].VerifyAlg = value
 		case "after-sb-0pri":
 			c.Net[i].AfterSB0P = uint32(d.number(key, 0))
+		case "after-sb-2pri":
+			c.Net[i].AfterSB2P = uint32(d.number(key, 0))
 		case "max-epoch-size":
 			c.Net[i].MaxEpochSize = d.number(key, 0)
 		case "on-io-error":
@@ -172,6 +176,19 @@ func (s *script) machine(d *directive, n *Node) {
 		n.Kill(d.has("power"), 0)
 	case "fence":
 		n.fence = d.number("code", 0)
+	case "two-primaries":
+		net := s.w.cfg.Net[n.id]
+		net.AllowTwoPrimaries, net.Protocol = d.has("yes"), 'C'
+		if p, ok := d.args["protocol"]; ok {
+			net.Protocol = p[0]
+		}
+		n.Command(replication.Command{Kind: replication.CmdSetOptions, Net: net, Disk: s.w.cfg.Disk[n.id]}, nil)
+	case "delay":
+		sock := drbd.DataSocket
+		if d.has("meta") {
+			sock = drbd.MetaSocket
+		}
+		s.w.delayed[n.id][sock] = int64(d.number("by", 0)) * 1000
 	case "stall":
 		sock := drbd.DataSocket
 		if d.has("meta") {

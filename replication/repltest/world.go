@@ -58,6 +58,7 @@ type World struct {
 	dice       *dice  // nil: all delays are fixed
 	same       uint64 // how many events were due at this very time
 	links      int
+	delayed    [2][2]int64 // µs more that a packet takes, by sender and socket: of a script
 	connecting bool
 	Model      *Model
 	OnSend     func(node int, sock drbd.Socket, packet []byte) // sees every packet, header and all
