@@ -108,7 +108,7 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 	if ns.Conn < drbd.Connected && os.Conn >= drbd.Connected || ns.Conn == drbd.Connected && os.Conn > drbd.Connected {
 		r.resyncOver(v)
 	}
-	if os.Pdsk == drbd.Diskless && ns.Pdsk > drbd.Diskless && ns.Pdsk != drbd.DUnknown && os.Conn >= drbd.Connected {
+	if r.isUp() && os.Pdsk == drbd.Diskless && ns.Pdsk > drbd.Diskless && ns.Pdsk != drbd.DUnknown && os.Conn >= drbd.Connected {
 		if v.hasDisk() {
 			r.sendUUIDs(v, 0)
 		}

@@ -77,6 +77,7 @@ func (r *Resource) countWrite(q *request) {
 	e.writes++
 	q.epoch, e.last = e.cur, e.cur
 	r.req.log.push(q.id)
+	q.v.inLog += uint64(q.size)
 	q.set(inLog | replicated)
 	r.needProof = true
 	if e.writes >= r.net.MaxEpochSize {
@@ -129,6 +130,7 @@ func (r *Resource) gotBarrierAck(ack drbd.BarrierAck) error {
 	r.releaseEpoch()
 	for _, v := range r.vols {
 		r.sourceMayFinish(v)
+		r.maybeReturn(v)
 	}
 	if e.unacked.len() > 0 && e.unacked.at(e.unacked.len()-1).barrier && (r.req.used > hurryRequests || len(r.req.flushes) > 0) {
 		r.hurry()
@@ -143,6 +145,7 @@ func (r *Resource) releaseEpoch() {
 	for range first.count {
 		q := r.req.get(r.req.log.pop())
 		q.clear(inLog)
+		q.v.inLog -= uint64(q.size)
 		if q.is(netPending) { // protocol A: it has arrived, so it was sent
 			q.clear(netPending)
 			q.set(netOK)

@@ -271,7 +271,8 @@ func (r *Resource) receivedUUIDs(v *volume, b []byte) error {
 		v.lost = v.lost || p.Flags&drbd.UUIDCrashedPrimary != 0
 		v.owed = false
 	}
-	if r.role == drbd.Primary && v.st.Disk < drbd.Inconsistent && v.exposed != 0 && v.exposed&^1 != p.Current&^1 {
+	diskless := v.st.Disk < drbd.Inconsistent && v.st.Disk != drbd.Negotiating
+	if r.role == drbd.Primary && diskless && v.exposed != 0 && v.exposed&^1 != p.Current&^1 {
 		if v.handshakeDone && v.st.Pdsk == drbd.UpToDate {
 			v.exposed = p.Current // our only copy moved on to a new generation
 			return nil
@@ -279,7 +280,7 @@ func (r *Resource) receivedUUIDs(v *volume, b []byte) error {
 		r.giveUp("volume %d: this diskless Primary used data of generation %016X, the peer has %016X: connect the node that holds the data, or demote this one", v.num, v.exposed, p.Current)
 		return nil
 	}
-	if r.role == drbd.Primary && v.st.Disk < drbd.Inconsistent {
+	if r.role == drbd.Primary && diskless {
 		v.exposed = p.Current
 	}
 	if v.handshakeDone && p.Flags&drbd.UUIDSkipInitialSync != 0 && v.st.Conn == drbd.Connected &&
@@ -319,11 +320,17 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 				ns.PeerISP = isp
 				r.setState(v, ns, "the peer's state")
 			}
-			v.rs.peerDone = true
-			r.hurry() // bits of writes go only with their epoch's acknowledgement
+			v.rs.peerDone, v.rs.failed = true, 0 // what failed at first it has asked for again
+			r.hurry()                            // bits of writes go only with their epoch's acknowledgement
 			r.sourceMayFinish(v)
 			return nil
 		}
+	}
+	if (os.Conn == drbd.SyncSource || os.Conn == drbd.PausedSyncS) && ps.Conn == drbd.Connected && real == drbd.Inconsistent && v.rs.failed > 0 {
+		ns := os // the target has given up on what could not be read here or written there
+		ns.Conn = drbd.Connected
+		r.setState(v, ns, fmt.Sprintf("resync finished, but the peer lacks %d blocks", v.bitmap.Weight()))
+		return nil
 	}
 	if os.Pdsk == drbd.UpToDate && real == drbd.Inconsistent && os.Conn == drbd.Connected && ps.Conn > drbd.SyncSource { // 5
 		real = drbd.UpToDate
@@ -520,7 +527,7 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 	} else if err != nil && reason != drbd.TearDown {
 		r.lastError = fmt.Sprintf("connection lost (%v): %v", reason, err)
 	}
-	for _, t := range []timerKind{timerPing, timerPong, timerRequest, timerBarrier, timerCommit, timerResync, timerHandshake} {
+	for _, t := range []timerKind{timerPing, timerPong, timerRequest, timerBarrier, timerCommit, timerResync, timerHandshake, timerAhead} {
 		r.stopTimer(t)
 	}
 	r.stateSent = false
@@ -612,6 +619,7 @@ func (r *Resource) failNetwork() {
 	for n := r.req.log.len(); n > 0; n-- {
 		q := r.req.get(r.req.log.pop())
 		q.v.setDirty(q.sector, q.size)
+		q.v.inLog -= uint64(q.size)
 		if !q.v.hasDisk() && q.is(completed) {
 			q.v.owed = true
 			q.v.lost = q.v.lost || !q.is(writeAcked) // protocol A or B: it may never have arrived

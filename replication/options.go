@@ -67,7 +67,7 @@ const (
 func DefaultNetOptions() NetOptions {
 	return NetOptions{
 		Protocol: 'C', TimeoutMS: 6000, PingIntMS: 10000, PingTimeoutMS: 500, ConnectIntMS: 10000,
-		KoCount: 7, MaxEpochSize: 2048, MaxBuffers: 2048, UseRLE: true, CongestionExtents: 1000,
+		KoCount: 7, MaxEpochSize: 2048, MaxBuffers: 2048, UseRLE: true, CongestionExtents: 1237,
 	}
 }
 

@@ -14,6 +14,7 @@ type peerRequest struct {
 	kind    rangeKind
 	op      Op
 	alHeld  bool
+	stale   bool // the peer has changed the blocks since: its answer clears no bits
 	v       *volume
 	sector  drbd.Sector
 	size    uint32
@@ -270,6 +271,9 @@ func (r *Resource) takeWrite(v *volume, cmd drbd.Command, op Op, d drbd.Data, si
 	if r.role == drbd.Primary && !r.net.AllowTwoPrimaries {
 		return false, &drbd.ProtocolError{Packet: cmd, Field: "role", Got: "a write", Want: "none: this node is the only Primary"}
 	}
+	if r.tearingDown {
+		return false, nil // sent after its sender asked for the end: a diskless one could not mark what is written here now
+	}
 	if v.st.Disk < drbd.Inconsistent {
 		epoch := r.recv.join()
 		r.recv.ended(epoch)
@@ -309,6 +313,10 @@ func (r *Resource) receivedReadRequest(v *volume, cmd drbd.Command, q drbd.Block
 	}
 	if v.st.Disk != drbd.UpToDate {
 		r.sendAck(refusal, v, q.Sector, q.BlockID, q.Size)
+		return nil
+	}
+	if kind == resyncRead && v.st.Conn == drbd.Ahead {
+		r.sendAck(drbd.CmdRSCancel, v, q.Sector, q.BlockID, q.Size)
 		return nil
 	}
 	p := r.peer.alloc()
@@ -397,6 +405,9 @@ func (r *Resource) startPeer(p *peerRequest) bool {
 			return false
 		}
 	}
+	if p.kind == peerWrite && v.st.Conn == drbd.SyncTarget && !v.isSettled() {
+		return false // Inconsistent is on disk before a copy becomes a mixture
+	}
 	if len(r.req.postponed) > 0 {
 		r.resubmitPostponed(p)
 	}
@@ -465,7 +476,7 @@ func (r *Resource) answerPeer(p *peerRequest, err error) {
 		switch {
 		case err != nil:
 			r.sendAck(drbd.CmdNegAck, v, p.sector, p.block, p.size)
-		case p.flags&drbd.DPMaySetInSync != 0 && v.st.Conn >= drbd.SyncSource && v.st.Conn <= drbd.PausedSyncT:
+		case p.flags&drbd.DPMaySetInSync != 0 && !p.stale && v.st.Conn >= drbd.SyncSource && v.st.Conn <= drbd.PausedSyncT:
 			v.clearClean(p.sector, p.size)
 			if p.flags&drbd.DPSendWriteAck != 0 {
 				r.sendAck(drbd.CmdRSWriteAck, v, p.sector, p.block, p.size)
@@ -480,11 +491,23 @@ func (r *Resource) answerPeer(p *peerRequest, err error) {
 			r.sendAck(drbd.CmdNegAck, v, p.sector, drbd.ResyncID, p.size)
 			return
 		}
-		v.clearClean(p.sector, p.size)
+		if !p.stale {
+			v.clearClean(p.sector, p.size)
+		}
 		r.sendAck(drbd.CmdRSWriteAck, v, p.sector, drbd.ResyncID, p.size)
 	case peerRead:
 		r.answerRead(p, drbd.CmdDataReply, drbd.CmdNegDReply, err)
 	case resyncRead:
+		if v.st.Conn == drbd.Ahead {
+			r.sendAck(drbd.CmdRSCancel, v, p.sector, p.block, p.size)
+			r.maybeReturn(v)
+			return
+		}
+		if err != nil {
+			v.rs.failed += uint64(p.size+4095) / 4096
+		} else {
+			v.rs.sent = append(v.rs.sent, span{p.sector, p.size})
+		}
 		r.answerRead(p, drbd.CmdRSDataReply, drbd.CmdNegRSDReply, err)
 	}
 }

@@ -105,6 +105,8 @@ type Resource struct {
 	lastError  string
 	reported   string // of lastError, what need not be said again
 
+	congested *volume // its writes pile up on the way to the peer (on-congestion)
+
 	kick     bool // something may have become possible for a waiting request
 	kickPeer bool
 	// kickCommand has the running command looked at: not from within a list
@@ -155,6 +157,8 @@ type volume struct {
 
 	sendSeq uint32
 	peerSeq uint32 // the highest number seen from the peer
+	inLog   uint64 // bytes in the transfer log: sent, their epoch not acknowledged
+	ahead   []span // what the peer may have cleared by an answer that came while this node was Ahead
 
 	meta metaIO
 	sync dataSync
@@ -279,7 +283,10 @@ func (r *Resource) Step(ev *Event) []Action {
 // maintain is cheap and idempotent: it does whatever has become possible.
 func (r *Resource) maintain() {
 	r.maybeConnect()
-	for r.kick || r.kickPeer || r.kickCommand || r.wake {
+	for r.kick || r.kickPeer || r.kickCommand || r.wake || r.congested != nil {
+		if r.congested != nil {
+			r.relieve()
+		}
 		if r.wake {
 			r.wake = false
 			r.unpark()
@@ -365,6 +372,7 @@ const (
 	timerHandshake
 	timerCommand
 	timerSequence
+	timerAhead
 	timerCount
 )
 
@@ -420,6 +428,8 @@ func (r *Resource) timerFired() {
 			r.commandTimer()
 		case timerSequence:
 			r.sequenceTimeout()
+		case timerAhead:
+			r.returnFromAhead()
 		}
 	}
 }

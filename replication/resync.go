@@ -33,6 +33,7 @@ type resync struct {
 	pausedMS Tick          // all pauses that are over
 	marks    [8]resyncMark // for the rate: one a second
 	mark     int
+	sent     []span // source: blocks whose answer has not come
 }
 
 type resyncMark struct {
@@ -82,6 +83,7 @@ func (r *Resource) receivedSyncUUID(v *volume, x uint64) error {
 	ns.Conn, ns.Disk = drbd.SyncTarget, drbd.Inconsistent
 	r.setState(v, ns, "resync starts")
 	job := v.storeAll()
+	v.meta.required = job
 	gen := r.connGen
 	v.whenStored(job, func() {
 		if gen == r.connGen && v.rs.running {
@@ -117,8 +119,10 @@ func (r *Resource) gotResyncAck(v *volume, cmd drbd.Command, a drbd.BlockAck) er
 	if err := v.checkRange(cmd, a.Sector, a.Size); err != nil {
 		return err
 	}
+	v.rs.acked(a.Sector)
 	if !v.rs.running || !v.rs.source {
-		return nil // of a resync that was aborted
+		r.maybeReturn(v)
+		return nil // of a resync that was aborted, or that waits while this node is Ahead
 	}
 	if cmd == drbd.CmdNegAck {
 		v.rs.failed += uint64(a.Size+4095) / 4096
@@ -135,6 +139,7 @@ func (r *Resource) receivedOutOfSync(v *volume, d drbd.BlockDesc) error {
 		return err
 	}
 	v.setDirty(d.Sector, d.Size)
+	r.overtaken(v, d.Sector, d.Size)
 	return nil
 }
 
@@ -177,7 +182,7 @@ func (r *Resource) finishTarget(v *volume) {
 		ns.Disk = drbd.UpToDate
 	} else {
 		ns.Disk = drbd.Inconsistent
-		text = fmt.Sprintf("resync finished, but %d blocks could not be had", s.failed)
+		text = fmt.Sprintf("resync finished, but %d blocks could not be had", v.bitmap.Weight())
 	}
 	r.setState(v, ns, text)
 	job := v.requireSuperblock()
@@ -225,6 +230,7 @@ func (r *Resource) sourceMayFinish(v *volume) {
 // resyncOver forgets the resync of v: finished or aborted.
 func (r *Resource) resyncOver(v *volume) {
 	v.rs = resync{}
+	v.ahead = v.ahead[:0]
 	v.active.removeKind(resyncAsked)
 	if v.hasDisk() {
 		v.storeAll()

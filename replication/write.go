@@ -93,8 +93,9 @@ func (v *volume) readsLocally(s drbd.Sector, size uint32) bool {
 	case drbd.UpToDate:
 		return true
 	case drbd.Inconsistent:
+		// Not while Behind: what the peer says to be out of sync may be under way.
 		first, last := meta.BitsOutward(s, size)
-		return v.st.Conn >= drbd.SyncSource && !v.bitmap.Any(first, last)
+		return v.st.Conn >= drbd.SyncSource && v.st.Conn < drbd.Ahead && !v.bitmap.Any(first, last)
 	default:
 		return false
 	}
@@ -160,6 +161,9 @@ func (r *Resource) startWrite(q *request) bool {
 	}
 	replicate := conn >= drbd.Connected && (v.st.Pdsk == drbd.UpToDate ||
 		v.st.Pdsk >= drbd.Inconsistent && conn >= drbd.WFBitMapT && conn < drbd.Ahead)
+	if replicate && r.net.OnCongestion != CongestionBlock && r.isCongested(v) {
+		return false // what follows from it is done by the next maintain
+	}
 	if replicate && !r.canReplicate(q) {
 		if q.is(alHeld) {
 			q.clear(alHeld)
@@ -175,9 +179,7 @@ func (r *Resource) startWrite(q *request) bool {
 		r.replicate(q)
 	} else if v.bitmap != nil {
 		if v.setDirty(q.sector, q.size) > 0 && (conn == drbd.Ahead || conn == drbd.WFBitMapS) {
-			start := r.beginPacket(drbd.CmdOutOfSync, v.num, 16)
-			r.arena = drbd.BlockDesc{Sector: q.sector, Size: q.size}.Append(r.arena)
-			r.endPacket(drbd.DataSocket, start, nil)
+			r.sendOutOfSync(v, q.sector, q.size)
 		}
 	}
 	if local {
@@ -385,7 +387,7 @@ func (r *Resource) complete(q *request) bool {
 			r.hurry()
 			return false
 		}
-		ok = good || q.is(netOK)
+		ok = good || q.is(netOK) && q.v.st.Pdsk == drbd.UpToDate
 		if q.err != nil && q.v.st.Disk == drbd.UpToDate {
 			ok = false // pass_on kept the only good copy, and that lacks this write
 		}
@@ -459,7 +461,7 @@ func (r *Resource) destroy(q *request) {
 		switch {
 		case q.flags&(localOK|netOK) != localOK|netOK:
 			v.setDirty(q.sector, q.size)
-		case q.is(rsWriteAck):
+		case q.is(rsWriteAck) && v.st.Conn != drbd.Ahead:
 			v.clearClean(q.sector, q.size)
 			r.sourceMayFinish(v)
 		}
@@ -570,7 +572,7 @@ func (r *Resource) startFlush(q *request) bool {
 	}
 	if r.isUp() && v.st.Conn >= drbd.Connected {
 		r.closeEpoch()
-		if r.net.Protocol == 'C' || !v.hasDisk() {
+		if r.net.Protocol == 'C' || v.st.Disk != drbd.UpToDate {
 			r.flushPeer(q)
 		} else {
 			r.barrierIfDue()

@@ -286,8 +286,8 @@ type Applied struct {
 //
 // If the log is damaged and needed, the error is a *CorruptError and nothing
 // has been written: the way out is a full sync (Invalidate, or setting
-// MDFFullSync). It is not needed if the node was not Primary, or if all bits
-// count as set anyway.
+// MDFFullSync). It is not needed if all bits count as set anyway, or if the node neither was
+// Primary nor tracked differences for a diskless one.
 func ApplyAL(dev Device, l Layout) (Applied, error) {
 	sb, l, err := ReadSuperblock(dev, l)
 	if err != nil {
@@ -297,7 +297,8 @@ func ApplyAL(dev Device, l Layout) (Applied, error) {
 		return Applied{WasClean: true}, nil
 	}
 	var done Applied
-	needed := sb.Flags&MDFPrimaryInd != 0 && !(sb.Unclean && sb.Flags&MDFALClean != 0)
+	wrote := sb.Flags&MDFPrimaryInd != 0 || sb.UUIDs.Bitmap != 0
+	needed := wrote && !(sb.Unclean && sb.Flags&MDFALClean != 0)
 	allSet := sb.Flags&(MDFFullSync|MDFALDisabled) != 0
 	if needed {
 		hot, err := Replay(l.ALBlocks, ReadRing(dev, l))

@@ -301,7 +301,10 @@ func TestStateCommands(t *testing.T) {
 		return GetGI(sb)[68:] + " " + DState(sb.Flags).String()
 	}
 	set := func(f Flags) {
-		if err := change(d, l, func(sb *Superblock) error { sb.Flags = f; return nil }); err != nil {
+		if err := change(d, l, func(sb *Superblock) error {
+			sb.Flags = f
+			return nil
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -469,7 +472,13 @@ func TestApplyALDamaged(t *testing.T) {
 	spoil := func(f Flags, drop Flags) (*memDevice, Layout) {
 		d := sample(t, "m06-v08-al-hot")
 		l := layoutFor(t, d, Internal, 0)
-		err := change(d, l, func(sb *Superblock) error { sb.Flags = sb.Flags&^drop | f; return nil })
+		err := change(d, l, func(sb *Superblock) error {
+			sb.Flags = sb.Flags&^drop | f
+			if drop != 0 {
+				sb.UUIDs.Bitmap = 0 // nor tracked anything
+			}
+			return nil
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

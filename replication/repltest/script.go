@@ -92,6 +92,14 @@ func (s *script) option(d *directive, c *Config, key, value string) {
 			c.Disk[i].Fencing = map[string]replication.Fencing{
 				"resource-only": replication.FencingResourceOnly, "resource-and-stonith": replication.FencingResourceAndStonith,
 			}[value]
+		case "on-congestion":
+			c.Net[i].OnCongestion = map[string]replication.OnCongestion{
+				"pull-ahead": replication.CongestionPullAhead, "disconnect": replication.CongestionDisconnect,
+			}[value]
+		case "congestion-fill":
+			c.Net[i].CongestionFill = uint64(d.number(key, 0))
+		case "congestion-extents":
+			c.Net[i].CongestionExtents = d.number(key, 0)
 		case "al-updates":
 			c.Disk[i].ALUpdates = value != "no"
 		case "c-max-rate":
@@ -189,6 +197,8 @@ func (s *script) machine(d *directive, n *Node) {
 			sock = drbd.MetaSocket
 		}
 		s.w.delayed[n.id][sock] = int64(d.number("by", 0)) * 1000
+	case "jam":
+		s.w.Jam(n.id, int64(d.number("us", 500_000)))
 	case "stall":
 		sock := drbd.DataSocket
 		if d.has("meta") {

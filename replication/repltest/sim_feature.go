@@ -29,6 +29,7 @@ var features = []*feature{
 	&machineFeature,
 	&operatorFeature,
 	&resyncFeature,
+	&congestFeature,
 }
 
 // allTroubles returns those of all features, and the sum of their weights.
