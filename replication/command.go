@@ -18,6 +18,7 @@ type command struct {
 	val      uint32
 	reply    StateCode // of the peer; 0 while none came
 	fenced   bool      // the fence-peer handler was asked
+	alone    bool      // primary: the peer is out of the way, a Consistent disk will do
 	pinged   bool
 	outdated int // disconnect: 1 with the peer outdated, 2 with this node outdated
 	retried  bool

@@ -11,22 +11,50 @@ const (
 	fencePeerKilled       = 7
 )
 
-// startFencing runs the fence-peer handler after the peer was lost. Without a
-// handler I/O stays frozen until the peer is back or the operator decides.
+// startFencing runs the fence-peer handler after a Primary has lost a peer that
+// may hold good data (drbd84-protocol, 4.5 and 4.7): also under resource-only,
+// where I/O goes on meanwhile. Without a handler frozen I/O stays frozen until
+// the peer is back or the operator decides.
 func (r *Resource) startFencing() {
-	if r.fenceRunning || r.role != drbd.Primary {
+	if r.fenceRunning || r.role != drbd.Primary || r.fencingPolicy() < FencingResourceOnly || r.peerIsOut() {
 		return
 	}
-	if !r.cfg.HasFenceHandler {
+	switch {
+	case r.cfg.HasFenceHandler:
+		r.runFence(r.vols[0])
+	case r.suspFen:
 		r.report("I/O is frozen: the peer is lost, fencing is resource-and-stonith and no fence-peer handler is configured; " +
 			"make sure that the peer is down, then run `polluxadm resume-io`, or bring the peer back")
-		return
 	}
-	r.runFence(r.vols[0])
+}
+
+// fencingPolicy is the strictest of the volumes that have data to defend.
+func (r *Resource) fencingPolicy() Fencing {
+	policy := FencingDontCare
+	for _, v := range r.vols {
+		if v.st.Disk >= drbd.Consistent || r.suspFen {
+			policy = max(policy, v.opts.Fencing)
+		}
+	}
+	return policy
+}
+
+// peerIsOut reports whether the peer is known to hold nothing that it could be
+// promoted with.
+func (r *Resource) peerIsOut() bool {
+	for _, v := range r.vols {
+		if v.st.Pdsk > drbd.Outdated {
+			return false
+		}
+	}
+	return true
 }
 
 func (r *Resource) runFence(v *volume) {
-	r.fenceRunning = true
+	if r.fenceRunning {
+		return // whoever waits for it hears of that one
+	}
+	r.fenceRunning, r.fenceLink = true, r.links
 	r.emit(Action{Kind: RunHandler, Volume: v.num, Name: "fence-peer"})
 }
 
@@ -36,39 +64,52 @@ func (r *Resource) handlerDone(ev *Event) {
 		return
 	}
 	r.fenceRunning = false
-	if r.isUp() {
-		r.continueAfterFence()
-		return // the peer came back first
+	switch {
+	case r.isUp(): // the peer came back first
+	case r.fenceLink != r.links:
+		// It came back and was lost again: what the handler says is of the time
+		// before, and the peer has had good data since.
+		r.report("fence-peer ended with %d, which says nothing: the peer was connected meanwhile", ev.ExitCode)
+		r.startFencing()
+	default:
+		r.fenced(ev.ExitCode)
 	}
-	ok := true
+	r.continueAfterFence()
+}
+
+// fenced draws the consequences of the handler's exit code.
+func (r *Resource) fenced(code int) {
+	best := drbd.Diskless
+	for _, v := range r.vols {
+		best = max(best, v.st.Disk)
+	}
 	for _, v := range r.vols {
 		ns := v.st
-		switch ev.ExitCode {
+		switch code {
 		case fencePeerInconsistent:
 			ns.Pdsk = drbd.Inconsistent
 		case fencePeerOutdated, fencePeerKilled:
 			ns.Pdsk = drbd.Outdated
 		case fencePeerDown:
-			if ns.Disk == drbd.UpToDate {
+			if best == drbd.UpToDate { // otherwise its copy may be the better one
 				ns.Pdsk = drbd.Outdated
 			}
 		case fencePeerPrimary:
-			ok = false
-			if ns.Disk > drbd.Outdated {
-				ns.Disk = drbd.Outdated
+			ns.Disk = min(ns.Disk, drbd.Outdated)
+			if r.check(v, ns, false) < SSSuccess {
+				continue // a Primary cannot be outdated: its I/O stays as it is
 			}
 		default:
-			ok = false
+			continue
 		}
 		r.setState(v, ns, "fence-peer handler")
 	}
-	if ok && r.suspFen {
+	switch {
+	case !r.peerIsOut():
+		r.report("fence-peer ended with %d: the peer is not fenced", code)
+	case r.suspFen:
 		r.thaw(false)
 	}
-	if !ok {
-		r.report("fence-peer ended with %d: the peer is not fenced", ev.ExitCode)
-	}
-	r.continueAfterFence()
 }
 
 // continueAfterFence lets a promotion that waits for the handler go on.
@@ -77,6 +118,20 @@ func (r *Resource) continueAfterFence() {
 		r.cmd.phase = phaseCheck
 		r.commandStep()
 	}
+}
+
+// unfence tells whoever was told to keep the peer out that both copies are good
+// again: after a resync, once every volume is UpToDate on both nodes.
+func (r *Resource) unfence(v *volume) {
+	if v.opts.Fencing == FencingDontCare {
+		return
+	}
+	for _, o := range r.vols {
+		if o.st.Disk != drbd.UpToDate || o.st.Pdsk != drbd.UpToDate {
+			return
+		}
+	}
+	r.emit(Action{Kind: RunHandler, Volume: v.num, Name: "unfence-peer"})
 }
 
 // thaw ends the freeze. What was under way when the peer was lost is marked in

@@ -417,6 +417,7 @@ func (r *Resource) handshakeOver() {
 		}
 	}
 	r.conn = drbd.Connected
+	r.links++
 	r.lastError = r.tooSmall()
 	r.stopTimer(timerHandshake)
 	if r.suspFen {
@@ -555,9 +556,7 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 		}
 	}
 	r.cancelCommand()
-	if r.suspFen {
-		r.startFencing()
-	}
+	r.startFencing()
 	if reason == drbd.Disconnecting || !r.wantConnect {
 		r.standAlone()
 	} else {

@@ -98,8 +98,10 @@ type Resource struct {
 	cmdQueue []Command
 	stepping bool // commandStep runs: it is not entered twice
 
+	links        uint32 // how many connections have finished their handshake
 	fencePending bool
 	fenceRunning bool
+	fenceLink    uint32 // links when the fence-peer handler was started
 
 	splitBrain string // the sentence for the operator, empty if none
 	lastError  string

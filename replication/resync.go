@@ -224,6 +224,7 @@ func (r *Resource) sourceMayFinish(v *volume) {
 		}
 		r.setState(v, ns, "resync finished")
 		v.storeAll()
+		r.unfence(v)
 	})
 }
 

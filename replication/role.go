@@ -42,7 +42,7 @@ func (r *Resource) refusedByPeer(c *command) error {
 func (c *command) promoted(v *volume) drbd.State {
 	ns := v.st
 	ns.Role = drbd.Primary
-	if c.forced[v.num] {
+	if c.forced[v.num] || c.alone && ns.Disk == drbd.Consistent {
 		ns.Disk = drbd.UpToDate
 	}
 	return ns
@@ -81,6 +81,14 @@ func (r *Resource) helpPrimary(c *command, v *volume, code StateCode) bool {
 	case code == SSNoUpToDateDisk && c.Force && better && !c.forced[v.num]:
 		c.forced[v.num] = true
 		code = r.check(v, c.promoted(v), r.conn >= drbd.Connected)
+		if code >= SSSuccess {
+			return true
+		}
+		return r.helpPrimary(c, v, code)
+	case code == SSNoUpToDateDisk && v.st.Disk == drbd.Consistent && r.conn < drbd.Connected && !c.alone &&
+		(r.peerIsOut() || v.opts.Fencing == FencingDontCare):
+		c.alone = true // nobody can hold newer data, or nobody cares
+		code = r.check(v, c.promoted(v), false)
 		if code >= SSSuccess {
 			return true
 		}

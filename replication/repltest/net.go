@@ -65,7 +65,7 @@ func (w *World) maybeConnect() {
 func (w *World) connect() {
 	w.links++
 	l := &link{id: w.links, feature: w.cfg.Features}
-	rc := w.pick(2) // who accepted the meta socket
+	rc := (w.cfg.Resolver + w.pick(2)) % 2 // who accepted the meta socket
 	for i, n := range w.Nodes {
 		n.link = l
 		n.wantLink = false
@@ -76,9 +76,17 @@ func (w *World) connect() {
 			continue // the other's half broke it already
 		}
 		n.step(&replication.Event{Kind: replication.SocketsUp, Link: replication.Link{
-			Version: 101, Features: w.cfg.Features, ResolveConflicts: i == rc, DiscardMyData: n.discard,
+			Version: w.version(), Features: w.cfg.Features, ResolveConflicts: i == rc, DiscardMyData: n.discard,
 		}})
 	}
+}
+
+// version is the protocol version that the nodes agree on.
+func (w *World) version() int {
+	if w.cfg.Version == 0 {
+		return 101
+	}
+	return w.cfg.Version
 }
 
 // send files a packet.

@@ -14,7 +14,8 @@ const settleMS = 300
 
 // RunScript runs one golden file: a dialogue of commands and of what the two
 // nodes a and b then do. Each command is followed by 300 ms of the fake clock
-// (ms=N: by so many), without any randomness; -q leaves its output out.
+// (ms=N: by so many), without any randomness; -q leaves its output out,
+// -s the packets and the disks' part of it.
 //
 //	new [protocol=C] [created] [kernel] [fencing=resource-and-stonith] ...
 //	up a b | start a | attach a | connect a [discard] | disconnect a [force]
@@ -24,6 +25,7 @@ const settleMS = 300
 //	write|trim|zero|read a sector=8 size=4096 [fua] [n=3] | flush a
 //	two-primaries a yes|no [protocol=A] | delay a meta by=20 | race
 //	fail a write n=1 | cut [silent] | heal | stall a data | kill a [power]
+//	set a current=C1 bitmap=B1+p history=D1,E1 flags=consistent,crashed dirty=3 | verdict
 //	fence a code=4 | barrier-ack to=a barrier=7 set_size=1 | run | state | check
 func RunScript(t *testing.T, path string) {
 	s := &script{}
@@ -40,6 +42,9 @@ func RunScript(t *testing.T, path string) {
 		if err := s.w.Err(); err != nil {
 			d.fatalf("%v\n%s", err, out)
 		}
+		if d.has("-s") {
+			out = withoutTraffic(out)
+		}
 		if d.has("-q") || out == "" {
 			return "ok"
 		}
@@ -48,6 +53,21 @@ func RunScript(t *testing.T, path string) {
 }
 
 type script struct{ w *World }
+
+// withoutTraffic leaves states, reports, handlers and answers.
+func withoutTraffic(out string) string {
+	var kept []string
+	for line := range strings.Lines(out) {
+		switch w := strings.Fields(line); {
+		case len(w) < 2:
+		case w[1] == "data", w[1] == "meta", w[1] == "write-meta", w[1] == "sync-data", w[1] == "submit":
+		case w[1] == "state" && (strings.Contains(line, `-> Unconnected" reason="retry"`) || strings.HasSuffix(line, "reason=\"connect\"\n")):
+		default:
+			kept = append(kept, line)
+		}
+	}
+	return strings.Join(kept, "")
+}
 
 func (s *script) create(d *directive) string {
 	c := DefaultConfig()
@@ -58,8 +78,12 @@ func (s *script) create(d *directive) string {
 	c.ALSlots = d.number("al-extents", 7)
 	c.FenceAgent, c.NoData = d.has("fence-handler"), d.has("suspend-io")
 	c.Net[0].AllowTwoPrimaries, c.Net[1].AllowTwoPrimaries = d.has("two-primaries"), d.has("two-primaries")
-	if d.has("kernel") {
+	c.Version, c.Resolver = d.number("version", 0), d.number("resolver", 0)
+	switch {
+	case d.has("kernel"):
 		c.Features = KernelFeatures
+	case d.args["features"] == "trim":
+		c.Features = drbd.FeatureTrim
 	}
 	for key, value := range d.args {
 		s.option(d, &c, key, value)
@@ -71,6 +95,9 @@ func (s *script) create(d *directive) string {
 
 func (s *script) option(d *directive, c *Config, key, value string) {
 	for i := range c.Net {
+		if policyOption(d, &c.Net[i], i, key, value) {
+			continue
+		}
 		switch key {
 		case "protocol":
 			c.Net[i].Protocol = value[0]
@@ -80,10 +107,6 @@ func (s *script) option(d *directive, c *Config, key, value string) {
 			c.Net[1].AfterSB0P = replication.SBDiscardZeroChanges
 		case "verify-b":
 			c.Net[1].VerifyAlg = value
-		case "after-sb-0pri":
-			c.Net[i].AfterSB0P = uint32(d.number(key, 0))
-		case "after-sb-2pri":
-			c.Net[i].AfterSB2P = uint32(d.number(key, 0))
 		case "max-epoch-size":
 			c.Net[i].MaxEpochSize = d.number(key, 0)
 		case "on-io-error":
@@ -126,7 +149,7 @@ var scriptCommands = map[string]replication.CommandKind{
 	"primary": replication.CmdPrimary, "secondary": replication.CmdSecondary, "disconnect": replication.CmdDisconnect,
 	"detach": replication.CmdDetach, "invalidate": replication.CmdInvalidate, "invalidate-remote": replication.CmdInvalidateRemote,
 	"pause-sync": replication.CmdPauseSync, "resume-sync": replication.CmdResumeSync, "sync-after": replication.CmdSyncAfter,
-	"outdate": replication.CmdOutdate, "open": replication.CmdOpen, "close": replication.CmdClose, "connect": replication.CmdConnect,
+	"resume-io": replication.CmdResumeIO, "outdate": replication.CmdOutdate, "open": replication.CmdOpen, "close": replication.CmdClose, "connect": replication.CmdConnect,
 }
 
 var scriptOps = map[string]replication.Op{
@@ -160,6 +183,10 @@ func (s *script) run(d *directive) {
 	case "check":
 		w.Run(int64(d.number("ms", settleMS)))
 		w.CheckQuiet()
+	case "set":
+		s.set(d)
+	case "verdict":
+		s.verdict(d)
 	case "state":
 		for _, n := range w.Nodes {
 			s.printState(n)

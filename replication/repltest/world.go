@@ -18,6 +18,8 @@ type Config struct {
 	Volumes    int
 	ALSlots    int
 	Features   uint32
+	Version    int // of the protocol; 0: 101
+	Resolver   int // the node that resolves conflicts, unless it is left to chance
 	Net        [2]replication.NetOptions
 	Disk       [2]replication.DiskOptions
 	NoData     bool       // on-no-data-accessible suspend-io
