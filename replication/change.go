@@ -115,8 +115,7 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 		r.sendStateWord(v, ns) // also without a disk: the peer waits for a word to leave Negotiating
 	}
 	if r.isUp() && os.Conn >= drbd.Connected && ns.Conn >= drbd.Connected {
-		isp := os.AftrISP != ns.AftrISP || os.UserISP != ns.UserISP
-		if isp || os.Disk == drbd.UpToDate && ns.Disk == drbd.Inconsistent && ns.Conn == drbd.Connected {
+		if announcesPause(os, ns) || os.Disk == drbd.UpToDate && ns.Disk == drbd.Inconsistent && ns.Conn == drbd.Connected {
 			r.sendStateWord(v, ns)
 		}
 	}

@@ -22,6 +22,8 @@ type command struct {
 	pinged   bool
 	outdated int // disconnect: 1 with the peer outdated, 2 with this node outdated
 	retried  bool
+	skipSync bool    // new-current-uuid: two new disks are taken for equal
+	holding  *volume // whose clients' writes wait for the end of the command
 }
 
 type phase uint8
@@ -136,6 +138,9 @@ func (r *Resource) commandTimer() {
 
 func (r *Resource) finish(c *command, err error) {
 	c.phase = phaseDone
+	if c.holding != nil {
+		c.holding.held, r.kick = false, true
+	}
 	r.done(c.Command, err)
 }
 
@@ -181,14 +186,12 @@ func (r *Resource) runCommand(c *command) {
 	case CmdSyncAfter:
 		r.runDependency(c)
 	case CmdResumeIO:
-		r.susp = false
-		if r.suspFen && !r.isUp() {
-			r.thaw(false)
-		}
-		r.unpark()
-		r.kick = true
-		r.finish(c, nil)
-	case CmdVerify, CmdSuspendIO, CmdResize, CmdNewCurrentUUID, CmdPromiseTerm:
+		r.runResumeIO(c)
+	case CmdSuspendIO:
+		r.runSuspendIO(c)
+	case CmdNewCurrentUUID:
+		r.runNewCurrentUUID(c)
+	case CmdVerify, CmdResize, CmdPromiseTerm:
 		r.finish(c, r.stateError(r.volume(c.Volume), SSNotSupported))
 	default:
 		panic(fmt.Sprintf("replication: no case for command %d", c.Kind))

@@ -136,6 +136,7 @@ type volume struct {
 	negDisk   drbd.DiskState
 	negPdsk   drbd.DiskState
 
+	held    bool        // no write of a client begins: metadata is being changed as a whole
 	size    drbd.Sector // what is exported; 0 = not known yet
 	exposed uint64      // current UUID of the data last shown to the application
 

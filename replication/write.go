@@ -139,7 +139,7 @@ func (r *Resource) readRemote(q *request) {
 func (r *Resource) startWrite(q *request) bool {
 	v := q.v
 	conn := v.st.Conn
-	if v.tx != nil || conn == drbd.WFBitMapT || conn == drbd.WFSyncUUID || v.st.Disk == drbd.Negotiating {
+	if v.tx != nil || v.held || conn == drbd.WFBitMapT || conn == drbd.WFSyncUUID || v.st.Disk == drbd.Negotiating {
 		return false // neither node would mark what is written while they settle who is the source
 	}
 	if v.active.busy(q.sector, q.end(), clientWriteWaitsFor) || len(r.peer.waiting) > 0 && r.behindPeer(q) {

@@ -149,7 +149,8 @@ var scriptCommands = map[string]replication.CommandKind{
 	"primary": replication.CmdPrimary, "secondary": replication.CmdSecondary, "disconnect": replication.CmdDisconnect,
 	"detach": replication.CmdDetach, "invalidate": replication.CmdInvalidate, "invalidate-remote": replication.CmdInvalidateRemote,
 	"pause-sync": replication.CmdPauseSync, "resume-sync": replication.CmdResumeSync, "sync-after": replication.CmdSyncAfter,
-	"resume-io": replication.CmdResumeIO, "outdate": replication.CmdOutdate, "open": replication.CmdOpen, "close": replication.CmdClose, "connect": replication.CmdConnect,
+	"outdate": replication.CmdOutdate, "open": replication.CmdOpen, "close": replication.CmdClose, "connect": replication.CmdConnect,
+	"suspend-io": replication.CmdSuspendIO, "resume-io": replication.CmdResumeIO, "new-current-uuid": replication.CmdNewCurrentUUID,
 }
 
 var scriptOps = map[string]replication.Op{
@@ -163,7 +164,8 @@ func (s *script) run(d *directive) {
 		for _, n := range s.nodes(d) {
 			s.excuse(n, kind, d)
 			n.Command(replication.Command{
-				Kind: kind, Force: d.has("force") || d.has("discard"), Volume: uint16(d.number("vol", 0)), Waits: d.has("waits"),
+				Kind: kind, Force: d.has("force") || d.has("discard"), AssumeClean: d.has("clear-bitmap") || d.has("assume-clean"),
+				Volume: uint16(d.number("vol", 0)), Waits: d.has("waits"),
 			}, nil)
 		}
 		return

@@ -30,6 +30,7 @@ var features = []*feature{
 	&operatorFeature,
 	&resyncFeature,
 	&congestFeature,
+	&opsFeature,
 }
 
 // allTroubles returns those of all features, and the sum of their weights.
