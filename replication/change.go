@@ -78,6 +78,9 @@ func (r *Resource) setRole(role drbd.Role, reason string) {
 // afterState is what follows from the step of v from os to ns.
 func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 	r.kick = true
+	if replicates(os) && !replicates(ns) {
+		r.keepBits(v)
+	}
 	if os.Conn == drbd.WFReportParams && ns.Conn >= drbd.Connected {
 		r.sendStateWord(v, ns)
 	}

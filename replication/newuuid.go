@@ -22,7 +22,7 @@ func (r *Resource) runNewCurrentUUID(c *command) {
 		}
 		c.phase, c.skipSync = phaseDrain, skip
 		if c.AssumeClean {
-			r.hold(c, v)
+			r.holdWrites(c, v)
 		}
 	case !v.hasDisk():
 		r.finish(c, r.requestError(v, 138, "Device does not have a disk-config", "it was lost meanwhile"))
@@ -99,8 +99,8 @@ func (r *Resource) skipInitialSync(v *volume) {
 	v.storeAll()
 }
 
-// hold keeps the writes of clients of v back until c ends.
-func (r *Resource) hold(c *command, v *volume) { c.holding, v.held = v, true }
+// holdWrites keeps the writes of clients of v back until c ends.
+func (r *Resource) holdWrites(c *command, v *volume) { c.holding, v.held = v, true }
 
 // requestError is a refusal in DRBD's words, with our advice behind it.
 func (r *Resource) requestError(v *volume, code int, text, advice string) error {

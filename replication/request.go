@@ -22,6 +22,7 @@ const (
 	isPostponed // the peer did not take it because of a write of its own (conflict.go)
 	isTainted   // to be begun anew: this disk may hold its data, the peer's not
 	mustRepeat  // to be begun anew instead of being answered
+	keepsBits   // later writes went to this disk alone: its end clears no bits
 )
 
 // request is a slot of the table of client requests.

@@ -159,8 +159,7 @@ func (r *Resource) startWrite(q *request) bool {
 	if local && !r.makeHot(q) {
 		return false
 	}
-	replicate := conn >= drbd.Connected && (v.st.Pdsk == drbd.UpToDate ||
-		v.st.Pdsk >= drbd.Inconsistent && conn >= drbd.WFBitMapT && conn < drbd.Ahead)
+	replicate := replicates(v.st)
 	if replicate && r.net.OnCongestion != CongestionBlock && r.isCongested(v) {
 		return false // what follows from it is done by the next maintain
 	}
@@ -194,6 +193,22 @@ func (r *Resource) startWrite(q *request) bool {
 	}
 	r.progress(q)
 	return true
+}
+
+// replicates reports whether a write that begins in s goes to the peer.
+func replicates(s drbd.State) bool {
+	return s.Conn >= drbd.Connected && (s.Pdsk == drbd.UpToDate ||
+		s.Pdsk >= drbd.Inconsistent && s.Conn >= drbd.WFBitMapT && s.Conn < drbd.Ahead)
+}
+
+// keepBits is called when writes go to this disk alone from now on: what they
+// mark must not be cleared by the end of an earlier write that the peer had.
+func (r *Resource) keepBits(v *volume) {
+	for i := range r.req.log.len() {
+		if q := r.req.get(*r.req.log.at(i)); q.v == v {
+			q.set(keepsBits)
+		}
+	}
 }
 
 // makeHot has the activity log name the extents of q on disk (I2).
@@ -461,7 +476,7 @@ func (r *Resource) destroy(q *request) {
 		switch {
 		case q.flags&(localOK|netOK) != localOK|netOK:
 			v.setDirty(q.sector, q.size)
-		case q.is(rsWriteAck) && v.st.Conn != drbd.Ahead:
+		case q.is(rsWriteAck) && !q.is(keepsBits):
 			v.clearClean(q.sector, q.size)
 			r.sourceMayFinish(v)
 		}
