@@ -25,6 +25,7 @@ type Node struct {
 	pausedAt *link
 	timer    int // number of the last SetTimer
 	fence    int // exit code of the fence-peer handler, 0: it never ends
+	hangs    int // the life in which a fence-peer handler was begun that never ends
 	faults   map[fault]int
 	handlers []string
 	tags     int
@@ -310,6 +311,7 @@ func (n *Node) runHandler(a *replication.Action) {
 	n.w.trace("%s handler %s", n.name, a.Name)
 	n.handlers = append(n.handlers, a.Name)
 	if a.Name == "fence-peer" && n.fence == 0 {
+		n.hangs = n.life
 		return
 	}
 	name, life := a.Name, n.life
@@ -318,6 +320,15 @@ func (n *Node) runHandler(a *replication.Action) {
 			n.step(&replication.Event{Kind: replication.HandlerDone, Name: name, ExitCode: n.fence})
 		}
 	})
+}
+
+// endHandler ends a fence-peer handler that hangs, as the engine does when its
+// time is over.
+func (n *Node) endHandler() {
+	if n.hangs == n.life {
+		n.hangs = 0
+		n.step(&replication.Event{Kind: replication.HandlerDone, Name: "fence-peer", ExitCode: n.fence})
+	}
 }
 
 // Command gives the core an operator's command; done hears its end.

@@ -30,6 +30,7 @@ var operatorFeature = feature{
 	heal: func(s *sim) {
 		for _, n := range s.w.Nodes {
 			n.fence = 7
+			n.endHandler()
 		}
 	},
 }
