@@ -139,9 +139,7 @@ func Sanitize(ctx StateContext, old, s drbd.State) drbd.State {
 			s.Pdsk = drbd.DUnknown
 		}
 	}
-	if s.Conn == drbd.StandAlone && s.Disk == drbd.Diskless && s.Role == drbd.Secondary { // 2
-		s.AftrISP = false
-	}
+	s = dropDependency(s)                                                            // 2
 	if s.Conn > drbd.Connected && (s.Disk <= drbd.Failed || s.Pdsk <= drbd.Failed) { // 3
 		s = abortResync(s)
 	}
@@ -150,6 +148,7 @@ func Sanitize(ctx StateContext, old, s drbd.State) drbd.State {
 		if ctx.ExposedUUIDMatches {
 			s.Disk, s.Pdsk = ctx.NegotiatedDisk, ctx.NegotiatedPdsk
 		}
+		s = dropDependency(s)
 	}
 	if s.Conn >= drbd.Connected && s.Conn < drbd.Ahead { // 5
 		s.Disk, s.Pdsk = freshWhenConnected(s.Disk), freshWhenConnected(s.Pdsk)
@@ -162,6 +161,14 @@ func Sanitize(ctx StateContext, old, s drbd.State) drbd.State {
 		s.SuspNod = true
 	}
 	return pauseOrResume(s) // 9
+}
+
+// dropDependency: what has neither disk nor net waits for nobody's resync.
+func dropDependency(s drbd.State) drbd.State {
+	if s.Conn == drbd.StandAlone && s.Disk == drbd.Diskless && s.Role == drbd.Secondary {
+		s.AftrISP = false
+	}
+	return s
 }
 
 // abortResync takes s back to Connected because a disk is gone. See Sanitize
