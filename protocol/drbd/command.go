@@ -56,6 +56,9 @@ const (
 	CmdWSame            Command = 0x34
 	CmdZeroes           Command = 0x36
 
+	// CmdTerm is ours (FeatureTerm). No DRBD uses numbers near it.
+	CmdTerm Command = 0x7f01
+
 	CmdInitialMeta        Command = 0xfff1 // first packet of the meta socket
 	CmdInitialData        Command = 0xfff2 // first packet of the data socket
 	CmdConnectionFeatures Command = 0xfffe
@@ -167,6 +170,7 @@ var specs = [...]spec{
 var (
 	specInitialMeta = spec{"P_INITIAL_META", 0, 0, 0, onMeta}
 	specInitialData = spec{"P_INITIAL_DATA", 0, 0, 0, onData}
+	specTerm        = spec{"P_TERM", termSize, termSize, termSize, onData}
 	specFeatures    = spec{"P_CONNECTION_FEATURES", featuresSize, featuresSize, featuresSize, onData}
 )
 
@@ -178,6 +182,8 @@ func specOf(cmd Command) *spec {
 			return s
 		}
 		return nil
+	case cmd == CmdTerm:
+		return &specTerm
 	case cmd == CmdInitialMeta:
 		return &specInitialMeta
 	case cmd == CmdInitialData:

@@ -58,6 +58,14 @@
 //	32  5 x u32  block limits                           SyncUUID (8)
 //	52  4 x u8   capabilities                            0  u64  uuid
 //
+// P_TERM is ours, for FeatureTerm:
+//
+//	TermPacket (24)
+//	 0  u64  term of the sender's writes, 0 if it is not Primary
+//	 8  u64  promised: it accepts no writes of a lower one
+//	16  u32  flags
+//	20  u32  0
+//
 // The digest of data covers the data alone. Digests are as Linux's crypto API
 // makes them (NewDigest); that of crc32c is little-endian.
 //

@@ -38,6 +38,7 @@ func FuzzDecode(f *testing.F) {
 	seed(f, func(e wiretest.Event, h drbd.Header) {
 		f.Add(uint16(h.Command), e.Payload[:min(len(e.Payload), 200)], true)
 	})
+	f.Add(uint16(drbd.CmdTerm), drbd.TermPacket{Term: 7, Promised: 9, Flags: 1}.Append(nil), false)
 	f.Fuzz(func(t *testing.T, cmd uint16, payload []byte, wsame bool) {
 		h := drbd.Header{Command: drbd.Command(cmd), Length: uint32(len(payload))}
 		for _, s := range []drbd.Socket{drbd.DataSocket, drbd.MetaSocket} {

@@ -47,6 +47,10 @@ func TestGolden(t *testing.T) {
 			want: "83740267 fffe0048 | 00000056 0000000f 00000065 00000000 |" + strings.Repeat("00", 56),
 		},
 		{
+			name: "our own", cmd: drbd.CmdTerm, packet: &drbd.TermPacket{Term: 7, Promised: 9, Flags: drbd.TermKnown},
+			want: "8620ec20 00007f01 00000018 00000000 | 00000000 00000007 00000000 00000009 00000001 00000000",
+		},
+		{
 			name: "A.3 challenge", cmd: drbd.CmdAuthChallenge, packet: drbd.Empty{}, rest: challengeText,
 			want: "8620ec20 00000010 00000040 00000000" + challengeText,
 		},

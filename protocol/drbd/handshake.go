@@ -23,6 +23,8 @@ const (
 	// FeaturePollux is ours: no DRBD offers it, so it is agreed only between
 	// two nodes of this kind.
 	FeaturePollux uint32 = 1 << 31
+	// FeatureTerm is ours, too: P_TERM may be sent.
+	FeatureTerm uint32 = 1 << 30
 )
 
 // Wire protocols: when a write is complete (drbd84-protocol, B.1).

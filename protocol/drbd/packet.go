@@ -67,6 +67,8 @@ func Decode(h Header, payload []byte, wsame bool) (p Packet, rest []byte, err er
 		p, rest, err = decodeFixed(new(UUIDs), 48, payload)
 	case CmdSyncUUID:
 		p, rest, err = decodeFixed(new(SyncUUID), 8, payload)
+	case CmdTerm:
+		p, rest, err = decodeFixed(new(TermPacket), termSize, payload)
 	case CmdConnectionFeatures:
 		p, rest, err = decodeFixed(new(Features), featuresSize, payload)
 	case CmdSizes:

@@ -92,7 +92,7 @@ func TestCheckLength(t *testing.T) {
 			4:   {drbd.CmdState},
 			8:   {drbd.CmdBarrier, drbd.CmdSyncUUID, drbd.CmdStateChgReq, drbd.CmdConnStChgReq},
 			16:  {drbd.CmdOutOfSync, drbd.CmdRSDeallocated},
-			24:  {drbd.CmdDataRequest, drbd.CmdRSDataRequest, drbd.CmdRSThinReq, drbd.CmdOVRequest},
+			24:  {drbd.CmdTerm, drbd.CmdDataRequest, drbd.CmdRSDataRequest, drbd.CmdRSThinReq, drbd.CmdOVRequest},
 			28:  {drbd.CmdTrim, drbd.CmdZeroes},
 			48:  {drbd.CmdUUIDs},
 			72:  {drbd.CmdConnectionFeatures},
@@ -245,6 +245,10 @@ func drawPacket(t *rapid.T) (drbd.Command, drbd.Packet) {
 				DirtyBits: u64("bits"), Flags: u64("flags"),
 			}
 		}},
+		{drbd.CmdTerm, func() drbd.Packet {
+			p := u64("promised")
+			return &drbd.TermPacket{Term: p / 2, Promised: p, Flags: u32("flags")}
+		}},
 		{drbd.CmdConnectionFeatures, func() drbd.Packet {
 			return &drbd.Features{Min: u32("min"), Flags: u32("flags"), Max: u32("max")}
 		}},
@@ -371,7 +375,7 @@ func TestShort(t *testing.T) {
 	for n, p := range map[int][]interface{ Decode(b []byte) error }{
 		4:   {&drbd.StatePacket{}, &drbd.ReqStateReply{}},
 		8:   {&drbd.Barrier{}, &drbd.BarrierAck{}, &drbd.DelayProbe{}, &drbd.ReqState{}, &drbd.SyncUUID{}},
-		24:  {&drbd.Data{}, &drbd.BlockAck{}},
+		24:  {&drbd.Data{}, &drbd.BlockAck{}, &drbd.TermPacket{}},
 		32:  {&drbd.Sizes{}},
 		48:  {&drbd.UUIDs{}},
 		72:  {&drbd.Features{}},

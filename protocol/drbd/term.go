@@ -1,0 +1,42 @@
+package drbd
+
+import "fmt"
+
+// Flags of P_TERM.
+const (
+	TermKnown uint32 = 1 // the sender's promise is all it ever promised, as far as it can tell
+)
+
+// TermPacket is P_TERM, a packet of our own that is sent only if FeatureTerm is
+// agreed: which writes the sender makes, and which it accepts.
+type TermPacket struct {
+	Term     uint64 // of the sender's writes; 0 if it is not Primary
+	Promised uint64 // it accepts no writes of a lower term
+	Flags    uint32
+}
+
+const termSize = 24
+
+// Append appends the 24 bytes of p to dst.
+func (p TermPacket) Append(dst []byte) []byte {
+	return put32(put32(put64(put64(dst, p.Term), p.Promised), p.Flags), 0)
+}
+
+// Decode sets p from b, which is 24 bytes long. A term above the promise is
+// refused: a node promises what it writes under. The reserved bytes are ignored,
+// and so will a flag be that a later version has.
+func (p *TermPacket) Decode(b []byte) error {
+	if len(b) != termSize {
+		return short(CmdTerm, b, termSize)
+	}
+	*p = TermPacket{Term: be64(b), Promised: be64(b[8:]), Flags: be32(b[16:])}
+	if p.Term > p.Promised {
+		return &ProtocolError{Packet: CmdTerm, Field: "term", Got: p.Term, Want: span64{p.Promised}}
+	}
+	return nil
+}
+
+// span64 is the values up to this one.
+type span64 struct{ max uint64 }
+
+func (s span64) String() string { return fmt.Sprintf("at most %d", s.max) }
