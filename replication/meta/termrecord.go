@@ -18,6 +18,7 @@ const (
 
 	termMagic   = 0x504c585445524d00 // "PLXTERM\0"
 	termVersion = 1
+	termUnknown = 1
 	termCRC     = TermRecordSize - 4
 )
 
@@ -28,6 +29,23 @@ var ErrNoTermRecord = errors.New("no term record")
 // kept twice: in the reserved bytes of the superblock, which every program that
 // knows no terms writes as zero, and in the state directory, which is not rolled
 // back together with the disk. The zero value is no record: terms are not in use.
+//
+// Encoded, in bytes, big-endian; in the superblock's block it begins at byte 128:
+//
+//	  0  u64  magic 504c5854 45524d00, "PLXTERM" and a NUL
+//	  8  u32  version: 1
+//	 12  u32  Volume
+//	 16  u64  Seq, not 0
+//	 24  u64  NameHash
+//	 32  u64  DeviceUUID
+//	 40  u64  CurrentUUID
+//	 48  u64  Term
+//	 56  u64  Promised, not below Term
+//	 64  u64  Sole
+//	 72  u64  SoleTerm
+//	 80  u32  flags: 1 Unknown
+//	 84       reserved, 0
+//	124  u32  CRC32C (Castagnoli) of bytes 0 to 123
 type TermRecord struct {
 	// Seq counts the changes of the record. The state directory's copy is written
 	// first: it may be one ahead of the superblock's, never behind.
@@ -42,6 +60,9 @@ type TermRecord struct {
 	// written, without its peer, under SoleTerm; 0 if the peer has all of it.
 	Sole     uint64
 	SoleTerm uint64
+	// Unknown is whether something else wrote since a record was complete, and
+	// nobody has told the term again.
+	Unknown bool
 }
 
 // NameHash is FNV-1a of a resource's name: a record that was copied along with a
@@ -77,6 +98,9 @@ func (t *TermRecord) Encode(dst []byte) {
 	be.PutUint64(dst[56:], t.Promised)
 	be.PutUint64(dst[64:], t.Sole)
 	be.PutUint64(dst[72:], t.SoleTerm)
+	if t.Unknown {
+		be.PutUint32(dst[80:], termUnknown)
+	}
 	be.PutUint32(dst[termCRC:], crc32.Checksum(dst[:termCRC], castagnoli))
 }
 
@@ -98,7 +122,7 @@ func DecodeTermRecord(b []byte) (TermRecord, error) {
 	t := TermRecord{
 		Volume: uint16(be.Uint32(b[12:])), Seq: be.Uint64(b[16:]), NameHash: be.Uint64(b[24:]),
 		DeviceUUID: be.Uint64(b[32:]), CurrentUUID: be.Uint64(b[40:]), Term: be.Uint64(b[48:]), Promised: be.Uint64(b[56:]),
-		Sole: be.Uint64(b[64:]), SoleTerm: be.Uint64(b[72:]),
+		Sole: be.Uint64(b[64:]), SoleTerm: be.Uint64(b[72:]), Unknown: be.Uint32(b[80:])&termUnknown != 0,
 	}
 	if !t.Exists() || t.Promised < t.Term {
 		return TermRecord{}, &CorruptError{Offset: 16, What: fmt.Sprintf("term record number %d has term %d and promises %d", t.Seq, t.Term, t.Promised)}

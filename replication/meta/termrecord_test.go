@@ -9,23 +9,23 @@ import (
 func testTerm() TermRecord {
 	return TermRecord{
 		Seq: 9, Volume: 3, NameHash: NameHash("r0"), DeviceUUID: 0x0102030405060708, CurrentUUID: 0x1111111111111110,
-		Term: 7, Promised: 8, Sole: 0x1111111111111110, SoleTerm: 7,
+		Term: 7, Promised: 8, Sole: 0x1111111111111110, SoleTerm: 7, Unknown: true,
 	}
 }
 
 // The bytes on disk, as docs/formats.md has them: they outlive this program.
 func TestTermRecordBytes(t *testing.T) {
 	const want = "504c585445524d00" + "00000001" + "00000003" + "0000000000000009" + "08dc8407b57be91f" + "0102030405060708" +
-		"1111111111111110" + "0000000000000007" + "0000000000000008" + "1111111111111110" + "0000000000000007"
+		"1111111111111110" + "0000000000000007" + "0000000000000008" + "1111111111111110" + "0000000000000007" + "00000001"
 	rec := testTerm()
 	b := make([]byte, TermRecordSize)
 	rec.Encode(b)
-	if got := hex.EncodeToString(b[:80]); got != want {
+	if got := hex.EncodeToString(b[:84]); got != want {
 		t.Errorf("record:\n got %s\nwant %s", got, want)
 	}
-	for i, c := range b[80:124] {
+	for i, c := range b[84:124] {
 		if c != 0 {
-			t.Errorf("reserved byte %d is %#x", 80+i, c)
+			t.Errorf("reserved byte %d is %#x", 84+i, c)
 		}
 	}
 	got, err := DecodeTermRecord(b)

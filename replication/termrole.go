@@ -1,0 +1,152 @@
+package replication
+
+import (
+	"fmt"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+)
+
+// checkTerm is whether a promotion under c.Term, or the grant of a new term to a
+// Primary, may go on.
+func (r *Resource) checkTerm(c *command) error {
+	t := &r.terms
+	unknown := r.termUnknown()
+	switch {
+	case c.Term < t.promised:
+		return r.termTooLow(c.Term)
+	case !r.hasDisk():
+		return &RequestError{Code: 138, Text: fmt.Sprintf("%s: Failure: (138) Device does not have a disk-config: a term is kept with a disk: attach one first", r.cfg.Name)}
+	case t.inUse() && unknown != "":
+		return &RequestError{Code: 162, Text: fmt.Sprintf("%s: Failure: (162) Invalid configuration request: no promotion under a term: what this node has promised is unknown: %s: connect the peer, or have the arbiter's term promised first",
+			r.cfg.Name, unknown)}
+	case r.net.AllowTwoPrimaries:
+		return &RequestError{Code: 162, Text: fmt.Sprintf("%s: Failure: (162) Invalid configuration request: a term has one owner, and allow-two-primaries is set: leave it out of the configuration", r.cfg.Name)}
+	case r.isUp() && r.link.Features&drbd.FeatureTerm == 0:
+		return r.peerKnowsNoTerms()
+	case !c.Sole && r.conn < drbd.Connected && r.role != drbd.Primary:
+		return r.stateError(nil, SSPrimaryNOP)
+	case c.Sole && c.Term == t.term && !t.sole && !r.wasSole(c.Term):
+		// What was overtaken, or comes twice, must not let anybody write.
+		return &RequestError{Code: 162, Text: fmt.Sprintf("%s: Failure: (162) Invalid configuration request: under term %d this node is not the only writer any more: ask the arbiter for a new term", r.cfg.Name, c.Term)}
+	}
+	return nil
+}
+
+// wasSole reports whether the durable marks say that this Secondary was the only
+// writer under a term.
+func (r *Resource) wasSole(term uint64) bool {
+	if r.role == drbd.Primary {
+		return false
+	}
+	for _, v := range r.vols {
+		if v.hasDisk() && (v.sole == 0 || v.sole != identity(v.uuids.Current) || v.soleTerm != term) {
+			return false
+		}
+	}
+	return r.hasDisk()
+}
+
+// own enters this node as the owner of a term.
+func (r *Resource) own(c *command) {
+	t := &r.terms
+	if c.Term == 0 { // a plain primary: the operator answers for it
+		t.term = t.promised
+		return
+	}
+	t.term, t.promised = c.Term, max(t.promised, c.Term)
+	t.owned, t.sole, t.override = true, c.Sole, false
+	r.learnt()
+}
+
+// disown ends it, when this node is no longer Primary.
+func (r *Resource) disown() {
+	t := &r.terms
+	t.owned, t.sole, t.override, t.abandon, t.frozen = false, false, false, false, ""
+}
+
+// withoutPeer is the state of v if the arbiter has named this node the only
+// writer and the peer is away: its copy does not count.
+func (c *command) withoutPeer(ns drbd.State) drbd.State {
+	if c.Term == 0 || !c.Sole || ns.Conn >= drbd.Connected {
+		return ns
+	}
+	if ns.Pdsk > drbd.Outdated {
+		ns.Pdsk = drbd.Outdated
+	}
+	if ns.Disk == drbd.Consistent {
+		ns.Disk = drbd.UpToDate
+	}
+	return ns
+}
+
+// regrant gives a Primary a new term: it goes on alone, or shares the new one with
+// its peer. It is on disk before the peer hears of it and before anybody is
+// answered under it.
+func (r *Resource) regrant(c *command) {
+	t := &r.terms
+	if c.Term == 0 || c.Term == t.term && t.owned && c.Sole == t.sole {
+		r.finish(c, nil)
+		return
+	}
+	if c.Term == t.term && t.sole { // no smaller claim under the same term
+		r.finish(c, nil)
+		return
+	}
+	c.phase = phaseStore
+	r.own(c)
+	for _, v := range r.vols {
+		r.setState(v, c.withoutPeer(v.st), "the arbiter named this node the only writer")
+	}
+	if r.suspFen && c.Sole && !r.isUp() {
+		r.thaw(false)
+	}
+	for _, v := range r.vols {
+		r.termState(v)
+	}
+	r.kick = true
+	r.whenAllStored((*volume).requireSuperblock, func() {
+		r.stateTerm()
+		r.finish(c, nil)
+		r.commandStep()
+	})
+}
+
+// fenced: the peer is known to be out of the way.
+func (r *Resource) fenced() {
+	if r.terms.owned {
+		r.terms.sole = true
+	}
+}
+
+// overrideTerm is the operator's resume-io: he vouches for the peer.
+func (r *Resource) overrideTerm() {
+	if !r.terms.inUse() || r.role != drbd.Primary {
+		return
+	}
+	r.terms.override = true
+	for _, v := range r.vols {
+		r.termState(v)
+	}
+}
+
+// abandonRequests ends what this node can never answer any more, so that it can be
+// demoted: a higher term is promised, and nobody has the device open.
+func (r *Resource) abandonRequests() bool {
+	t := &r.terms
+	if r.role != drbd.Primary || t.term >= t.promised || t.override || r.opens > 0 {
+		return false
+	}
+	t.abandon = true
+	for _, v := range r.vols {
+		r.termState(v)
+	}
+	waiting := r.req.waiting
+	r.req.waiting = nil
+	for _, id := range waiting {
+		q := r.req.get(id)
+		q.err = ErrTermOver
+		r.progress(q)
+	}
+	r.unpark()
+	return true
+}
