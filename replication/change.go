@@ -9,7 +9,7 @@ import (
 
 func (r *Resource) context(v *volume) StateContext {
 	ctx := StateContext{
-		Fencing: v.opts.Fencing, OnNoDataSuspend: r.cfg.NoDataSuspend, AllowTwoPrimaries: r.net.AllowTwoPrimaries,
+		Fencing: r.termFencing(v.opts.Fencing), OnNoDataSuspend: r.cfg.NoDataSuspend, AllowTwoPrimaries: r.net.AllowTwoPrimaries,
 		DeviceOpen: r.opens > 0, HasVerifyAlg: r.net.VerifyAlg != "", Version: r.link.Version,
 		StateSent: r.stateSent, HandshakeDone: true,
 		NegotiatedDisk: v.negDisk, NegotiatedPdsk: v.negPdsk, // A Secondary has shown nothing: its disk goes on as if attached unconnected.
@@ -68,6 +68,9 @@ func (r *Resource) setConn(c drbd.ConnState, reason string) {
 
 func (r *Resource) setRole(role drbd.Role, reason string) {
 	r.role = role
+	if role != drbd.Primary {
+		r.disown()
+	}
 	for _, v := range r.vols {
 		ns := v.st
 		ns.Role = role
@@ -150,6 +153,7 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 		v.uuids.Current &^= 1
 		v.storeSuperblock()
 	}
+	r.termState(v)
 }
 
 // servesAlone: this copy is the only one that a diskless Primary has.
@@ -163,6 +167,7 @@ func (r *Resource) newCurrent(v *volume) {
 	if r.role == drbd.Primary {
 		v.exposed = v.uuids.Current
 	}
+	r.termState(v)
 	job := v.requireSuperblock()
 	if r.isUp() && v.st.Conn >= drbd.Connected {
 		gen := r.connGen
@@ -295,6 +300,7 @@ func (r *Resource) attached(ev *Event) {
 	v.opts = d.Options
 	v.sb, v.uuids, v.bitmap, v.al = d.Superblock, d.Superblock.UUIDs, d.Bitmap, d.AL
 	v.usable, v.blockSize = d.Usable, d.BlockSize
+	r.attachTerm(v, d)
 	v.meta = metaIO{next: v.meta.next, done: v.meta.done}
 	if v.meta.next == 0 {
 		v.meta.next = 1
@@ -326,6 +332,7 @@ func (r *Resource) attached(ev *Event) {
 	}
 	v.storeAll()
 	r.emit(Action{Kind: CommandDone, Tag: ev.Tag})
+	r.enforceTerm()
 }
 
 // servesUnconnected begins a generation if a Primary that has lost disk and peer

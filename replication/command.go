@@ -191,8 +191,10 @@ func (r *Resource) runCommand(c *command) {
 		r.runSuspendIO(c)
 	case CmdNewCurrentUUID:
 		r.runNewCurrentUUID(c)
-	case CmdVerify, CmdResize, CmdPromiseTerm:
+	case CmdVerify, CmdResize:
 		r.finish(c, r.stateError(r.volume(c.Volume), SSNotSupported))
+	case CmdPromiseTerm:
+		r.runPromise(c)
 	default:
 		panic(fmt.Sprintf("replication: no case for command %d", c.Kind))
 	}

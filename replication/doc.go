@@ -37,4 +37,8 @@
 //     do them in the order of the data socket.
 //   - I5 P_BARRIER_ACK is sent only after an fdatasync that began after the last
 //     write of its epoch, and of all earlier ones, had ended.
+//   - I6 A node writes for a peer, and acknowledges, only under a term that is not
+//     lower than what it has promised; the promise is on disk before it is answered. The
+//     owner of a term answers a client without its peer's copy only if the arbiter (or a
+//     confirmed fence) leaves it alone, and with the sole-writer mark on disk.
 package replication

@@ -38,7 +38,7 @@ const (
 	// PeerLocalDone: the local I/O of peer request Peer ended with Err; Data is what was read,
 	// Digest and AllZero what its Action wanted to know of it.
 	PeerLocalDone
-	// MetaDone: the metadata job of Volume ended with Err.
+	// MetaDone: the metadata job of Volume ended with Err; TermErr if its Term could not be stored.
 	MetaDone
 	// Synced: the fdatasync of Volume's data ended with Err.
 	Synced
@@ -80,6 +80,7 @@ type Event struct {
 	AllZero bool   // of Data, if the action has WantZero
 	Tag     any
 	Err     error
+	TermErr error
 
 	Socket drbd.Socket
 	Header drbd.Header
@@ -111,6 +112,8 @@ type AttachedDisk struct {
 	Usable     drbd.Sector // capacity for data
 	BlockSize  uint32      // logical, bytes
 	Options    DiskOptions
+	Term       meta.TermRecord // the state directory's; the superblock has its own
+	NoTermFile bool            // there is no state directory: the superblock's record counts alone
 }
 
 // ActionKind says what the caller has to do.
@@ -196,7 +199,11 @@ type MetaJob struct {
 	ALBlock    []byte // one transaction of 4 KiB, or nil
 	ALRing     int    // its block in the ring
 	Superblock []byte // 4 KiB, or nil
-	ResetAL    bool   // write the initial block over the whole ring, before the superblock
+	// Term is the record for the state directory, written durably before anything
+	// else; nil if it has not changed. If that fails the job goes on: the record
+	// counts as lost there.
+	Term    []byte
+	ResetAL bool // write the initial block over the whole ring, before the superblock
 }
 
 // A MetaPage is one 4 KiB page of the bitmap.
@@ -244,7 +251,8 @@ type Command struct {
 	StartSector, StopSector drbd.Sector // CmdVerify; StopSector 0 = the end
 	SizeSectors             uint64      // CmdResize: the user's size, 0 = all there is
 	AssumeClean             bool
-	Term                    uint64 // CmdPromiseTerm
+	Term                    uint64 // CmdPromiseTerm; CmdPrimary: under this term, 0 = no terms
+	Sole                    bool   // CmdPrimary: the arbiter's record for Term names this node alone
 	Waits                   bool   // CmdSyncAfter
 }
 

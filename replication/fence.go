@@ -22,7 +22,7 @@ func (r *Resource) startFencing() {
 	switch {
 	case r.cfg.HasFenceHandler:
 		r.runFence(r.vols[0])
-	case r.suspFen:
+	case r.suspFen && !r.terms.owned: // then termFreeze says what it waits for
 		r.report("I/O is frozen: the peer is lost, fencing is resource-and-stonith and no fence-peer handler is configured; " +
 			"make sure that the peer is down, then run `polluxadm resume-io`, or bring the peer back")
 	}
@@ -104,10 +104,12 @@ func (r *Resource) fenced(code int) {
 		}
 		r.setState(v, ns, "fence-peer handler")
 	}
-	switch {
-	case !r.peerIsOut():
+	if !r.peerIsOut() {
 		r.report("fence-peer ended with %d: the peer is not fenced", code)
-	case r.suspFen:
+		return
+	}
+	r.leftAlone()
+	if r.suspFen {
 		r.thaw(false)
 	}
 }

@@ -23,7 +23,11 @@ func (r *Resource) socketsUp(ev *Event) {
 	r.gotProtocol, r.stateSent, r.conflictTold = false, false, false
 	r.splitBrain = ""
 	r.conn = drbd.WFReportParams // packets may go; the volumes still say WFConnection
+	if !r.connectTerm() {
+		return
+	}
 	r.sendPacket(drbd.DataSocket, drbd.CmdProtocol, 0, r.protocolPacket())
+	r.stateTerm()
 	for _, v := range r.vols {
 		v.sendSeq, v.peerSeq = 0, 0
 		v.havePeerUUIDs, v.havePeerSizes, v.handshakeDone, v.forcedPeer = false, false, false, false
@@ -301,6 +305,9 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 	if !ps.Valid() {
 		return &drbd.ProtocolError{Packet: drbd.CmdState, Field: "state", Got: fmt.Sprintf("%#08x", word), Want: "a state of DRBD 8.4"}
 	}
+	if t := &r.terms; ps.Role == drbd.Primary && !t.accepts(t.peer.Term) {
+		return r.refusal(t.peer.Term)
+	}
 	os := v.st
 	real := ps.Disk
 	if ps.Disk == drbd.Negotiating { // 1
@@ -572,7 +579,7 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 // sent without hearing that it is stable has become stable: to a diskless
 // Primary this copy is the only one.
 func (r *Resource) maybeConnect() {
-	if r.conn != drbd.Unconnected || r.peer.used > 0 {
+	if r.conn != drbd.Unconnected || r.peer.used > 0 || r.termOver() {
 		return
 	}
 	if r.unsettled {

@@ -135,6 +135,7 @@ func (r *Resource) maintainMeta(v *volume) {
 	}
 	job.Pages = m.pages
 	if m.more = m.taken < len(m.dirty); !m.more {
+		r.composeTerm(v, job)
 		m.finish(v, job)
 	}
 	v.stats.BMWrites += uint64(len(job.Pages))
@@ -278,6 +279,9 @@ func (r *Resource) metaDone(ev *Event) {
 		if v.al != nil {
 			v.al.Committed()
 		}
+	}
+	if ev.TermErr != nil {
+		r.termLost(v, ev.TermErr)
 	}
 	if !m.more {
 		m.done = m.next - 1

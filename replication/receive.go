@@ -139,6 +139,8 @@ func (r *Resource) dispatch(ev *Event) (kept bool, err error) {
 		return false, r.gotBarrierAck(b)
 	case drbd.CmdProtocol, drbd.CmdProtocolUpdate:
 		return false, r.receivedProtocol(h, ev.Fixed)
+	case drbd.CmdTerm:
+		return false, r.receivedTerm(ev.Fixed)
 	case drbd.CmdConnStChgReq, drbd.CmdConnStChgReply:
 		return false, r.receivedConnRequest(h.Command, ev.Fixed)
 	case drbd.CmdUnplugRemote:

@@ -98,6 +98,8 @@ type Resource struct {
 	cmdQueue []Command
 	stepping bool // commandStep runs: it is not entered twice
 
+	terms terms
+
 	links        uint32 // how many connections have finished their handshake
 	fencePending bool
 	fenceRunning bool
@@ -175,6 +177,11 @@ type volume struct {
 	tx      *drbd.BitmapSender
 
 	stats Counters
+
+	// The durable part of the terms; see term.go.
+	sole, soleTerm uint64 // the sole-writer mark: a generation, and the term it was written under
+	termUnknown    string
+	termDirty      bool // the copies of the record differ
 }
 
 // Counters of one volume since the attach, in bytes unless they say otherwise.
@@ -479,7 +486,7 @@ func (r *Resource) pinged() {
 func (r *Resource) ReceivePaused() bool { return r.readPaused }
 
 func (r *Resource) maintainReceive() {
-	paused := r.strictWait || r.held.v != nil || r.peer.used > maxPeerRequests ||
+	paused := r.strictWait || r.terms.storing > 0 || r.held.v != nil || r.peer.used > maxPeerRequests ||
 		r.peer.bytes > max(int64(r.net.MaxBuffers)*4096, 4<<20)
 	if r.readPaused && !paused {
 		r.emit(Action{Kind: ResumeReceive})

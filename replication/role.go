@@ -7,8 +7,14 @@ import (
 func (r *Resource) runPrimary(c *command) {
 	switch c.phase {
 	case phaseBegin, phaseCheck:
+		if c.Term != 0 {
+			if err := r.checkTerm(c); err != nil {
+				r.finish(c, err)
+				return
+			}
+		}
 		if r.role == drbd.Primary {
-			r.finish(c, nil)
+			r.regrant(c)
 			return
 		}
 		if r.ready(c) {
@@ -45,7 +51,7 @@ func (c *command) promoted(v *volume) drbd.State {
 	if c.forced[v.num] || c.alone && ns.Disk == drbd.Consistent {
 		ns.Disk = drbd.UpToDate
 	}
-	return ns
+	return c.withoutPeer(ns)
 }
 
 // checkPrimary asks the rules, then the peer, volume by volume, then promotes.
@@ -122,6 +128,7 @@ func (r *Resource) helpPrimary(c *command, v *volume, code StateCode) bool {
 // disk before the command ends and before the peer hears of it.
 func (r *Resource) promote(c *command) {
 	c.phase = phaseStore
+	r.own(c)
 	r.role = drbd.Primary
 	for _, v := range r.vols {
 		forced := c.forced[v.num]
@@ -143,7 +150,10 @@ func (r *Resource) promote(c *command) {
 	}
 	r.whenAllStored(func(v *volume) uint64 {
 		job := v.requireSuperblock()
-		v.whenStored(job, func() { r.announce(v, c.forced[v.num]) })
+		v.whenStored(job, func() {
+			r.stateTerm()
+			r.announce(v, c.forced[v.num])
+		})
 		return job
 	}, r.finishing(c))
 }
@@ -174,7 +184,7 @@ func (r *Resource) runSecondary(c *command) {
 		c.phase = phaseDrain
 	case phaseDrain:
 		if r.req.used > 0 {
-			if r.suspended() {
+			if r.suspended() && !r.abandonRequests() {
 				r.finish(c, r.stateError(nil, SSInTransientState))
 				return
 			}
@@ -197,6 +207,7 @@ func (r *Resource) demote(c *command) {
 		return
 	}
 	r.setRole(drbd.Secondary, "demoted")
+	r.stateTerm()
 	for _, v := range r.vols {
 		r.announce(v, false)
 	}

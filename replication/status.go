@@ -21,7 +21,20 @@ type Snapshot struct {
 	LostAt         Tick // when the peer was lost, 0 if it never was there or is
 	Opens          int
 	Pending        int // requests of clients under way
+	Term           TermSnapshot
 	Volumes        []VolumeSnapshot
+}
+
+// A TermSnapshot is what a resource knows of its terms; all zero if they are not
+// in use.
+type TermSnapshot struct {
+	Term, Promised uint64
+	Owned          bool   // Primary under Term, by an arbiter's grant
+	Sole           bool   // and the only writer, says the arbiter
+	Override       bool   // the operator let frozen I/O go on
+	Marked         bool   // the sole-writer mark is set on every volume with a disk
+	Unknown        string // why there is no promotion under a term
+	Frozen         string // why I/O is frozen
 }
 
 // A VolumeSnapshot is one volume of a Snapshot; sizes in bytes.
@@ -56,9 +69,15 @@ func (r *Resource) Snapshot(now Tick) Snapshot {
 	for _, why := range []struct {
 		name string
 		on   bool
-	}{{"user", r.susp}, {"no-data", r.noData()}, {"fencing", r.suspFen}} {
+	}{{"user", r.susp}, {"no-data", r.noData()}, {"fencing", r.suspFen && !r.terms.owned}, {"term", r.terms.frozen != ""}} {
 		if why.on {
 			s.Suspended = append(s.Suspended, why.name)
+		}
+	}
+	if t := &r.terms; t.inUse() {
+		s.Term = TermSnapshot{
+			Term: t.term, Promised: t.promised, Owned: t.owned, Sole: t.sole, Override: t.override,
+			Marked: r.marked(), Unknown: r.termUnknown(), Frozen: t.frozen,
 		}
 	}
 	for _, v := range r.vols {

@@ -20,6 +20,7 @@ func (r *Resource) runResumeIO(c *command) {
 			r.setState(v, ns, "resume-io")
 		}
 	}
+	r.overrideTerm()
 	if r.suspFen && !r.isUp() {
 		r.thaw(false)
 	}

@@ -136,6 +136,15 @@ func (r *Resource) composeTerm(v *volume, job *MetaJob) {
 	v.sb.Term = rec
 }
 
+// termLost: the state directory could not take the record. The superblock has it,
+// so nothing that was promised is forgotten, but a roll-back of the disk would not
+// be noticed.
+func (r *Resource) termLost(v *volume, err error) {
+	v.termDirty = true
+	v.termUnknown = fmt.Sprintf("the state directory cannot be written: %v", err)
+	r.report("volume %d: %s", v.num, v.termUnknown)
+}
+
 // replicates reports whether a write to v reaches the peer's copy now.
 func (v *volume) replicates() bool {
 	s := v.st
@@ -203,7 +212,7 @@ func (r *Resource) termFreeze() string {
 	switch {
 	case r.role != drbd.Primary || t.override || t.abandon:
 		return ""
-	case t.term < t.promised:
+	case r.termOver():
 		return fmt.Sprintf("this node writes under term %d, but term %d has been promised: another node owns the data now; "+
 			"stop what uses this one and run `polluxadm secondary %s`", t.term, t.promised, r.cfg.Name)
 	case !t.owned || t.sole:
@@ -215,6 +224,13 @@ func (r *Resource) termFreeze() string {
 		}
 	}
 	return ""
+}
+
+// termOver reports whether this Primary has been replaced. It does not look for
+// the peer, which would refuse it, until it is demoted or has a new term.
+func (r *Resource) termOver() bool {
+	t := &r.terms
+	return r.role == drbd.Primary && t.term < t.promised && !t.override
 }
 
 // termFencing: the owner of a term that is lost to its peer waits, whatever the
@@ -271,17 +287,34 @@ func (r *Resource) receivedTerm(b []byte) error {
 	t.peer = p
 	refuse := p.Term != 0 && !t.accepts(p.Term)
 	relearn := p.Flags&drbd.TermKnown != 0 && p.Promised > 0 && r.termUnknown() != ""
-	t.term = max(t.term, p.Term)
+	if r.role != drbd.Primary {
+		t.term = max(t.term, p.Term)
+	}
 	if p.Promised > t.promised || relearn {
 		r.adopt(p.Promised, relearn)
 	}
 	switch {
 	case refuse:
 		return r.refusal(p.Term)
-	case r.role == drbd.Primary && t.term < t.promised:
+	case r.role == drbd.Primary && t.term < t.promised && t.override:
+		r.giveUp("this Primary writes under term %d, as its operator wants, and the peer has promised term %d: demote one of the two", t.term, t.promised)
+	case r.termOver():
 		return fmt.Errorf("the peer has promised term %d, this Primary writes under term %d", p.Promised, t.term)
 	}
 	return nil
+}
+
+// enforceTerm ends the connection to a Primary whose term is over, before
+// anything more is acknowledged: this node's promise has grown.
+func (r *Resource) enforceTerm() {
+	t := &r.terms
+	switch {
+	case !r.isUp() || !t.inUse():
+	case r.link.Features&drbd.FeatureTerm == 0:
+		r.connectTerm()
+	case (r.peerRole == drbd.Primary || t.peer.Term != 0) && !t.accepts(t.peer.Term):
+		r.connectionLost(drbd.ProtocolFailure, r.refusal(t.peer.Term))
+	}
 }
 
 func (r *Resource) refusal(term uint64) error {
@@ -329,9 +362,7 @@ func (r *Resource) runPromise(c *command) {
 		}
 		c.phase = phaseDrain
 		r.stateTerm()
-		if r.isUp() && (r.peerRole == drbd.Primary || t.peer.Term != 0) && !t.accepts(t.peer.Term) {
-			r.connectionLost(drbd.ProtocolFailure, r.refusal(t.peer.Term))
-		}
+		r.enforceTerm()
 	case phaseDrain:
 		if !r.isUp() && r.peer.used > 0 {
 			r.setTimerOnce(timerCommand, commandRetryMS/4)

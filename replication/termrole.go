@@ -39,7 +39,18 @@ func (r *Resource) wasSole(term uint64) bool {
 		return false
 	}
 	for _, v := range r.vols {
-		if v.hasDisk() && (v.sole == 0 || v.sole != identity(v.uuids.Current) || v.soleTerm != term) {
+		if v.hasDisk() && v.soleTerm != term {
+			return false
+		}
+	}
+	return r.marked()
+}
+
+// marked reports whether every volume with a disk has the sole-writer mark for
+// the generation that it holds.
+func (r *Resource) marked() bool {
+	for _, v := range r.vols {
+		if v.hasDisk() && (v.sole == 0 || v.sole != identity(v.uuids.Current)) {
 			return false
 		}
 	}
@@ -111,16 +122,20 @@ func (r *Resource) regrant(c *command) {
 	})
 }
 
-// fenced: the peer is known to be out of the way.
-func (r *Resource) fenced() {
-	if r.terms.owned {
-		r.terms.sole = true
+// leftAlone: the peer is fenced, so the owner of a term is its only writer.
+func (r *Resource) leftAlone() {
+	if !r.terms.owned {
+		return
+	}
+	r.terms.sole = true
+	for _, v := range r.vols {
+		r.termState(v)
 	}
 }
 
-// overrideTerm is the operator's resume-io: he vouches for the peer.
+// overrideTerm is the operator's resume-io of a frozen owner: he vouches for the peer.
 func (r *Resource) overrideTerm() {
-	if !r.terms.inUse() || r.role != drbd.Primary {
+	if r.terms.frozen == "" {
 		return
 	}
 	r.terms.override = true
@@ -133,7 +148,7 @@ func (r *Resource) overrideTerm() {
 // demoted: a higher term is promised, and nobody has the device open.
 func (r *Resource) abandonRequests() bool {
 	t := &r.terms
-	if r.role != drbd.Primary || t.term >= t.promised || t.override || r.opens > 0 {
+	if !r.termOver() || r.opens > 0 {
 		return false
 	}
 	t.abandon = true

@@ -75,7 +75,10 @@ func (r *Resource) startWaiting() {
 	r.req.waiting = kept
 }
 
-func (r *Resource) suspended() bool { return r.susp || r.suspFen || r.noData() }
+func (r *Resource) suspended() bool {
+	t := &r.terms
+	return r.susp || (r.suspFen || t.frozen != "") && !t.abandon || r.noData()
+}
 
 // noData is on-no-data-accessible suspend-io at work.
 func (r *Resource) noData() bool {
@@ -403,6 +406,9 @@ func (r *Resource) complete(q *request) bool {
 			return false
 		}
 		ok = good || q.is(netOK) && q.v.st.Pdsk == drbd.UpToDate
+		if r.terms.abandon && !q.is(netOK) {
+			ok, q.err = false, ErrTermOver
+		}
 		if q.err != nil && q.v.st.Disk == drbd.UpToDate {
 			ok = false // pass_on kept the only good copy, and that lacks this write
 		}

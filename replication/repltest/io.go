@@ -162,6 +162,10 @@ func (n *Node) writeMeta(a *replication.Action) {
 		}
 	}
 	sync := v.meta.Sync
+	var lost error
+	if job.Term != nil {
+		steps = append(steps, n.storeTerm(v, job.Term, &lost))
+	}
 	for _, p := range job.Pages {
 		steps = append(steps, write(v.layout.Bitmap+int64(p.Page)*blockSize, p.Data))
 	}
@@ -184,7 +188,7 @@ func (n *Node) writeMeta(a *replication.Action) {
 	steps = append(steps, sync)
 	done := func(err error) {
 		v.jobs--
-		n.step(&replication.Event{Kind: replication.MetaDone, Volume: v.num, Err: err})
+		n.step(&replication.Event{Kind: replication.MetaDone, Volume: v.num, Err: err, TermErr: lost})
 	}
 	if n.w.crash.sabotage == MarksFirst {
 		steps = append(steps[pages:len(steps):len(steps)], steps[:pages]...)

@@ -41,6 +41,7 @@ type Volume struct {
 	meta     *metaDisk
 	layout   meta.Layout
 	bitmap   *meta.Bitmap // of the attached disk
+	term     termFile
 	attached bool
 	jobs     int // local I/Os and metadata jobs under way
 	// torn is set while the copy is a mixture of two generations: from the
@@ -57,6 +58,7 @@ const (
 	failWrite fault = "write"
 	failSync  fault = "sync"
 	failMeta  fault = "meta"
+	failTerm  fault = "term" // the state directory cannot be written
 )
 
 func newNode(w *World, id int) *Node {
@@ -154,7 +156,7 @@ func (n *Node) Attach(i int) {
 	opts.ALExtents = n.w.cfg.ALSlots
 	n.step(&replication.Event{Kind: replication.Attached, Volume: v.num, Disk: &replication.AttachedDisk{
 		Superblock: sb, Bitmap: bm, AL: meta.NewActivityLog(n.w.cfg.ALSlots, v.layout.Stripes, v.layout.StripeSize4k),
-		Usable: v.layout.Usable, BlockSize: sectorSize, Options: opts,
+		Usable: v.layout.Usable, BlockSize: sectorSize, Options: opts, Term: v.term.record(),
 	}})
 }
 
@@ -372,6 +374,7 @@ var commandNames = map[replication.CommandKind]string{
 	replication.CmdDisconnect: "disconnect", replication.CmdDetach: "detach", replication.CmdInvalidate: "invalidate",
 	replication.CmdInvalidateRemote: "invalidate-remote", replication.CmdOutdate: "outdate", replication.CmdOpen: "open",
 	replication.CmdPauseSync: "pause-sync", replication.CmdResumeSync: "resume-sync", replication.CmdSyncAfter: "sync-after",
+	replication.CmdPromiseTerm: "promise",
 	replication.CmdClose: "close", replication.CmdSetOptions: "set-options",
 	replication.CmdSuspendIO: "suspend-io", replication.CmdResumeIO: "resume-io", replication.CmdNewCurrentUUID: "new-current-uuid",
 }

@@ -27,6 +27,7 @@ const settleMS = 300
 //	fail a write n=1 | cut [silent] | heal | stall a data | kill a [power]
 //	set a current=C1 bitmap=B1+p history=D1,E1 flags=consistent,crashed dirty=3 | verdict
 //	fence a code=4 | barrier-ack to=a barrier=7 set_size=1 | run | state | check
+//	promise a term=7 | primary a term=7 [sole] | resume-io a, and see term.go
 func RunScript(t *testing.T, path string) {
 	s := &script{}
 	runGolden(t, path, func(d *directive) string {
@@ -52,7 +53,11 @@ func RunScript(t *testing.T, path string) {
 	})
 }
 
-type script struct{ w *World }
+type script struct {
+	w         *World
+	savedMeta []byte
+	savedTerm []byte
+}
 
 // withoutTraffic leaves states, reports, handlers and answers.
 func withoutTraffic(out string) string {
@@ -166,6 +171,7 @@ func (s *script) run(d *directive) {
 			n.Command(replication.Command{
 				Kind: kind, Force: d.has("force") || d.has("discard"), AssumeClean: d.has("clear-bitmap") || d.has("assume-clean"),
 				Volume: uint16(d.number("vol", 0)), Waits: d.has("waits"),
+				Term: uint64(d.number("term", 0)), Sole: d.has("sole"),
 			}, nil)
 		}
 		return
@@ -235,13 +241,15 @@ func (s *script) machine(d *directive, n *Node) {
 		}
 		s.w.Stall(n.id, sock)
 	case "fail":
-		for _, f := range []fault{failRead, failWrite, failSync, failMeta} {
+		for _, f := range []fault{failRead, failWrite, failSync, failMeta, failTerm} {
 			if d.has(string(f)) {
 				n.faults[f] = d.number("n", 1)
 			}
 		}
 	default:
-		d.fatalf("no command %q", d.cmd)
+		if !s.term(d, n) {
+			d.fatalf("no command %q", d.cmd)
+		}
 	}
 }
 
@@ -292,6 +300,7 @@ func (s *script) printState(n *Node) {
 		if len(snap.Suspended) > 0 {
 			line += " suspended=" + strings.Join(snap.Suspended, ",")
 		}
+		line += termText(snap.Term)
 		s.w.trace("%s", line)
 	}
 	if snap.SplitBrain != "" {

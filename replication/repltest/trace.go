@@ -98,6 +98,12 @@ func (w *World) packetText(h drbd.Header, payload []byte) string {
 		return fmt.Sprintf(" %016X", p.UUID)
 	case *drbd.Sizes:
 		return fmt.Sprintf(" d=%d u=%d c=%d", p.DSize, p.USize, p.CSize)
+	case *drbd.TermPacket:
+		s := fmt.Sprintf(" term=%d promised=%d", p.Term, p.Promised)
+		if p.Flags&drbd.TermKnown == 0 {
+			s += " unknown"
+		}
+		return s
 	case *drbd.ProtocolPacket:
 		return fmt.Sprintf(" %c flags=%d", 'A'+p.Protocol-drbd.ProtocolA, p.ConnFlags)
 	}
@@ -136,6 +142,9 @@ func jobText(j replication.MetaJob) string {
 	var s string
 	if j.SyncData {
 		s += " sync-data"
+	}
+	if j.Term != nil {
+		s += " term"
 	}
 	if len(j.Pages) > 0 {
 		s += fmt.Sprintf(" pages=%d", len(j.Pages))

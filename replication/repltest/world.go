@@ -33,7 +33,7 @@ type Config struct {
 // on with drbd.ko of Linux 6.1, as far as the core knows.
 const (
 	KernelFeatures = drbd.FeatureTrim | drbd.FeatureWSame | drbd.FeatureWZeroes
-	AllFeatures    = KernelFeatures | drbd.FeaturePollux
+	AllFeatures    = KernelFeatures | drbd.FeaturePollux | drbd.FeatureTerm
 )
 
 // DefaultConfig is Config's zero value with the defaults filled in.
