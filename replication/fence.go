@@ -163,6 +163,9 @@ func (r *Resource) thaw(peerIsBack bool) {
 			r.sourceAfterThaw(v)
 		}
 	}
+	for _, v := range r.vols {
+		r.termState(v)
+	}
 	r.unpark()
 	r.kick = true
 }
