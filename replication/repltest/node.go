@@ -375,7 +375,7 @@ var commandNames = map[replication.CommandKind]string{
 	replication.CmdInvalidateRemote: "invalidate-remote", replication.CmdOutdate: "outdate", replication.CmdOpen: "open",
 	replication.CmdPauseSync: "pause-sync", replication.CmdResumeSync: "resume-sync", replication.CmdSyncAfter: "sync-after",
 	replication.CmdPromiseTerm: "promise",
-	replication.CmdClose: "close", replication.CmdSetOptions: "set-options",
+	replication.CmdClose:       "close", replication.CmdSetOptions: "set-options",
 	replication.CmdSuspendIO: "suspend-io", replication.CmdResumeIO: "resume-io", replication.CmdNewCurrentUUID: "new-current-uuid",
 }
 
