@@ -357,6 +357,7 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 		if consider {
 			v.forcedPeer = false
 			res := r.handshake(v, ps.Role, real)
+			ns.Role = v.st.Role // a policy may have taken it from us
 			if res.OK && os.Disk == drbd.Negotiating && res.Conn != drbd.WFBitMapT && r.isStale(v, v.uuids.Current) {
 				res.OK = false
 				res.Reason = "the disk lacks what this Primary has written to the peer since, and the peer's copy is not the source of a resync"

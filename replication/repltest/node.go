@@ -23,9 +23,10 @@ type Node struct {
 	wantLink bool
 	discard  bool // connect --discard-my-data, one shot
 	pausedAt *link
-	timer    int // number of the last SetTimer
-	fence    int // exit code of the fence-peer handler, 0: it never ends
-	hangs    int // the life in which a fence-peer handler was begun that never ends
+	timer    int   // number of the last SetTimer
+	fence    int   // exit code of the fence-peer handler, 0: it never ends
+	fenceMS  int64 // how long that takes, if it is more than a moment
+	hangs    int   // the life in which a fence-peer handler was begun that never ends
 	faults   map[fault]int
 	handlers []string
 	tags     int
@@ -316,10 +317,10 @@ func (n *Node) runHandler(a *replication.Action) {
 		n.hangs = n.life
 		return
 	}
-	name, life := a.Name, n.life
-	n.w.after(2000+n.w.jitter(20000), func() {
+	name, life, code := a.Name, n.life, n.fence
+	n.w.after(max(2000, n.fenceMS*1000)+n.w.jitter(20000), func() {
 		if life == n.life {
-			n.step(&replication.Event{Kind: replication.HandlerDone, Name: name, ExitCode: n.fence})
+			n.step(&replication.Event{Kind: replication.HandlerDone, Name: name, ExitCode: code})
 		}
 	})
 }

@@ -26,7 +26,7 @@ const settleMS = 300
 //	two-primaries a yes|no [protocol=A] | delay a meta by=20 | race
 //	fail a write n=1 | cut [silent] | heal | stall a data | kill a [power]
 //	set a current=C1 bitmap=B1+p history=D1,E1 flags=consistent,crashed dirty=3 | verdict
-//	fence a code=4 | barrier-ack to=a barrier=7 set_size=1 | run | state | check
+//	fence a code=4 [after=1000] | barrier-ack to=a barrier=7 set_size=1 | run | state | check
 //	promise a term=7 | primary a term=7 [sole] | resume-io a, and see term.go
 func RunScript(t *testing.T, path string) {
 	s := &script{}
@@ -218,7 +218,7 @@ func (s *script) machine(d *directive, n *Node) {
 	case "kill":
 		n.Kill(d.has("power"), 0)
 	case "fence":
-		n.fence = d.number("code", 0)
+		n.fence, n.fenceMS = d.number("code", 0), int64(d.number("after", 0))
 	case "two-primaries":
 		net := s.w.cfg.Net[n.id]
 		net.AllowTwoPrimaries, net.Protocol = d.has("yes"), 'C'
