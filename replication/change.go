@@ -114,6 +114,9 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 	if ns.Conn < drbd.Connected && os.Conn >= drbd.Connected || ns.Conn == drbd.Connected && os.Conn > drbd.Connected {
 		r.resyncOver(v)
 	}
+	if os.Conn != ns.Conn && (isVerify(os.Conn) || isVerify(ns.Conn)) {
+		r.verifyChanged(v, os, ns)
+	}
 	if r.isUp() && os.Pdsk == drbd.Diskless && ns.Pdsk > drbd.Diskless && ns.Pdsk != drbd.DUnknown && os.Conn >= drbd.Connected {
 		if v.hasDisk() {
 			r.sendUUIDs(v, 0)
@@ -188,6 +191,11 @@ func (r *Resource) diskError(v *volume, err error, fatal bool) {
 	}
 	r.lastError = fmt.Sprintf("volume %d: disk failed: %v", v.num, err)
 	r.report("%s", r.lastError)
+	if isVerify(v.st.Conn) { // the peer hears of its end before it hears of the disk
+		ns := v.st
+		ns.Conn = drbd.Connected
+		r.setState(v, ns, "online verify aborted: this node's disk has failed")
+	}
 	ns := v.st
 	if v.opts.OnIOError == PassOnError && !fatal {
 		if !v.readsRemotely() {

@@ -191,7 +191,9 @@ func (r *Resource) runCommand(c *command) {
 		r.runSuspendIO(c)
 	case CmdNewCurrentUUID:
 		r.runNewCurrentUUID(c)
-	case CmdVerify, CmdResize:
+	case CmdVerify:
+		r.runVerify(c)
+	case CmdResize:
 		r.finish(c, r.stateError(r.volume(c.Volume), SSNotSupported))
 	case CmdPromiseTerm:
 		r.runPromise(c)
@@ -553,6 +555,13 @@ func (r *Resource) runSetOptions(c *command) {
 	if err := r.checkTwoPrimaries(&c.Net); err != nil {
 		r.finish(c, err)
 		return
+	}
+	for _, v := range r.vols {
+		if v.ov.running && c.Net.VerifyAlg != r.net.VerifyAlg {
+			r.finish(c, &RequestError{Code: 149, Text: fmt.Sprintf(
+				"%s: Failure: (149) Can not change verify-alg while online verify runs: wait until it is done, or disconnect", r.cfg.Name)})
+			return
+		}
 	}
 	if v := r.volume(c.Volume); v != nil {
 		old := v.opts

@@ -212,6 +212,11 @@ func (r *Resource) receivedSyncParam(v *volume, b []byte) error {
 			return nil
 		}
 	} else {
+		for _, alg := range []string{p.VerifyAlg, p.CsumsAlg} {
+			if _, err := drbd.NewDigest(alg); alg != "" && err != nil {
+				return fmt.Errorf("the peer has changed an algorithm: %w", err)
+			}
+		}
 		r.net.VerifyAlg, r.net.CsumsAlg = p.VerifyAlg, p.CsumsAlg
 	}
 	v.opts.ResyncRateKiB = p.ResyncRate
@@ -337,6 +342,11 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 		ns := os // the target has given up on what could not be read here or written there
 		ns.Conn = drbd.Connected
 		r.setState(v, ns, fmt.Sprintf("resync finished, but the peer lacks %d blocks", v.bitmap.Weight()))
+		return nil
+	}
+	if os.Conn == drbd.VerifyT && os.Disk == drbd.UpToDate && ps.Conn == drbd.Connected && real == drbd.UpToDate { // 4
+		v.ov.over = true
+		r.maybeTargetVerified(v)
 		return nil
 	}
 	if os.Pdsk == drbd.UpToDate && real == drbd.Inconsistent && os.Conn == drbd.Connected && ps.Conn > drbd.SyncSource { // 5
@@ -536,7 +546,7 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 	} else if err != nil && reason != drbd.TearDown {
 		r.lastError = fmt.Sprintf("connection lost (%v): %v", reason, err)
 	}
-	for _, t := range []timerKind{timerPing, timerPong, timerRequest, timerBarrier, timerCommit, timerResync, timerHandshake, timerAhead} {
+	for _, t := range []timerKind{timerPing, timerPong, timerRequest, timerBarrier, timerCommit, timerResync, timerHandshake, timerAhead, timerVerify} {
 		r.stopTimer(t)
 	}
 	r.stateSent = false
@@ -703,6 +713,11 @@ func (r *Resource) checkRequestTimeout() {
 	}
 	if r.proof != nil {
 		look(r.proof.since)
+	}
+	for _, v := range r.vols {
+		if v.ov.unanswered > 0 { // clients' writes wait for these
+			look(v.ov.heard)
+		}
 	}
 	if r.req.reads > 0 {
 		for _, c := range r.req.chunks {

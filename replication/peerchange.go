@@ -38,11 +38,16 @@ func (r *Resource) judge(v *volume, p drbd.ReqState) (drbd.State, StateCode) {
 		mask |= maskConn
 	}
 	ns := drbd.StateOf(v.st.Word()&^mask | val&mask)
-	if !ns.Valid() || !v.handshakeDone || ns.Conn == drbd.VerifyT {
+	if !ns.Valid() || !v.handshakeDone {
 		return ns, SSNotSupported
 	}
 	if v.st.Disk == drbd.Negotiating {
 		return ns, SSInTransientState
+	}
+	if ns.Conn == drbd.VerifyT && p.Mask&maskConn != 0 {
+		if code := r.mayVerify(v, 0, drbd.VerifyT); code < SSSuccess {
+			return ns, code
+		}
 	}
 	ctx := r.context(v)
 	done := Sanitize(ctx, v.st, ns)

@@ -24,6 +24,7 @@ type peerRequest struct {
 	conn    uint32 // of which connection: a later one hears nothing of it
 	syncSeq uint64
 	data    []byte
+	expect  []byte // verifyRead of the source: the peer's digest
 }
 
 func (p *peerRequest) end() drbd.Sector { return p.sector + drbd.Sector((p.size+511)>>9) }
@@ -63,8 +64,11 @@ func (r *Resource) releasePeer(p *peerRequest) {
 	if p.data != nil {
 		r.emit(Action{Kind: Free, Data: p.data})
 	}
+	if p.expect != nil {
+		r.sums = append(r.sums, p.expect)
+	}
 	t.bytes -= int64(p.size)
-	p.used, p.v, p.data = false, nil, nil
+	p.used, p.v, p.data, p.expect = false, nil, nil, nil
 	t.used--
 	t.free = append(t.free, p.id)
 }
@@ -75,7 +79,7 @@ func waitsFor(kind rangeKind) rangeKind {
 		return peerWriteWaitsFor
 	case resyncWrite:
 		return resyncWriteWaitsFor
-	case resyncRead:
+	case resyncRead, verifyRead:
 		return resyncReadWaitsFor
 	default:
 		return peerReadWaitsFor
@@ -219,6 +223,15 @@ func (r *Resource) dispatchVolume(v *volume, ev *Event) (kept bool, err error) {
 			return false, err
 		}
 		return false, r.receivedReadRequest(v, h.Command, q)
+	case drbd.CmdOVRequest, drbd.CmdOVReply:
+		var q drbd.BlockRequest
+		if err := q.Decode(ev.Fixed); err != nil {
+			return false, err
+		}
+		if h.Command == drbd.CmdOVReply {
+			return false, r.receivedVerifyReply(v, q, ev.Fixed[drbd.FixedLen(h.Command):])
+		}
+		return false, r.receivedVerifyRequest(v, q)
 	case drbd.CmdOutOfSync:
 		var d drbd.BlockDesc
 		if err := d.Decode(ev.Fixed); err != nil {
@@ -244,6 +257,8 @@ func (r *Resource) dispatchAck(v *volume, cmd drbd.Command, a drbd.BlockAck) err
 		return r.gotNegDReply(v, a)
 	case drbd.CmdNegRSDReply, drbd.CmdRSCancel, drbd.CmdRSIsInSync:
 		return r.gotResyncRefusal(v, cmd, a)
+	case drbd.CmdOVResult:
+		return r.gotVerifyResult(v, a)
 	}
 	return &drbd.ProtocolError{Packet: cmd, Field: "command", Got: cmd, Want: "an answer to something we asked"}
 }
@@ -375,7 +390,7 @@ func (r *Resource) startPeer(p *peerRequest) bool {
 	if v.st.Disk < drbd.Inconsistent {
 		v.local++
 		v.active.insert(p.sector, p.end(), p.kind, uint32(p.id))
-		r.peerEnded(p, ErrNoData)
+		r.peerEnded(p, nil, ErrNoData)
 		return true
 	}
 	if v.sync.done < p.syncSeq {
@@ -385,6 +400,9 @@ func (r *Resource) startPeer(p *peerRequest) bool {
 		if c := r.meetConflict(p); c != conflictNone {
 			return c == conflictAnswered
 		}
+	}
+	if p.kind == verifyRead && p.expect == nil && r.peerMayLack(v, p.sector, p.end()) {
+		return false
 	}
 	if p.kind == peerWrite && v.st.Pdsk < drbd.Inconsistent {
 		if !v.isSettled() {
@@ -419,10 +437,16 @@ func (r *Resource) startPeer(p *peerRequest) bool {
 		v.sync.dirty = true
 		v.stats.WrittenBytes += uint64(p.size)
 	}
+	alg := ""
+	if p.kind == verifyRead {
+		if alg = r.net.VerifyAlg; v.ov.running {
+			alg = v.ov.alg
+		}
+	}
 	noUnmap := p.op == OpZero && p.flags&drbd.DPDiscard == 0 && p.flags&drbd.DPZeroes != 0
 	r.emit(Action{
 		Kind: DoPeerLocal, Op: p.op, FUA: p.flags&drbd.DPFUA != 0, NoUnmap: noUnmap, Volume: v.num, Peer: p.id,
-		Sector: p.sector, Size: p.size, Data: p.data,
+		Sector: p.sector, Size: p.size, Data: p.data, DigestAlg: alg,
 	})
 	return true
 }
@@ -433,12 +457,12 @@ func (r *Resource) peerLocalDone(ev *Event) {
 		p.data = ev.Data
 	}
 	v := p.v
-	r.peerEnded(p, ev.Err)
+	r.peerEnded(p, ev.Digest, ev.Err)
 	r.maybeCloseDisk(v)
 }
 
 // peerEnded answers the peer, unless the connection has changed.
-func (r *Resource) peerEnded(p *peerRequest, err error) {
+func (r *Resource) peerEnded(p *peerRequest, digest []byte, err error) {
 	v := p.v
 	v.local--
 	v.active.remove(p.kind, uint32(p.id))
@@ -461,7 +485,7 @@ func (r *Resource) peerEnded(p *peerRequest, err error) {
 		r.diskError(v, err, false)
 	}
 	if p.conn == r.connGen && r.isUp() {
-		r.answerPeer(p, err)
+		r.answerPeer(p, digest, err)
 	}
 	if p.kind == resyncWrite {
 		v.active.removeAt(resyncAsked, p.sector)
@@ -471,7 +495,7 @@ func (r *Resource) peerEnded(p *peerRequest, err error) {
 	r.checkResyncDone(v)
 }
 
-func (r *Resource) answerPeer(p *peerRequest, err error) {
+func (r *Resource) answerPeer(p *peerRequest, digest []byte, err error) {
 	v := p.v
 	switch p.kind {
 	case peerWrite:
@@ -480,6 +504,7 @@ func (r *Resource) answerPeer(p *peerRequest, err error) {
 			r.sendAck(drbd.CmdNegAck, v, p.sector, p.block, p.size)
 		case p.flags&drbd.DPMaySetInSync != 0 && !p.stale && v.st.Conn >= drbd.SyncSource && v.st.Conn <= drbd.PausedSyncT:
 			v.clearClean(p.sector, p.size)
+			v.ov.overtake(p.sector, p.end())
 			if p.flags&drbd.DPSendWriteAck != 0 {
 				r.sendAck(drbd.CmdRSWriteAck, v, p.sector, p.block, p.size)
 			}
@@ -511,6 +536,8 @@ func (r *Resource) answerPeer(p *peerRequest, err error) {
 			v.rs.sent = append(v.rs.sent, span{p.sector, p.size})
 		}
 		r.answerRead(p, drbd.CmdRSDataReply, drbd.CmdNegRSDReply, err)
+	case verifyRead:
+		r.answerVerify(p, digest, err)
 	}
 }
 

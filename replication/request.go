@@ -175,14 +175,15 @@ const (
 	resyncAsked                       // a resync block asked of the peer
 	resyncRead                        // a resync block being read for the peer
 	peerRead                          // a block being read for the peer
+	verifyRead                        // a block being read for an online verify, on either node
 )
 
 // What each kind waits for before it may begin. A resync block asked of the
 // peer does not hold up the peer's writes: on the data socket the order of
 // arrival is the order of truth (drbd84-protocol, 10.3 trap 23).
 const (
-	clientWriteWaitsFor = clientWrite | peerWrite | resyncWrite | resyncAsked | resyncRead
-	peerWriteWaitsFor   = clientWrite | peerWrite | resyncWrite | resyncRead
+	clientWriteWaitsFor = clientWrite | peerWrite | resyncWrite | resyncAsked | resyncRead | verifyRead
+	peerWriteWaitsFor   = clientWrite | peerWrite | resyncWrite | resyncRead | verifyRead
 	resyncWriteWaitsFor = clientWrite | peerWrite | resyncWrite
 	resyncReadWaitsFor  = clientWrite | peerWrite | resyncWrite
 	resyncAskWaitsFor   = clientWrite | peerWrite | resyncWrite

@@ -94,6 +94,9 @@ type Resource struct {
 	timers   [timerCount]Tick
 	timerSet Tick
 
+	verifyRuns uint64   // number of the last online verify
+	sums       [][]byte // idle buffers for digests
+
 	cmd      *command
 	cmdQueue []Command
 	stepping bool // commandStep runs: it is not entered twice
@@ -173,8 +176,12 @@ type volume struct {
 	active  rangeSet // client writes until completed, peer writes, resync I/O
 	local   int      // local I/Os in flight
 	rs      resync
+	ov      verification
 	rx      *drbd.BitmapReceiver
 	tx      *drbd.BitmapSender
+
+	verifyFrom drbd.Sector // where a verify begins if the operator does not say
+	verifyOwed int         // answers that the peer owes to a verify that is over
 
 	stats Counters
 
@@ -319,6 +326,9 @@ func (r *Resource) maintain() {
 		if v.st.Disk == drbd.Failed {
 			r.maybeCloseDisk(v)
 		}
+		if v.ov.kick {
+			r.askVerify(v)
+		}
 		r.maintainMeta(v)
 	}
 	r.maintainEpochs()
@@ -383,6 +393,7 @@ const (
 	timerCommand
 	timerSequence
 	timerAhead
+	timerVerify
 	timerCount
 )
 
@@ -440,6 +451,8 @@ func (r *Resource) timerFired() {
 			r.sequenceTimeout()
 		case timerAhead:
 			r.returnFromAhead()
+		case timerVerify:
+			r.verifyTick()
 		}
 	}
 }

@@ -108,7 +108,14 @@ func (v *volume) answered(s drbd.Sector, size uint32) bool {
 
 // gotResyncRefusal: the source could not, or need not, send a block.
 func (r *Resource) gotResyncRefusal(v *volume, cmd drbd.Command, a drbd.BlockAck) error {
+	if cmd == drbd.CmdNegRSDReply && r.gotVerifyRefusal(v, a) {
+		return nil
+	}
 	if !v.answered(a.Sector, a.Size) {
+		if cmd == drbd.CmdNegRSDReply && v.verifyOwed > 0 {
+			v.verifyOwed--
+			return nil
+		}
 		return &drbd.ProtocolError{Packet: cmd, Field: "sector", Got: a.Sector, Want: "a block that was asked for"}
 	}
 	v.active.removeAt(resyncAsked, a.Sector)

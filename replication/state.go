@@ -127,10 +127,12 @@ type StateContext struct {
 // from it (drbd84-protocol, 4.3, in that order). Sanitizing the result again
 // changes nothing.
 //
-// It differs from the kernel in one case: if a disk failure ends a resync (or
+// It differs from the kernel in two cases. If a disk failure ends a resync (or
 // Ahead/Behind) early, the copy that was to be brought up to date becomes
-// Inconsistent, where the kernel would call an Outdated one UpToDate. A
-// diskless Primary would read old data from it.
+// Inconsistent, where the kernel would call an Outdated one UpToDate: a
+// diskless Primary would read old data from it. And a copy that becomes
+// Inconsistent during an online verify (on-io-error pass_on) ends it, where the
+// kernel would call that copy UpToDate again.
 func Sanitize(ctx StateContext, old, s drbd.State) drbd.State {
 	if s.Conn < drbd.Connected { // 1
 		s.PeerISP = false
@@ -142,6 +144,9 @@ func Sanitize(ctx StateContext, old, s drbd.State) drbd.State {
 	s = dropDependency(s)                                                            // 2
 	if s.Conn > drbd.Connected && (s.Disk <= drbd.Failed || s.Pdsk <= drbd.Failed) { // 3
 		s = abortResync(s)
+	}
+	if isVerify(s.Conn) && (s.Disk == drbd.Inconsistent || s.Pdsk == drbd.Inconsistent) {
+		s.Conn = drbd.Connected
 	}
 	if s.Conn < drbd.Connected && s.Disk == drbd.Negotiating { // 4
 		s.Disk, s.Pdsk = drbd.Diskless, drbd.DUnknown

@@ -46,6 +46,20 @@ type VolumeSnapshot struct {
 	Flags                     meta.Flags
 	Counters                  Counters
 	Resync                    *ResyncSnapshot
+	Verify                    *VerifySnapshot
+	VerifyFrom                drbd.Sector // where an online verify continues, 0 if the last one was complete
+}
+
+// A VerifySnapshot is the progress of an online verify. The target knows its
+// Start and its sizes once the source has asked for the first block.
+type VerifySnapshot struct {
+	Source                bool
+	Start, Stop, Position drbd.Sector // Stop 0 is the end
+	TotalBytes, LeftBytes uint64
+	FoundBytes            uint64 // out of sync
+	FailedBytes           uint64 // the peer could not read these
+	RateBytesPerSec       uint64
+	BeganAt               Tick
 }
 
 // A ResyncSnapshot is the progress of a resync.
@@ -99,6 +113,7 @@ func (r *Resource) Snapshot(now Tick) Snapshot {
 			}
 			vs.Resync = rs
 		}
+		vs.Verify, vs.VerifyFrom = v.ov.snapshot(now), v.verifyFrom
 		s.Volumes = append(s.Volumes, vs)
 	}
 	return s

@@ -145,7 +145,8 @@ func (r *Resource) startWrite(q *request) bool {
 	if v.tx != nil || v.held || conn == drbd.WFBitMapT || conn == drbd.WFSyncUUID || v.st.Disk == drbd.Negotiating {
 		return false // neither node would mark what is written while they settle who is the source
 	}
-	if v.active.busy(q.sector, q.end(), clientWriteWaitsFor) || len(r.peer.waiting) > 0 && r.behindPeer(q) {
+	if v.active.busy(q.sector, q.end(), clientWriteWaitsFor) || len(r.peer.waiting) > 0 && r.behindPeer(q) ||
+		v.ov.running && v.ov.holdsWriter(q.sector, q.end()) {
 		return false
 	}
 	local := v.st.Disk >= drbd.Inconsistent
@@ -432,6 +433,7 @@ func (r *Resource) complete(q *request) bool {
 			r.kick = true
 		}
 		r.peerMayGo()
+		q.v.ov.kick = q.v.ov.wanted > 0
 	}
 	r.emit(Action{Kind: Complete, Tag: q.tag, Err: q.err})
 	q.tag, q.data = nil, nil
@@ -494,6 +496,8 @@ func (r *Resource) destroy(q *request) {
 		}
 	}
 	r.satisfied(q)
+	v.ov.kick = v.ov.wanted > 0
+	r.peerMayGo()
 	r.req.release(q)
 	if len(r.req.waiting) > 0 {
 		r.kick = true

@@ -123,7 +123,7 @@ func (w *World) checkEqual() {
 	}
 	for i := range a.Vols {
 		x, y := a.state(i), b.state(i)
-		if x.Conn == drbd.Connected && y.Conn == drbd.Connected && x.Disk == drbd.UpToDate && y.Disk == drbd.UpToDate &&
+		if mirrors(x.Conn) && mirrors(y.Conn) && x.Disk == drbd.UpToDate && y.Disk == drbd.UpToDate &&
 			x.Pdsk == drbd.UpToDate && y.Pdsk == drbd.UpToDate {
 			w.Model.compare(a.Vols[i], b.Vols[i], "both nodes are Connected and UpToDate")
 		}
@@ -136,7 +136,7 @@ func (m *Model) compare(x, y *Volume, when string) {
 	for k, word := range x.data.differ {
 		for ; word != 0; word &= word - 1 {
 			i := k*64 + bits.TrailingZeros64(word)
-			if m.differMarked(x, y, i) || m.beingWritten(int(x.num), i) {
+			if m.differMarked(x, y, i) || m.beingWritten(int(x.num), i) || m.isPlanted(x.num, i) {
 				continue
 			}
 			m.w.fail("%s, but sector %d holds %d on one node and %d on the other, and no bit is set", when, i, x.data.now[i], y.data.now[i])
@@ -184,7 +184,7 @@ func (w *World) CheckQuiet() {
 		}
 		a, b := w.Nodes[0].Vols[i].data.now, w.Nodes[1].Vols[i].data.now
 		for k := range min(len(a), len(b)) {
-			if a[k] != b[k] {
+			if a[k] != b[k] && !w.Model.isPlanted(uint16(i), k) {
 				w.fail("at rest sector %d of volume %d holds %d on node a and %d on node b", k, i, a[k], b[k])
 				return
 			}

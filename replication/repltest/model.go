@@ -51,6 +51,7 @@ type Model struct {
 	excused  [2]bool // this node's copy may be overwritten: the operator said so
 	solo     [2]bool // this node answered writes that the peer has not seen
 	inflight [2][]*inflight
+	planted  map[plant]bool
 	powerCut [2]int64 // when the node last lost its power
 
 	Acked, Reads, Flushes, Errors int
@@ -209,7 +210,7 @@ func (m *Model) mirrored(n *Node, i int) bool {
 		return false
 	}
 	mine, its := n.state(i), p.state(i)
-	return mine.Conn == drbd.Connected && its.Conn == drbd.Connected &&
+	return mirrors(mine.Conn) && mirrors(its.Conn) &&
 		mine.Pdsk == drbd.UpToDate && its.Disk == drbd.UpToDate
 }
 

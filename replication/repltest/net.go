@@ -110,6 +110,9 @@ func (n *Node) send(a *replication.Action) {
 		})
 	}
 	n.w.tracePacket(n, a.Socket, b, a.Data)
+	if h, err := drbd.DecodeHeader100(b); err == nil && h.Command == drbd.CmdOVResult {
+		n.w.verdict(n, h, b[drbd.HeaderSize100:])
+	}
 	s := &l.streams[n.id][a.Socket]
 	if s.dead {
 		if !l.timing[n.id] && n.w.dice != nil { // what TCP says of bytes that nobody acknowledges

@@ -378,6 +378,7 @@ var commandNames = map[replication.CommandKind]string{
 	replication.CmdPromiseTerm: "promise",
 	replication.CmdClose:       "close", replication.CmdSetOptions: "set-options",
 	replication.CmdSuspendIO: "suspend-io", replication.CmdResumeIO: "resume-io", replication.CmdNewCurrentUUID: "new-current-uuid",
+	replication.CmdVerify: "verify",
 }
 
 func codeOf(err error) string {

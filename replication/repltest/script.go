@@ -110,6 +110,8 @@ func (s *script) option(d *directive, c *Config, key, value string) {
 			c.Net[1].Protocol = value[0]
 		case "after-sb-b":
 			c.Net[1].AfterSB0P = replication.SBDiscardZeroChanges
+		case "verify-alg":
+			c.Net[i].VerifyAlg = value
 		case "verify-b":
 			c.Net[1].VerifyAlg = value
 		case "max-epoch-size":
@@ -156,6 +158,7 @@ var scriptCommands = map[string]replication.CommandKind{
 	"pause-sync": replication.CmdPauseSync, "resume-sync": replication.CmdResumeSync, "sync-after": replication.CmdSyncAfter,
 	"outdate": replication.CmdOutdate, "open": replication.CmdOpen, "close": replication.CmdClose, "connect": replication.CmdConnect,
 	"suspend-io": replication.CmdSuspendIO, "resume-io": replication.CmdResumeIO, "new-current-uuid": replication.CmdNewCurrentUUID,
+	"verify": replication.CmdVerify,
 }
 
 var scriptOps = map[string]replication.Op{
@@ -168,10 +171,15 @@ func (s *script) run(d *directive) {
 	if kind, ok := scriptCommands[d.cmd]; ok {
 		for _, n := range s.nodes(d) {
 			s.excuse(n, kind, d)
+			from := replication.VerifyContinue
+			if d.has("from") {
+				from = drbd.Sector(d.number("from", 0))
+			}
 			n.Command(replication.Command{
 				Kind: kind, Force: d.has("force") || d.has("discard"), AssumeClean: d.has("clear-bitmap") || d.has("assume-clean"),
 				Volume: uint16(d.number("vol", 0)), Waits: d.has("waits"),
 				Term: uint64(d.number("term", 0)), Sole: d.has("sole"),
+				StartSector: from, StopSector: drbd.Sector(d.number("to", 0)),
 			}, nil)
 		}
 		return
@@ -215,6 +223,8 @@ func (s *script) machine(d *directive, n *Node) {
 		n.Start()
 	case "attach":
 		n.Attach(d.number("vol", 0))
+	case "corrupt":
+		n.corrupt(d.number("vol", 0), d.number("sector", 0))
 	case "kill":
 		n.Kill(d.has("power"), 0)
 	case "fence":

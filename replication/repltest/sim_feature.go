@@ -31,6 +31,7 @@ var features = []*feature{
 	&resyncFeature,
 	&congestFeature,
 	&opsFeature,
+	&verifyFeature,
 }
 
 // allTroubles returns those of all features, and the sum of their weights.

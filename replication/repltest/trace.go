@@ -77,6 +77,9 @@ func (w *World) packetText(h drbd.Header, payload []byte) string {
 	case *drbd.Trim:
 		return fmt.Sprintf(" sector=%d size=%d seq=%d flags=%s", p.Sector, p.Size, p.Seq, flagText(p.Flags))
 	case *drbd.BlockAck:
+		if h.Command == drbd.CmdOVResult {
+			return fmt.Sprintf(" sector=%d size=%d result=%d seq=%d", p.Sector, p.Size, p.BlockID, p.Seq)
+		}
 		return fmt.Sprintf(" sector=%d size=%d seq=%d", p.Sector, p.Size, p.Seq)
 	case *drbd.BlockRequest:
 		return fmt.Sprintf(" sector=%d size=%d", p.Sector, p.Size)
