@@ -73,7 +73,7 @@ func TestSanitize(t *testing.T) {
 		{"6 WFSyncUUID", StateContext{}, normal, st(sec, sec, drbd.WFSyncUUID, upToDate, upToDate), st(sec, sec, drbd.WFSyncUUID, outdated, upToDate)},
 		{"6 StartingSyncT", StateContext{}, normal, st(sec, sec, drbd.StartingSyncT, upToDate, upToDate), st(sec, sec, drbd.StartingSyncT, outdated, upToDate)},
 		{"6 Behind", StateContext{}, normal, st(sec, pri, drbd.Behind, upToDate, upToDate), st(sec, pri, drbd.Behind, outdated, upToDate)},
-		{"6 Verify", StateContext{}, normal, st(sec, sec, drbd.VerifyT, inconsistent, inconsistent), st(sec, sec, drbd.VerifyT, upToDate, upToDate)},
+		{"3 a disk is Inconsistent in a verify", StateContext{}, normal, st(sec, sec, drbd.VerifyT, inconsistent, upToDate), st(sec, sec, drbd.Connected, inconsistent, upToDate)},
 		{"6 WFBitMapS", StateContext{}, normal, st(pri, sec, drbd.WFBitMapS, outdated, upToDate), st(pri, sec, drbd.WFBitMapS, upToDate, consistent)},
 		{"6 StartingSyncS", StateContext{}, normal, st(pri, sec, drbd.StartingSyncS, upToDate, upToDate), st(pri, sec, drbd.StartingSyncS, upToDate, consistent)},
 		{"6 Ahead", StateContext{}, normal, st(pri, sec, drbd.Ahead, upToDate, upToDate), st(pri, sec, drbd.Ahead, upToDate, consistent)},
