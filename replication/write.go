@@ -514,6 +514,11 @@ func (r *Resource) gotBlockAck(cmd drbd.Command, v *volume, ack drbd.BlockAck) e
 	switch cmd {
 	case drbd.CmdNegAck:
 		v.setDirty(q.sector, q.size)
+		if r.role == drbd.Primary && v.st.Disk == drbd.UpToDate && v.uuids.Bitmap == 0 {
+			// The peer's disk has failed. Its P_STATE may be lost with the connection,
+			// and that disk come back as the equal of this one.
+			r.newCurrent(v)
+		}
 		q.clear(netPending | netOK)
 		r.progress(q)
 		return nil
