@@ -373,7 +373,9 @@ func (r *Resource) synced(ev *Event) {
 		// Earlier writes may be lost: a failed fdatasync is never retried.
 		s.wanted, s.broken = false, true
 		s.done = s.started + 1
+		served := r.role == drbd.Primary && v.readsRemotely()
 		r.diskError(v, fmt.Errorf("fdatasync: %w", ev.Err), true)
+		v.strayed = v.strayed || served // what was answered may be on the peer's disk only
 		r.peerMustKeep(ev.Err)
 		r.failFlushes(v)
 	} else if s.wanted {

@@ -514,7 +514,7 @@ func (r *Resource) answerPeer(p *peerRequest, digest []byte, err error) {
 		r.recv.ended(p.epoch)
 	case resyncWrite:
 		if err != nil {
-			v.rs.failed += uint64(p.size) / 4096
+			v.rs.failed += uint64(p.size+4095) / 4096
 			r.sendAck(drbd.CmdNegAck, v, p.sector, drbd.ResyncID, p.size)
 			return
 		}

@@ -23,6 +23,7 @@ const (
 	isTainted   // to be begun anew: this disk may hold its data, the peer's not
 	mustRepeat  // to be begun anew instead of being answered
 	keepsBits   // later writes went to this disk alone: its end clears no bits
+	toTarget    // the peer's copy was not UpToDate when it was sent
 )
 
 // request is a slot of the table of client requests.

@@ -283,6 +283,9 @@ func (r *Resource) replicate(q *request) {
 		flags &^= drbd.DPSendReceiveAck
 	}
 	q.set(netPending)
+	if v.st.Pdsk != drbd.UpToDate {
+		q.set(toTarget)
+	}
 	q.since = r.now
 	d := drbd.Data{Sector: q.sector, BlockID: q.blockID(), Seq: v.nextSeq()}
 	switch {
@@ -389,6 +392,9 @@ func (r *Resource) complete(q *request) bool {
 		}
 		if !q.v.hasDisk() {
 			q.clear(localOK) // the disk has failed meanwhile: it is no copy any more
+		}
+		if q.is(toTarget) && q.v.st.Pdsk != drbd.UpToDate && (!q.is(localOK) || q.v.st.Disk != drbd.UpToDate) {
+			q.clear(netOK) // nor is one in the middle of a resync whose source is gone
 		}
 		if !q.v.isSettled() || r.suspended() && !q.is(netOK) {
 			if !q.is(isParked) {

@@ -238,7 +238,7 @@ func (m *Model) ack(n *Node, q *Request) {
 		}
 	}
 	m.raise(n.id, q)
-	for i := q.Sector; i < q.Sector+q.Count && (n.link == nil || p.link != n.link); i++ {
+	for i := q.Sector; i < q.Sector+q.Count && n.state(q.Vol).Conn < drbd.Connected; i++ {
 		m.solo[n.id] = m.solo[n.id] || m.olderThan(q.Vol, i, p.Vols[q.Vol].data.now[i], q)
 	}
 	m.acked = append(m.acked, q)

@@ -32,19 +32,38 @@ func (r *Simulator) Run(seed uint64) error {
 	if s.w.failure == nil {
 		return nil
 	}
-	again := newSim(p, &r.mem)
-	again.w.KeepTrace()
-	again.run()
-	if again.w.failure == nil {
+	err := r.again(p)
+	if err == nil {
 		return fmt.Errorf("%w\nrun again it does not fail: the simulation is not deterministic", s.w.failure)
 	}
-	return fmt.Errorf("%w\n%s", again.w.failure, again.w.LastTrace())
+	if RingLines > shortTrace { // the whole history is wanted
+		return err
+	}
+	small, runs := shrink(p, func(p *plan) error {
+		s := newSim(p, &r.mem)
+		s.run()
+		return s.w.failure
+	})
+	return fmt.Errorf("%w\nmake sim SEED=%d replays it. A smaller history that fails alike, found in %d runs:\n%v\nits last steps:\n%w",
+		s.w.failure, seed, runs, small, r.again(small))
+}
+
+// again runs a history with a trace; the error has its end.
+func (r *Simulator) again(p *plan) error {
+	s := newSim(p, &r.mem)
+	s.w.KeepTrace()
+	s.run()
+	if s.w.failure == nil {
+		return nil
+	}
+	return fmt.Errorf("%w\n%s", s.w.failure, s.w.LastTrace())
 }
 
 // A plan is what a history is about: two nodes, and round for round what the
 // clients would like to do and what befalls them. Each round and each request
 // draws from a seed of its own.
 type plan struct {
+	seed   uint64
 	cfg    Config
 	first  int // the node that is promoted first
 	rounds []round
@@ -62,20 +81,26 @@ type round struct {
 
 // newPlan draws a plan: with its healing a history of 1,000 events or so.
 func newPlan(seed uint64) *plan {
-	c := DefaultConfig()
-	c.Seed = seed
-	for _, f := range features {
-		if f.choose != nil {
-			f.choose(&dice{mix(seed, mixName(f.name))}, &c)
-		}
-	}
+	c := chooseConfig(seed, func(int) bool { return true })
 	d := &dice{mix(seed, mixName("plan"))}
-	p := &plan{cfg: c, first: d.pick(2)}
+	p := &plan{seed: seed, cfg: c, first: d.pick(2)}
 	table, total := allTroubles()
 	for i := range 4 + d.pick(8) {
 		p.rounds = append(p.rounds, newRound(c, table, total, mix(seed, mixName("round"), uint64(i))))
 	}
 	return p
+}
+
+// chooseConfig draws the configuration: of each feature that is asked for.
+func chooseConfig(seed uint64, asked func(feature int) bool) Config {
+	c := DefaultConfig()
+	c.Seed = seed
+	for i, f := range features {
+		if f.choose != nil && asked(i) {
+			f.choose(&dice{mix(seed, mixName(f.name))}, &c)
+		}
+	}
+	return c
 }
 
 func newRound(c Config, table []*trouble, total int, seed uint64) round {
@@ -131,9 +156,11 @@ func (s *sim) run() {
 		if w.failure != nil {
 			return
 		}
-		w.dice.state = r.seed
-		w.trace("%s trouble: %s", w.Nodes[r.node].name, r.trouble.name)
-		r.trouble.do(s, w.Nodes[r.node])
+		if r.trouble != nil {
+			w.dice.state = r.seed
+			w.trace("%s trouble: %s", w.Nodes[r.node].name, r.trouble.name)
+			r.trouble.do(s, w.Nodes[r.node])
+		}
 		for k, c := range s.clients {
 			c.wishes = r.requests[k]
 		}

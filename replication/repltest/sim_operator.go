@@ -120,7 +120,7 @@ func (s *sim) demote(n *Node) {
 func (s *sim) resolve(round int) {
 	w := s.w
 	a, b := w.Nodes[0], w.Nodes[1]
-	sa, sb := a.state(0), b.state(0)
+	sa, sb := worst(a), worst(b)
 	winner, victim := a, b
 	good := func(n *Node, s drbd.State) int {
 		if n.res.Role() == drbd.Primary {
@@ -178,4 +178,15 @@ func (s *sim) resolve(round int) {
 		s.connect(victim, true)
 		s.connect(winner, false)
 	}
+}
+
+// worst is the state of n's volume that needs the operator most.
+func worst(n *Node) drbd.State {
+	s := n.state(0)
+	for i := range n.Vols {
+		if o := n.state(i); min(o.Disk, o.Pdsk) < min(s.Disk, s.Pdsk) {
+			s = o
+		}
+	}
+	return s
 }

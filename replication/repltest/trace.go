@@ -9,8 +9,11 @@ import (
 	"github.com/pollux-project/pollux/replication/meta"
 )
 
-// RingLines is how much of a simulation's trace is kept for a failure.
-var RingLines = 400
+// RingLines is how much of a simulation's trace is kept for a failure. If it is
+// raised, the whole history is shown instead of a smaller one that fails alike.
+var RingLines = shortTrace
+
+const shortTrace = 200
 
 func (w *World) trace(format string, args ...any) {
 	switch {
@@ -53,6 +56,9 @@ func (w *World) tracePacket(n *Node, sock drbd.Socket, b, data []byte) {
 	if err != nil {
 		w.fail("%s sends a header that does not decode: %v", n.name, err)
 		return
+	}
+	if w.ring != nil && (h.Command == drbd.CmdPing || h.Command == drbd.CmdPingAck) {
+		return // they would fill it while the nodes are at rest
 	}
 	vol := ""
 	if h.Volume != 0 {
