@@ -19,7 +19,7 @@ type part struct {
 // parts lists what may be left out, in the order in which it happens.
 func (p *plan) parts() (list []part) {
 	for i := range features {
-		if i > 0 && features[i].choose != nil { // the first one has the sizes, which requests depend on
+		if i > 0 && features[i].choose != nil && p.chosen[i] { // the first one has the sizes, which requests depend on
 			list = append(list, part{round: -1, feature: i})
 		}
 	}
@@ -36,9 +36,8 @@ func (p *plan) parts() (list []part) {
 
 // only is p with these of its parts. Times and what the parts draw stay.
 func (p *plan) only(parts []part) *plan {
-	small := &plan{seed: p.seed, first: p.first, rounds: make([]round, len(p.rounds))}
-	chosen := make([]bool, len(features))
-	chosen[0] = true
+	small := &plan{seed: p.seed, first: p.first, rounds: make([]round, len(p.rounds)), chosen: make([]bool, len(features))}
+	small.chosen[0] = true
 	for i := range p.rounds {
 		r := p.rounds[i]
 		r.trouble, r.requests = nil, [2][]Request{}
@@ -47,7 +46,7 @@ func (p *plan) only(parts []part) *plan {
 	for _, x := range parts {
 		switch {
 		case x.round < 0:
-			chosen[x.feature] = true
+			small.chosen[x.feature] = true
 		case x.request < 0:
 			small.rounds[x.round].trouble = p.rounds[x.round].trouble
 		default:
@@ -55,7 +54,7 @@ func (p *plan) only(parts []part) *plan {
 			r.requests[x.node] = append(r.requests[x.node], p.rounds[x.round].requests[x.node][x.request])
 		}
 	}
-	small.cfg = chooseConfig(p.seed, func(i int) bool { return chosen[i] })
+	small.cfg = chooseConfig(p.seed, small.chosen)
 	return small
 }
 

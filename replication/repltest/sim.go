@@ -64,6 +64,7 @@ func (r *Simulator) again(p *plan) error {
 // draws from a seed of its own.
 type plan struct {
 	seed   uint64
+	chosen []bool // of each feature, whether it has its choice
 	cfg    Config
 	first  int // the node that is promoted first
 	rounds []round
@@ -81,9 +82,13 @@ type round struct {
 
 // newPlan draws a plan: with its healing a history of 1,000 events or so.
 func newPlan(seed uint64) *plan {
-	c := chooseConfig(seed, func(int) bool { return true })
+	chosen := make([]bool, len(features))
+	for i := range chosen {
+		chosen[i] = true
+	}
+	c := chooseConfig(seed, chosen)
 	d := &dice{mix(seed, mixName("plan"))}
-	p := &plan{seed: seed, cfg: c, first: d.pick(2)}
+	p := &plan{seed: seed, chosen: chosen, cfg: c, first: d.pick(2)}
 	table, total := allTroubles()
 	for i := range 4 + d.pick(8) {
 		p.rounds = append(p.rounds, newRound(c, table, total, mix(seed, mixName("round"), uint64(i))))
@@ -91,12 +96,12 @@ func newPlan(seed uint64) *plan {
 	return p
 }
 
-// chooseConfig draws the configuration: of each feature that is asked for.
-func chooseConfig(seed uint64, asked func(feature int) bool) Config {
+// chooseConfig draws the configuration: of each feature that has its choice.
+func chooseConfig(seed uint64, chosen []bool) Config {
 	c := DefaultConfig()
 	c.Seed = seed
 	for i, f := range features {
-		if f.choose != nil && asked(i) {
+		if f.choose != nil && chosen[i] {
 			f.choose(&dice{mix(seed, mixName(f.name))}, &c)
 		}
 	}
