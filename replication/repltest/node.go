@@ -341,8 +341,14 @@ func (n *Node) Command(c replication.Command, done func(error)) {
 	}
 	n.tags++
 	c.Tag = &commandTag{kind: c.Kind, done: done}
-	if c.Kind == replication.CmdConnect {
-		n.discard = n.discard || c.Force
+	if c.Kind == replication.CmdConnect && c.Force && !n.discard {
+		n.discard = true
+		c.Tag = &commandTag{kind: c.Kind, done: func(err error) {
+			n.discard = n.discard && err == nil // a refused connect discards nothing
+			if done != nil {
+				done(err)
+			}
+		}}
 	}
 	n.step(&replication.Event{Kind: replication.Commanded, Command: c})
 }
