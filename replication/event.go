@@ -60,6 +60,8 @@ const (
 	Commanded
 	// HandlerDone: the handler Name ended with ExitCode.
 	HandlerDone
+	// SendBlocked: the data socket has taken nothing for a timeout.
+	SendBlocked
 )
 
 // An Event is one thing that has happened. It is flat and reused by the

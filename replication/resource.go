@@ -89,6 +89,7 @@ type Resource struct {
 	readPaused   bool
 	lastReceived Tick
 	lastData     Tick // the same of the data socket
+	pingedAt     Tick // when the peer was last asked whether it is alive
 	pingWaiters  []func()
 
 	timers   [timerCount]Tick
@@ -289,6 +290,10 @@ func (r *Resource) Step(ev *Event) []Action {
 		r.commanded(ev.Command)
 	case HandlerDone:
 		r.handlerDone(ev)
+	case SendBlocked:
+		if r.timers[timerPong] == 0 {
+			r.ping()
+		}
 	default:
 		panic(fmt.Sprintf("replication: no case for event %d in Step", ev.Kind))
 	}
@@ -432,7 +437,7 @@ func (r *Resource) timerFired() {
 		case timerPing:
 			r.pingDue()
 		case timerPong:
-			r.connectionLost(drbd.NetworkFailure, fmt.Errorf("no P_PING_ACK within %d ms", r.net.PingTimeoutMS))
+			r.pongMissing()
 		case timerRequest:
 			r.checkRequestTimeout()
 		case timerBarrier:
@@ -473,8 +478,20 @@ func (r *Resource) ping() {
 	if !r.isUp() {
 		return
 	}
+	r.pingedAt = r.now
 	r.sendEmpty(drbd.MetaSocket, drbd.CmdPing)
 	r.setTimer(timerPong, Tick(r.net.PingTimeoutMS))
+}
+
+// pongMissing: whatever came on the data socket since the ping shows just as
+// well that the peer is alive (drbd84-protocol, 3.11).
+func (r *Resource) pongMissing() {
+	if r.lastData > r.pingedAt {
+		r.pingedAt = r.now
+		r.setTimer(timerPong, Tick(r.net.PingTimeoutMS))
+		return
+	}
+	r.connectionLost(drbd.NetworkFailure, fmt.Errorf("no P_PING_ACK within %d ms", r.net.PingTimeoutMS))
 }
 
 // whenPinged calls f after the peer has answered a ping: proof that the link is alive.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -153,7 +154,7 @@ type listener struct {
 }
 
 func (e *Engine) listen(ctx context.Context) (*listener, error) {
-	lc := net.ListenConfig{}
+	lc := net.ListenConfig{Control: e.sizeBuffers}
 	ln, err := lc.Listen(ctx, "tcp", e.cfg.Local.String())
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %w: another program uses the port, or the address is not this host's", e.cfg.Local, err)
@@ -302,6 +303,20 @@ func (e *Engine) graceTime() time.Duration {
 	return e.pingTimeout()
 }
 
+// sizeBuffers applies sndbuf-size and rcvbuf-size, before the connection is
+// made, so that the window is negotiated for them. An accepted socket has those
+// of the listener; 0 leaves the size to the system.
+func (e *Engine) sizeBuffers(_, _ string, c syscall.RawConn) error {
+	n := e.net.Load()
+	return c.Control(func(fd uintptr) {
+		for _, o := range []struct{ option, bytes int }{{unix.SO_SNDBUF, n.SndbufBytes}, {unix.SO_RCVBUF, n.RcvbufBytes}} {
+			if o.bytes > 0 {
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, o.option, o.bytes) //nolint:errcheck // a tuning option
+			}
+		}
+	})
+}
+
 // dialNext opens the socket that is missing.
 func (e *Engine) dialNext(ctx context.Context, p *pair) error {
 	if p.data != nil && p.meta != nil {
@@ -310,6 +325,7 @@ func (e *Engine) dialNext(ctx context.Context, p *pair) error {
 	d := net.Dialer{
 		Timeout:   time.Duration(e.net.Load().ConnectIntMS) * time.Millisecond,
 		LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(e.cfg.Local.Addr(), 0)),
+		Control:   e.sizeBuffers,
 	}
 	c, err := d.DialContext(ctx, "tcp", e.cfg.Peer.String())
 	if err != nil {

@@ -36,23 +36,58 @@ type link struct {
 
 // newLink takes over two sockets.
 func (e *Engine) newLink(s, m *net.TCPConn, info replication.Link) (*link, error) {
-	n := e.net.Load()
-	limit := time.Duration(n.TimeoutMS*int64(n.KoCount)) * time.Millisecond
 	l := &link{e: e, info: info, dataConn: s, metaConn: m, resumed: make(chan struct{}, 1), gone: make(chan struct{}), dataDone: make(chan struct{})}
 	for _, c := range []*net.TCPConn{s, m} {
 		c.SetDeadline(time.Time{}) //nolint:errcheck // a dead socket shows at the first read
 	}
 	var err error
-	if l.data, err = newOut(s, limit); err != nil {
+	if l.data, err = newOut(s, e.dataPatience); err != nil {
 		return nil, err
 	}
-	if l.meta, err = newOut(m, time.Duration(n.TimeoutMS)*time.Millisecond); err != nil {
+	if l.meta, err = newOut(m, e.metaPatience); err != nil {
 		return nil, err
 	}
-	l.data.onError = func(err error) { l.lost(drbd.BrokenPipe, fmt.Errorf("send on the data socket: %w", err)) }
-	l.meta.onError = func(err error) { l.lost(drbd.NetworkFailure, fmt.Errorf("send on the meta socket: %w", err)) }
+	l.data.onError = func(err error) {
+		l.lost(sendFailure(err, drbd.BrokenPipe), fmt.Errorf("send on the data socket: %w", err))
+	}
+	l.meta.onError = func(err error) {
+		l.lost(sendFailure(err, drbd.NetworkFailure), fmt.Errorf("send on the meta socket: %w", err))
+	}
+	l.data.onBlock, l.meta.onBlock = l.blocked, func() {}
 	l.data.onSent, l.meta.onSent = l.sent, func(uint64, bool) {}
 	return l, nil
+}
+
+// dataPatience is ko-count tries of timeout each; ko-count 0 never gives up.
+func (e *Engine) dataPatience() patience {
+	n := e.net.Load()
+	return patience{time.Duration(n.TimeoutMS) * time.Millisecond, n.KoCount}
+}
+
+// metaPatience: acknowledgements that cannot be sent for one timeout end the connection.
+func (e *Engine) metaPatience() patience {
+	return patience{time.Duration(e.net.Load().TimeoutMS) * time.Millisecond, 1}
+}
+
+func sendFailure(err error, plain drbd.ConnState) drbd.ConnState {
+	if errors.Is(err, errSendTimeout) {
+		return drbd.Timeout
+	}
+	return plain
+}
+
+// blocked has the peer asked whether it is alive.
+func (l *link) blocked() {
+	e := l.e
+	b := e.newBatch()
+	e.mu.Lock()
+	if l.isCurrent() {
+		b.ev = replication.Event{Kind: replication.SendBlocked}
+		e.step(b, &b.ev)
+	}
+	e.mu.Unlock()
+	e.finish(b)
+	e.freeBatch(b)
 }
 
 // run steps the core into the handshake and reads until the connection ends.

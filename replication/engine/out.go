@@ -1,7 +1,10 @@
 package engine
 
 import (
+	"errors"
+	"fmt"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -16,9 +19,9 @@ import (
 // once goes to a goroutine of its own, so that two nodes that send to one
 // another cannot block each other's readers.
 type out struct {
-	conn  *net.TCPConn
-	raw   syscall.RawConn
-	limit time.Duration // how long a blocked send may take, 0 = for ever
+	conn     *net.TCPConn
+	raw      syscall.RawConn
+	patience func() patience // asked anew whenever a send blocks
 
 	mu       sync.Mutex
 	buf      []byte // filed, not yet taken
@@ -32,6 +35,7 @@ type out struct {
 	rest    chan []byte // to the goroutine
 	done    chan struct{}
 	onError func(error)
+	onBlock func() // a send took nothing for one timeout, and is tried again
 	onSent  func(pos uint64, drained bool)
 	wantPos atomic.Bool // onSent is wanted after every flush (protocol A)
 
@@ -42,18 +46,31 @@ type out struct {
 	try func(fd uintptr) bool
 }
 
+// patience is how long a socket that takes nothing is waited for
+// (drbd84-protocol, 3.11).
+type patience struct {
+	timeout time.Duration // one try; 0 = for ever
+	tries   int           // without any progress, then the connection is given up; 0 = for ever
+}
+
+// errSendTimeout: the socket has taken nothing for all of its tries.
+var errSendTimeout = errors.New("the peer takes nothing")
+
+// sendChunk is how much is sent as one: progress is looked for after each.
+const sendChunk = 128 << 10
+
 // Output above which a buffer is not kept, and below which it counts as short.
 const (
 	keepOutput  = 256 << 10
 	shortOutput = 256 << 10
 )
 
-func newOut(conn *net.TCPConn, limit time.Duration) (*out, error) {
+func newOut(conn *net.TCPConn, p func() patience) (*out, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	o := &out{conn: conn, raw: raw, limit: limit, rest: make(chan []byte, 1), done: make(chan struct{})}
+	o := &out{conn: conn, raw: raw, patience: p, rest: make(chan []byte, 1), done: make(chan struct{})}
 	o.try = func(fd uintptr) bool {
 		for {
 			o.n, o.err = unix.Write(int(fd), o.p)
@@ -177,16 +194,22 @@ func (o *out) run() {
 
 func (o *out) drain(p []byte) {
 	for {
-		if o.limit > 0 {
-			o.conn.SetWriteDeadline(time.Now().Add(o.limit)) //nolint:errcheck // the write fails if this did
-		}
-		n, err := o.conn.Write(p)
+		n, err := o.send(p[:min(len(p), sendChunk)])
+		p = p[n:]
 		o.mu.Lock()
 		o.sent += uint64(n)
 		o.backlog -= n
 		if err != nil {
 			o.fail(err)
 			return
+		}
+		if len(p) > 0 {
+			pos := o.sent
+			o.mu.Unlock()
+			if o.wantPos.Load() {
+				o.onSent(pos, false)
+			}
+			continue
 		}
 		if len(o.buf) == 0 {
 			o.flushing = false
@@ -195,6 +218,35 @@ func (o *out) drain(p []byte) {
 		}
 		p = o.take()
 		o.mu.Unlock()
+	}
+}
+
+// send waits until the socket has taken p. Each timeout without any progress
+// costs one of its tries.
+func (o *out) send(p []byte) (sent int, err error) {
+	failures := 0
+	for {
+		may := o.patience()
+		var until time.Time
+		if may.timeout > 0 {
+			until = time.Now().Add(may.timeout)
+		}
+		o.conn.SetWriteDeadline(until) //nolint:errcheck // the write fails if this did
+		n, err := o.conn.Write(p[sent:])
+		sent += n
+		switch {
+		case err == nil:
+			return sent, nil
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return sent, err
+		case n > 0:
+			failures = 0
+			continue
+		}
+		if failures++; may.tries > 0 && failures >= may.tries {
+			return sent, fmt.Errorf("%w for %v", errSendTimeout, time.Duration(failures)*may.timeout)
+		}
+		o.onBlock()
 	}
 }
 

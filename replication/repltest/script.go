@@ -242,6 +242,8 @@ func (s *script) machine(d *directive, n *Node) {
 			sock = drbd.MetaSocket
 		}
 		s.w.delayed[n.id][sock] = int64(d.number("by", 0)) * 1000
+	case "blocked":
+		n.step(&replication.Event{Kind: replication.SendBlocked})
 	case "jam":
 		s.w.Jam(n.id, int64(d.number("us", 500_000)))
 	case "stall":
