@@ -116,7 +116,7 @@ func (r *Resource) helpPrimary(c *command, v *volume, code StateCode) bool {
 		c.phase = phaseCheck
 		r.setTimer(timerCommand, Tick(r.net.PingTimeoutMS)+100)
 		return false
-	case code == SSInTransientState:
+	case code == SSInTransientState && v.st.Conn != drbd.Connected: // else nothing is under way that could end
 		r.retryLater(c)
 		return false
 	}

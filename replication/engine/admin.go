@@ -44,12 +44,13 @@ func (e *Engine) do(c replication.Command) error {
 	return e.command(ctx, c)
 }
 
-// Connect starts to look for the peer.
+// Connect starts to look for the peer. A refused one leaves the options of the
+// next connection as they were.
 func (e *Engine) Connect(opts ConnectOptions) error {
-	e.mu.Lock()
-	e.connOpts = opts
-	e.mu.Unlock()
-	return e.do(replication.Command{Kind: replication.CmdConnect, Force: opts.DiscardMyData})
+	return e.do(replication.Command{
+		Kind: replication.CmdConnect, Force: opts.DiscardMyData,
+		Tag: &grantedTag{granted: func() { e.connOpts = opts }},
+	})
 }
 
 // Disconnect ends the connection, gracefully unless force.

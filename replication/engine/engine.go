@@ -298,8 +298,14 @@ func (e *Engine) stepCold(b *batch, a *replication.Action) {
 	case replication.RunHandler:
 		e.runHandler(int(a.Volume), a.Name)
 	case replication.CommandDone:
-		if done, ok := a.Tag.(chan error); ok {
-			done <- a.Err // capacity 1, one answer
+		switch t := a.Tag.(type) {
+		case chan error:
+			t <- a.Err // capacity 1, one answer
+		case *grantedTag:
+			if a.Err == nil {
+				t.granted()
+			}
+			t.done <- a.Err
 		}
 	case replication.StateChanged:
 		e.stateChanged(b, a)
@@ -458,10 +464,21 @@ func (e *Engine) timerFired() {
 	e.event(replication.Event{Kind: replication.TimerFired})
 }
 
-// command runs one command and waits for its end.
+// A grantedTag is the tag of a command of which something follows, under the
+// lock, if it is not refused.
+type grantedTag struct {
+	granted func()
+	done    chan error
+}
+
+// command runs one command and waits for its end. Its Tag is nil or a *grantedTag.
 func (e *Engine) command(ctx context.Context, c replication.Command) error {
 	done := make(chan error, 1)
-	c.Tag = done
+	if t, ok := c.Tag.(*grantedTag); ok {
+		t.done = done
+	} else {
+		c.Tag = done
+	}
 	e.mu.Lock()
 	closed := e.closed
 	e.mu.Unlock()

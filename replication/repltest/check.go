@@ -59,7 +59,7 @@ func (m *Model) stateChanged(n *Node, v *Volume, from, to drbd.State) {
 // policies reports whether a split brain may be solved without the operator.
 func (m *Model) policies() bool {
 	n := m.w.cfg.Net[0]
-	return n.AfterSB0P != 0 || n.AfterSB1P != 0
+	return n.AfterSB0P != 0 || n.AfterSB1P != 0 || n.AfterSB2P != 0
 }
 
 // joinFloors: a node that is promoted while it is connected to good data serves

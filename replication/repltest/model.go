@@ -214,13 +214,24 @@ func (m *Model) mirrored(n *Node, i int) bool {
 		mine.Pdsk == drbd.UpToDate && its.Disk == drbd.UpToDate
 }
 
+// servedByPeer reports whether the peer's copy is what the clients of n see of
+// volume i where n's own is not up to date.
+func (m *Model) servedByPeer(n *Node, i int) bool {
+	p := m.w.Nodes[1-n.id]
+	if !p.alive || n.link == nil || p.link != n.link || !p.Vols[i].attached {
+		return false
+	}
+	mine, its := n.state(i), p.state(i)
+	return mine.Conn >= drbd.Connected && its.Conn >= drbd.Connected && mine.Pdsk == drbd.UpToDate && its.Disk == drbd.UpToDate
+}
+
 // ack is a write that the client was told is done. What it promises depends on
 // where it is: on this node's copy if that is UpToDate, under protocol C on the
 // peer's too, and without a copy of its own on the peer's in any case.
 func (m *Model) ack(n *Node, q *Request) {
 	p := m.w.Nodes[1-n.id]
 	local := n.Vols[q.Vol].attached && n.state(q.Vol).Disk == drbd.UpToDate
-	remote := m.mirrored(n, q.Vol) && (m.w.cfg.Net[n.id].Protocol == 'C' || !local)
+	remote := m.mirrored(n, q.Vol) && (m.w.cfg.Net[n.id].Protocol == 'C' || !local) || !local && m.servedByPeer(n, q.Vol)
 	for _, x := range []*Node{n, p} {
 		if x == n && !local || x == p && !remote {
 			continue

@@ -319,9 +319,13 @@ func (n *Node) runHandler(a *replication.Action) {
 	}
 	name, life, code := a.Name, n.life, n.fence
 	n.w.after(max(2000, n.fenceMS*1000)+n.w.jitter(20000), func() {
-		if life == n.life {
-			n.step(&replication.Event{Kind: replication.HandlerDone, Name: name, ExitCode: code})
+		if life != n.life {
+			return
 		}
+		if name == "fence-peer" && n.w.cfg.Stonith && n.alive {
+			n.stonith()
+		}
+		n.step(&replication.Event{Kind: replication.HandlerDone, Name: name, ExitCode: code})
 	})
 }
 
@@ -340,23 +344,15 @@ func (n *Node) Command(c replication.Command, done func(error)) {
 		return
 	}
 	n.tags++
-	c.Tag = &commandTag{kind: c.Kind, done: done}
-	if c.Kind == replication.CmdConnect && c.Force && !n.discard {
-		n.discard = true
-		c.Tag = &commandTag{kind: c.Kind, done: func(err error) {
-			n.discard = n.discard && err == nil // a refused connect discards nothing
-			if done != nil {
-				done(err)
-			}
-		}}
-	}
+	c.Tag = &commandTag{kind: c.Kind, force: c.Force, done: done}
 	n.step(&replication.Event{Kind: replication.Commanded, Command: c})
 }
 
 type commandTag struct {
-	kind replication.CommandKind
-	done func(error)
-	over bool
+	kind  replication.CommandKind
+	force bool
+	done  func(error)
+	over  bool
 }
 
 func (n *Node) commandDone(a *replication.Action) {
@@ -369,6 +365,9 @@ func (n *Node) commandDone(a *replication.Action) {
 		n.w.fail("%s: command %d done twice", n.name, t.kind)
 	}
 	t.over = true
+	if t.kind == replication.CmdConnect && a.Err == nil {
+		n.discard = t.force
+	}
 	n.w.trace("%s command-done %s%s", n.name, commandNames[t.kind], codeOf(a.Err))
 	n.w.Model.commandDone(n, t.kind, a.Err)
 	if t.done != nil {

@@ -136,6 +136,7 @@ type sim struct {
 	m       *Model
 	plan    *plan
 	clients [2]*simClient
+	manager *clusterManager // nil: there is none
 }
 
 func newSim(p *plan, mem *arena) *sim {
@@ -155,6 +156,11 @@ func (s *sim) run() {
 	w.Nodes[1].Up()
 	w.Run(200)
 	s.promote(w.Nodes[s.plan.first], !w.cfg.Synced)
+	for _, f := range features {
+		if f.begin != nil {
+			f.begin(s)
+		}
+	}
 	for i := range s.plan.rounds {
 		r := &s.plan.rounds[i]
 		w.Run(r.wait)

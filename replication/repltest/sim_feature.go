@@ -8,6 +8,8 @@ type feature struct {
 	// its own: a new feature changes nothing of what the others choose.
 	choose   func(d *dice, c *Config)
 	troubles []*trouble
+	// begin is called once, when the first node is being promoted.
+	begin func(s *sim)
 	// heal undoes what keeps the nodes from coming to rest. It is called once,
 	// after the last trouble; faults end here.
 	heal func(s *sim)
@@ -32,6 +34,7 @@ var features = []*feature{
 	&congestFeature,
 	&opsFeature,
 	&verifyFeature,
+	&twoPrimariesFeature,
 }
 
 // allTroubles returns those of all features, and the sum of their weights.

@@ -25,6 +25,7 @@ type Config struct {
 	NoData     bool       // on-no-data-accessible suspend-io
 	FenceAgent bool       // a fence-peer handler is configured
 	FenceCode  [2]int     // of the fence-peer handlers, 0: they never end
+	Stonith    bool       // a fence-peer handler that ends has switched the peer off
 	Synced     bool       // both volumes begin UpToDate and equal
 	UUIDs      meta.UUIDs // then these are theirs
 }
