@@ -30,6 +30,7 @@ func (r *Resource) socketsUp(ev *Event) {
 	r.stateTerm()
 	for _, v := range r.vols {
 		v.sendSeq, v.peerSeq = 0, 0
+		v.discardMyData = ev.Link.DiscardMyData
 		v.havePeerUUIDs, v.havePeerSizes, v.handshakeDone, v.forcedPeer = false, false, false, false
 		v.tooSmall = ""
 		r.sendPacket(drbd.DataSocket, drbd.CmdSyncParam89, v.num, r.syncParam(v))
@@ -87,7 +88,7 @@ func (r *Resource) sendSizes(v *volume, current drbd.Sector) {
 
 func (r *Resource) sendUUIDs(v *volume, extra uint64) {
 	flags := extra
-	if r.link.DiscardMyData {
+	if v.discardMyData {
 		flags |= drbd.UUIDDiscardMyData
 	}
 	if v.crashed {
@@ -423,7 +424,7 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 	if !r.isUp() {
 		return nil
 	}
-	r.link.DiscardMyData = false // 12
+	v.discardMyData = false // 12
 	return nil
 }
 
@@ -468,8 +469,8 @@ func (r *Resource) handshake(v *volume, peerRole drbd.Role, peerDisk drbd.DiskSt
 		Resource: r.cfg.Name, DeviceOpen: r.opens > 0, Disk: v.st.Disk, NegotiatedDisk: v.negDisk, PeerDisk: peerDisk,
 		SelfBits: v.bitmap.Weight(), PeerBits: v.peerBits,
 		AfterSB0P: r.net.AfterSB0P, AfterSB1P: r.net.AfterSB1P, AfterSB2P: r.net.AfterSB2P, RRConflict: r.net.RRConflict,
-		AlwaysASBP: r.net.AlwaysASBP, DiscardMyData: r.link.DiscardMyData,
-		PeerDiscardMyData: r.peerNet.ConnFlags&drbd.ConnDiscardMyData != 0 || v.peerUUIDFlags&drbd.UUIDDiscardMyData != 0,
+		AlwaysASBP: r.net.AlwaysASBP, DiscardMyData: v.discardMyData,
+		PeerDiscardMyData: v.peerUUIDFlags&drbd.UUIDDiscardMyData != 0,
 		DryRun:            r.link.DryRun, PeerDryRun: r.peerNet.ConnFlags&drbd.ConnDryRun != 0,
 	})
 	for _, h := range res.Handlers {

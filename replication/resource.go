@@ -156,6 +156,7 @@ type volume struct {
 	peerSizes     drbd.Sizes
 	forcedPeer    bool // the peer was force-promoted while both were Inconsistent
 	handshakeDone bool
+	discardMyData bool // until the handshake of this volume is over
 
 	// owed: this diskless Primary lost the connection before the peer, the only
 	// copy, had acknowledged all epochs; lost: that peer has crashed since.

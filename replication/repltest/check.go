@@ -12,7 +12,7 @@ import (
 // stateChanged follows what the nodes believe of their copies.
 func (m *Model) stateChanged(n *Node, v *Volume, from, to drbd.State) {
 	p := m.w.Nodes[1-n.id]
-	pv := p.Vols[v.num]
+	pv, mv := p.Vols[v.num], &m.vols[v.num]
 	if from.Role != drbd.Primary && to.Role == drbd.Primary {
 		switch {
 		case from.Disk < drbd.UpToDate && to.Disk == drbd.UpToDate:
@@ -35,7 +35,7 @@ func (m *Model) stateChanged(n *Node, v *Volume, from, to drbd.State) {
 		m.becomesTarget(n, v, pv)
 	}
 	mirrored := to.Conn == drbd.Connected && to.Disk == drbd.UpToDate && to.Pdsk == drbd.UpToDate
-	if (mirrored || becomesTarget) && m.solo[0] && m.solo[1] && !m.excused[0] && !m.excused[1] && !m.policies() {
+	if (mirrored || becomesTarget) && mv.solo[0] && mv.solo[1] && !mv.excused[0] && !mv.excused[1] && !m.policies() {
 		m.w.fail("%s/%d: both nodes wrote alone, but the split brain is not seen: %v", n.name, v.num, to)
 	}
 	if to.Disk == drbd.UpToDate && to.Conn == drbd.Connected && from.Disk != drbd.UpToDate && v.torn {
@@ -50,7 +50,7 @@ func (m *Model) stateChanged(n *Node, v *Volume, from, to drbd.State) {
 	if mirrored {
 		if p.alive && p.link == n.link && n.link != nil {
 			if s := p.state(int(v.num)); s.Conn == drbd.Connected && s.Disk == drbd.UpToDate && s.Pdsk == drbd.UpToDate {
-				m.solo, m.excused = [2]bool{}, [2]bool{}
+				mv.solo, mv.excused = [2]bool{}, [2]bool{}
 			}
 		}
 	}
@@ -83,7 +83,7 @@ func (m *Model) becomesTarget(n *Node, v, source *Volume) {
 			continue
 		}
 		switch {
-		case m.excused[n.id], m.w.cfg.Net[n.id].Protocol != 'C', m.policies(), m.reqs[f.ID].flushed == [2]bool{} && m.powerCut[1-n.id] > f.start:
+		case m.vols[vol].excused[n.id], m.w.cfg.Net[n.id].Protocol != 'C', m.policies(), m.reqs[f.ID].flushed == [2]bool{} && m.powerCut[1-n.id] > f.start:
 			m.vols[vol].floor[n.id][i] = source.data.now[i]
 		case m.olderThan(vol, i, v.data.now[i], f): // lost before
 		default:
@@ -104,8 +104,15 @@ func (m *Model) differMarked(v, pv *Volume, sector int) bool {
 	return false
 }
 
-// Excuse allows node n's copy to be overwritten: invalidate, discard-my-data.
-func (m *Model) Excuse(n *Node) { m.excused[n.id] = true }
+// Excuse allows node n's copies to be overwritten: discard-my-data.
+func (m *Model) Excuse(n *Node) {
+	for i := range m.vols {
+		m.ExcuseVolume(n, i)
+	}
+}
+
+// ExcuseVolume is Excuse for one of its volumes: invalidate.
+func (m *Model) ExcuseVolume(n *Node, vol int) { m.vols[vol].excused[n.id] = true }
 
 // observe sees every packet before it is stepped.
 func (w *World) observe(n *Node, h drbd.Header, _ *replication.Event) {

@@ -48,8 +48,6 @@ type Model struct {
 	pending  []*Request // not answered
 	acked    []*Request // acknowledged writes that no flush covers
 	vols     []modelVolume
-	excused  [2]bool // this node's copy may be overwritten: the operator said so
-	solo     [2]bool // this node answered writes that the peer has not seen
 	inflight [2][]*inflight
 	planted  map[plant]bool
 	powerCut [2]int64 // when the node last lost its power
@@ -61,6 +59,8 @@ type modelVolume struct {
 	floor   [2][]stamp    // by node: the ID of a write, 0 if there is none
 	dfloor  [2][]stamp    // the same of what is durable there
 	zeroEnd map[int]int64 // of each sector, end of the last write of zeroes
+	excused [2]bool       // by node: its copy may be overwritten, the operator said so
+	solo    [2]bool       // it answered writes that the peer has not seen
 }
 
 func newModel(w *World) *Model {
@@ -249,8 +249,9 @@ func (m *Model) ack(n *Node, q *Request) {
 		}
 	}
 	m.raise(n.id, q)
+	v := &m.vols[q.Vol]
 	for i := q.Sector; i < q.Sector+q.Count && n.state(q.Vol).Conn < drbd.Connected; i++ {
-		m.solo[n.id] = m.solo[n.id] || m.olderThan(q.Vol, i, p.Vols[q.Vol].data.now[i], q)
+		v.solo[n.id] = v.solo[n.id] || m.olderThan(q.Vol, i, p.Vols[q.Vol].data.now[i], q)
 	}
 	m.acked = append(m.acked, q)
 }

@@ -71,8 +71,9 @@ func (s *sim) invalidate(n *Node) {
 	if s.w.chance(0.5) {
 		kind, victim = replication.CmdInvalidateRemote, s.w.Nodes[1-n.id]
 	}
-	s.m.Excuse(victim)
-	n.Command(replication.Command{Kind: kind, Volume: uint16(s.w.pick(len(n.Vols)))}, nil)
+	vol := s.w.pick(len(n.Vols))
+	s.m.ExcuseVolume(victim, vol)
+	n.Command(replication.Command{Kind: kind, Volume: uint16(vol)}, nil)
 }
 
 // promote makes n Primary and opens its volumes.
