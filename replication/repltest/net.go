@@ -75,8 +75,10 @@ func (w *World) connect() {
 		if n.link != l {
 			continue // the other's half broke it already
 		}
+		discard := n.discard
+		n.discard = false // one shot
 		n.step(&replication.Event{Kind: replication.SocketsUp, Link: replication.Link{
-			Version: w.version(), Features: w.cfg.Features, ResolveConflicts: i == rc, DiscardMyData: n.discard,
+			Version: w.version(), Features: w.cfg.Features, ResolveConflicts: i == rc, DiscardMyData: discard,
 		}})
 	}
 }

@@ -117,77 +117,102 @@ func (s *sim) demote(n *Node) {
 	wait()
 }
 
+// worth is how good a node's copies are, a Primary's a little more.
+func (n *Node) worth() int {
+	sum := 0
+	for i := range n.Vols {
+		sum += 2 * int(n.state(i).Disk)
+	}
+	if n.res.Role() == drbd.Primary {
+		sum++
+	}
+	return sum
+}
+
+// anyVolume reports whether f holds for one of the volumes.
+func (s *sim) anyVolume(f func(a, b drbd.State) bool) bool {
+	a, b := s.w.Nodes[0], s.w.Nodes[1]
+	for i := range a.Vols {
+		if f(a.state(i), b.state(i)) {
+			return true
+		}
+	}
+	return false
+}
+
 // resolve is the operator's way out of what does not heal by itself.
 func (s *sim) resolve(round int) {
 	w := s.w
-	a, b := w.Nodes[0], w.Nodes[1]
-	sa, sb := worst(a), worst(b)
-	winner, victim := a, b
-	good := func(n *Node, s drbd.State) int {
-		if n.res.Role() == drbd.Primary {
-			return 2*int(s.Disk) + 1
-		}
-		return 2 * int(s.Disk)
+	winner, victim := w.Nodes[0], w.Nodes[1]
+	if victim.worth() > winner.worth() {
+		winner, victim = victim, winner
 	}
-	if good(b, sb) > good(a, sa) {
-		winner, victim = b, a
+	w.trace("resolve round=%d winner=%s: a %v, b %v", round, winner.name, w.Nodes[0].state(0), w.Nodes[1].state(0))
+	s.demoteNow(victim, round)
+	if round > 2 && s.anyVolume(func(a, b drbd.State) bool { return min(a.Disk, b.Disk) < drbd.Inconsistent }) {
+		s.demoteNow(winner, round) // what it has seen of a volume without a disk binds it to one generation
 	}
-	w.trace("resolve round=%d winner=%s: a %v, b %v", round, winner.name, sa, sb)
-	if victim.res.Role() == drbd.Primary { // both are
-		s.demote(victim)
-		w.Run(1500)
-		if victim.res.Role() == drbd.Primary && round > 2 { // its clients never end
-			victim.Kill(false, 1)
-			victim.Up()
-			w.Run(200)
-		}
-	}
-	switch {
-	case sa.Conn >= drbd.Connected && sb.Conn >= drbd.Connected && sa.Disk > drbd.Diskless && sb.Disk > drbd.Diskless:
-		if sa.Disk < drbd.UpToDate && sb.Disk < drbd.UpToDate {
-			s.promote(winner, true)
-		} else {
-			s.m.Excuse(victim)
-			for i := range victim.Vols {
-				if victim.state(i).Disk != drbd.UpToDate {
-					victim.Command(replication.Command{Kind: replication.CmdInvalidate, Volume: uint16(i)}, nil)
-				}
-			}
-		}
+	apart := s.anyVolume(func(a, b drbd.State) bool {
+		return min(a.Conn, b.Conn) < drbd.Connected || min(a.Disk, b.Disk) <= drbd.Diskless
+	})
+	if !apart {
+		s.invalidateWorse(winner, victim)
 		w.Run(500)
-	default:
-		for _, n := range []*Node{victim, winner} {
-			n.Command(replication.Command{Kind: replication.CmdDisconnect, Force: true}, nil)
+		return
+	}
+	for _, n := range []*Node{victim, winner} {
+		n.Command(replication.Command{Kind: replication.CmdDisconnect, Force: true}, nil)
+	}
+	w.Run(500)
+	for _, n := range w.Nodes { // what an attach was refused for is seen at the handshake
+		for i := range n.Vols {
+			n.Attach(i)
 		}
-		w.Run(500)
-		for _, n := range w.Nodes { // what an attach was refused for is seen at the handshake
-			for i := range n.Vols {
-				n.Attach(i)
-			}
-		}
-		if round >= 4 { // copies that nothing can compare: throw one away
-			s.m.Excuse(victim)
-			for i := range victim.Vols {
+	}
+	if round >= 4 { // copies that nothing can compare: throw one away
+		for i := range victim.Vols {
+			if winner.state(i).Disk > drbd.Inconsistent {
+				s.m.ExcuseVolume(victim, i)
 				victim.Command(replication.Command{Kind: replication.CmdInvalidate, Volume: uint16(i)}, nil)
 			}
-			w.Run(500)
 		}
-		if sa.Disk == drbd.Inconsistent && sb.Disk == drbd.Inconsistent {
-			s.promote(winner, true)
-			w.Run(500)
-		}
-		s.connect(victim, true)
-		s.connect(winner, false)
+		w.Run(500)
+	}
+	if s.anyVolume(func(a, b drbd.State) bool { return a.Disk == drbd.Inconsistent && b.Disk == drbd.Inconsistent }) {
+		s.promote(winner, true)
+		w.Run(500)
+	}
+	s.connect(victim, true)
+	s.connect(winner, false)
+}
+
+// demoteNow demotes n, by a restart if its clients never end.
+func (s *sim) demoteNow(n *Node, round int) {
+	if n.res.Role() != drbd.Primary {
+		return
+	}
+	s.demote(n)
+	s.w.Run(1500)
+	if n.res.Role() == drbd.Primary && round > 2 {
+		n.Kill(false, 1)
+		n.Up()
+		s.w.Run(200)
 	}
 }
 
-// worst is the state of n's volume that needs the operator most.
-func worst(n *Node) drbd.State {
-	s := n.state(0)
-	for i := range n.Vols {
-		if o := n.state(i); min(o.Disk, o.Pdsk) < min(s.Disk, s.Pdsk) {
-			s = o
+// invalidateWorse has every copy that is not up to date made anew from the other.
+func (s *sim) invalidateWorse(winner, victim *Node) {
+	for i := range victim.Vols {
+		mine, its := winner.state(i).Disk, victim.state(i).Disk
+		switch {
+		case mine < drbd.UpToDate && its < drbd.UpToDate:
+			s.promote(winner, true)
+		case its < drbd.UpToDate:
+			s.m.ExcuseVolume(victim, i)
+			victim.Command(replication.Command{Kind: replication.CmdInvalidate, Volume: uint16(i)}, nil)
+		case mine < drbd.UpToDate:
+			s.m.ExcuseVolume(winner, i)
+			winner.Command(replication.Command{Kind: replication.CmdInvalidate, Volume: uint16(i)}, nil)
 		}
 	}
-	return s
 }
