@@ -108,6 +108,12 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 			r.newCurrent(v)
 		}
 	}
+	if v.endUnknown && ns.Role == drbd.Primary && ns.Disk == drbd.UpToDate && ns.Conn < drbd.Connected {
+		// Two that write in one generation would not see the split brain.
+		v.endUnknown = false
+		ClearBitmap(&v.uuids)
+		r.newCurrent(v)
+	}
 	if servesAlone(ns) && !servesAlone(os) && v.uuids.Bitmap == 0 {
 		r.newCurrent(v) // a diskless peer writes here alone; it adopts this UUID
 	}

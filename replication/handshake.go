@@ -562,6 +562,7 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 		v.handshakeDone, v.havePeerUUIDs = false, false
 		v.rx, v.tx = nil, nil
 		v.active.removeKind(resyncAsked)
+		v.endUnknown = r.mayBeOver(v)
 	}
 	text := reason.String()
 	if err != nil {

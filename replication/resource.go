@@ -161,6 +161,9 @@ type volume struct {
 	// owed: this diskless Primary lost the connection before the peer, the only
 	// copy, had acknowledged all epochs; lost: that peer has crashed since.
 	owed, lost bool
+	// endUnknown: the connection was lost when the target of the resync from here
+	// may have finished it, and may go on alone with the generation of this node.
+	endUnknown bool
 	// strayed: clients were answered for writes that only the peer has. The disk
 	// that was in use before lacks them, whatever its UUIDs say.
 	strayed bool

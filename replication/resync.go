@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication/meta"
 )
 
 // Our own pacing of a resync. DRBD's tick allows only what fits into
@@ -194,6 +195,23 @@ func (r *Resource) finishTarget(v *volume) {
 		}
 	})
 	r.emit(Action{Kind: RunHandler, Volume: v.num, Name: "after-resync-target"})
+}
+
+// mayBeOver reports whether the target of the resync that v is the source of may
+// be finished, and its word was lost: all blocks were acknowledged but those of
+// writes that are under way.
+func (r *Resource) mayBeOver(v *volume) bool {
+	if !v.isSyncSource() || !v.rs.running || v.bitmap == nil {
+		return false
+	}
+	open := v.rs.failed
+	for i := range r.req.log.len() {
+		if q := r.req.get(*r.req.log.at(i)); q.v == v && q.changesData() {
+			first, last := meta.BitsOutward(q.sector, q.size)
+			open += last - first + 1
+		}
+	}
+	return v.bitmap.Weight() <= open
 }
 
 // sourceMayFinish ends the source's part: the target has said that it is

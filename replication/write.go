@@ -670,6 +670,9 @@ func (r *Resource) progressFlushes() {
 	for _, id := range r.req.flushes {
 		q := r.req.get(id)
 		v := q.v
+		if v.lost && !v.hasDisk() && !r.suspended() {
+			v.lost, q.err = false, ErrLostWrites // it began before the only copy's node has crashed
+		}
 		if q.err != nil {
 			q.clear(localOK | netOK | inLog | netPending)
 			r.complete(q)

@@ -22,7 +22,7 @@ func (m *Model) stateChanged(n *Node, v *Volume, from, to drbd.State) {
 			m.joinFloors(int(v.num), n.id)
 		}
 	}
-	if from.Disk == drbd.Diskless && to.Disk == drbd.UpToDate && to.Role != drbd.Primary && to.Conn < drbd.Connected {
+	if (from.Disk == drbd.Diskless || from.Disk == drbd.Negotiating) && to.Disk == drbd.UpToDate && to.Role != drbd.Primary && to.Pdsk != drbd.UpToDate {
 		m.lower(int(v.num), n.id, v.data.now) // what its clients saw meanwhile was the peer's copy
 	}
 	if m.w.cfg.Net[n.id].Protocol != 'C' && to.Disk < drbd.UpToDate && to.Conn < drbd.Connected && (from.Disk == drbd.UpToDate || from.Conn >= drbd.Connected) {
