@@ -531,10 +531,14 @@ func (r *Resource) runOutdate(c *command) {
 		ns := v.st
 		ns.Disk = drbd.Outdated
 		code := r.check(v, ns, false)
-		if code >= SSSuccess && v.st.Conn >= drbd.Connected && v.st.Disk > drbd.Outdated {
-			// Sanitize takes such a disk for UpToDate: the caller, a fence handler
-			// perhaps, must not hear that it has been outdated.
+		if code >= SSSuccess && v.st.Conn >= drbd.Connected && v.st.Disk != drbd.Outdated {
+			// Sanitize takes an Outdated disk for UpToDate then: the caller, a fence
+			// handler perhaps, must not hear that it has been outdated, and an
+			// Inconsistent one must not become good by it.
 			code = SSConnectedOutdates
+			if v.st.Disk < drbd.Outdated {
+				code = SSLowerThanOutdated
+			}
 		}
 		if code < SSSuccess {
 			r.finish(c, r.stateError(v, code))
@@ -577,6 +581,7 @@ func (r *Resource) runSetOptions(c *command) {
 	r.net = c.Net
 	if r.conn >= drbd.Connected && r.protocolPacket() != old {
 		r.sendPacket(drbd.DataSocket, drbd.CmdProtocolUpdate, 0, r.protocolPacket())
+		r.setIntegrity(r.net.DataIntegrityAlg)
 	}
 	r.finish(c, nil)
 }

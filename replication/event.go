@@ -123,7 +123,7 @@ type ActionKind uint8
 
 // The actions.
 const (
-	// Send: file Bytes, then Data, for Socket, in the order of the actions.
+	// Send: file Bytes, then Data, for Socket, in the order of the actions; DigestAlg.
 	Send ActionKind = iota + 1
 	// DoLocal: run Op for client request ID (or Peer) on Volume's disk, answer with LocalDone (PeerLocalDone).
 	// A DoPeerLocal that reads may want a digest of what was read (DigestAlg, a name
@@ -170,9 +170,12 @@ type Action struct {
 	Op     Op
 	FUA    bool
 	// NoUnmap keeps the blocks of an OpZero allocated.
-	NoUnmap   bool
-	WantZero  bool   // DoPeerLocal, OpRead: answer with AllZero
-	DigestAlg string // DoPeerLocal, OpRead: answer with Digest; "" wants none
+	NoUnmap  bool
+	WantZero bool // DoPeerLocal, OpRead: answer with AllZero
+	// DigestAlg is on DoPeerLocal with OpRead what to answer with Digest; "" wants none.
+	// On Send it is data-integrity-alg: Bytes end with room for the digest of Data,
+	// which the caller fills in from the bytes that it sends.
+	DigestAlg string
 	Socket    drbd.Socket
 	ID        RequestID
 	Peer      PeerID

@@ -19,6 +19,7 @@ func (r *Resource) socketsUp(ev *Event) {
 	r.peerPollux = ev.Link.Features&drbd.FeaturePollux != 0
 	r.connGen++
 	r.dataPos = 0
+	r.setIntegrity(r.net.DataIntegrityAlg)
 	r.lastReceived, r.lastData = r.now, r.now
 	r.gotProtocol, r.stateSent, r.conflictTold = false, false, false
 	r.splitBrain = ""

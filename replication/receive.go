@@ -549,9 +549,7 @@ func (r *Resource) answerRead(p *peerRequest, reply, refusal drbd.Command, err e
 	}
 	v.stats.ReadBytes += uint64(p.size)
 	v.stats.SentBytes += uint64(p.size)
-	start := r.beginPacket(reply, v.num, 24+len(p.data))
-	r.arena = drbd.Data{Sector: p.sector, BlockID: p.block}.Append(r.arena)
-	r.endPacket(drbd.DataSocket, start, p.data)
+	r.sendData(reply, v, drbd.Data{Sector: p.sector, BlockID: p.block}, p.data)
 }
 
 // sendAck sends one of the packets of p_block_ack; it consumes a sequence number.

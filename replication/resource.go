@@ -63,16 +63,18 @@ type Resource struct {
 	peerRole drbd.Role
 	opens    int
 
-	link        Link
-	peerPollux  bool
-	wantConnect bool // the operator wants a connection
-	stateSent   bool // our first P_STATE of this connection is out
-	gotProtocol bool
-	peerNet     drbd.ProtocolPacket
-	unsettled   bool // the last connection left epochs that are not stable here
-	settling    []syncWait
-	tearingDown bool // the peer's disconnect is granted; it will close
-	lostAt      Tick // when the connection was lost
+	link          Link
+	peerPollux    bool
+	integrity     string // of the data that this node sends, "" for none
+	integritySize int    // bytes of a digest by it
+	wantConnect   bool   // the operator wants a connection
+	stateSent     bool   // our first P_STATE of this connection is out
+	gotProtocol   bool
+	peerNet       drbd.ProtocolPacket
+	unsettled     bool // the last connection left epochs that are not stable here
+	settling      []syncWait
+	tearingDown   bool // the peer's disconnect is granted; it will close
+	lostAt        Tick // when the connection was lost
 
 	req   requests
 	peer  peerRequests
@@ -360,6 +362,26 @@ func (r *Resource) endPacket(sock drbd.Socket, start int, data []byte) {
 		r.dataPos += uint64(len(r.arena) - start + len(data))
 	}
 	r.actions = append(r.actions, Action{Kind: Send, Socket: sock, Bytes: r.arena[start:len(r.arena):len(r.arena)], Data: data})
+}
+
+// sendData sends a packet with data, behind room for their digest if the
+// connection has an integrity algorithm.
+func (r *Resource) sendData(cmd drbd.Command, v *volume, d drbd.Data, data []byte) {
+	start := r.beginPacket(cmd, v.num, 24+r.integritySize+len(data))
+	r.arena = d.Append(r.arena)
+	if r.integrity != "" {
+		r.arena = append(r.arena, make([]byte, r.integritySize)...)
+	}
+	r.endPacket(drbd.DataSocket, start, data)
+	r.actions[len(r.actions)-1].DigestAlg = r.integrity
+}
+
+// setIntegrity has the packets with data that follow carry a digest by alg.
+func (r *Resource) setIntegrity(alg string) {
+	r.integrity, r.integritySize = "", 0
+	if h, err := drbd.NewDigest(alg); err == nil {
+		r.integrity, r.integritySize = alg, h.Size()
+	}
 }
 
 // sendPacket sends a packet that is not on the hot path.

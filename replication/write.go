@@ -248,6 +248,9 @@ func (r *Resource) satisfied(q *request) {
 }
 
 func (r *Resource) canReplicate(q *request) bool {
+	if q.op == OpZero && r.integrity != "" && !r.peerPollux && r.link.Features&drbd.FeatureWZeroes != 0 {
+		return false // drbd.ko loses the stream (drbd84-protocol, 10.3 no. 3)
+	}
 	switch q.op {
 	case OpTrim:
 		return r.link.Features&(drbd.FeatureTrim|drbd.FeatureWZeroes) != 0
@@ -291,9 +294,7 @@ func (r *Resource) replicate(q *request) {
 	switch {
 	case q.op == OpWrite:
 		d.Flags = flags
-		start := r.beginPacket(drbd.CmdData, v.num, 24+len(q.data))
-		r.arena = d.Append(r.arena)
-		r.endPacket(drbd.DataSocket, start, q.data)
+		r.sendData(drbd.CmdData, v, d, q.data)
 	case q.op == OpTrim && r.link.Features&drbd.FeatureTrim != 0, r.link.Features&drbd.FeatureWZeroes == 0:
 		d.Flags = flags | drbd.DPDiscard
 		r.sendTrim(drbd.CmdTrim, v, drbd.Trim{Data: d, Size: q.size})

@@ -437,6 +437,9 @@ func (e *Engine) greetPeer(p *pair) (*link, error) {
 		Min: drbd.MinVersion, Max: drbd.MaxVersion,
 		Flags: drbd.FeatureTrim | drbd.FeatureWSame | drbd.FeatureWZeroes | drbd.FeaturePollux,
 	}
+	if e.net.Load().DataIntegrityAlg != "" {
+		mine.Flags &^= drbd.FeatureWZeroes // drbd.ko expects a digest in P_ZEROES, which none sends (10.3 no. 3)
+	}
 	body := mine.Append(nil)
 	if _, err := p.data.Write(append(drbd.AppendHeader80(nil, drbd.CmdConnectionFeatures, len(body)), body...)); err != nil {
 		return nil, fmt.Errorf("send features: %w", err)

@@ -50,18 +50,23 @@ type digester struct {
 // set makes d a digester of alg. The configuration and the handshake let no
 // unknown name pass.
 func (d *digester) set(alg string) {
+	if err := d.try(alg); err != nil {
+		panic(fmt.Sprintf("engine: %v", err))
+	}
+}
+
+// try is set for a name that nobody has looked at yet.
+func (d *digester) try(alg string) error {
 	if d.alg == alg {
-		return
+		return nil
 	}
 	d.alg, d.h = alg, nil
 	if alg == "" {
-		return
+		return nil
 	}
 	h, err := drbd.NewDigest(alg)
-	if err != nil {
-		panic(fmt.Sprintf("engine: %v", err))
-	}
 	d.h = h
+	return err
 }
 
 // digest hashes data into sum[:size].

@@ -62,9 +62,15 @@ func (c *Config) Validate() error {
 		return errors.New("resource without a name")
 	case len(c.Volumes) == 0:
 		return fmt.Errorf("%s: no volumes", c.Resource)
-	case c.Net.DataIntegrityAlg != "":
-		return fmt.Errorf("%s: data-integrity-alg %s: not supported yet: remove the option on both nodes", c.Resource, c.Net.DataIntegrityAlg)
-	case c.Net.AllowTwoPrimaries && c.Net.Protocol != 'C':
+	}
+	for _, o := range []struct{ name, alg string }{
+		{"data-integrity-alg", c.Net.DataIntegrityAlg}, {"verify-alg", c.Net.VerifyAlg}, {"csums-alg", c.Net.CsumsAlg},
+	} {
+		if _, err := drbd.NewDigest(o.alg); o.alg != "" && err != nil {
+			return fmt.Errorf("%s: option %s: %w", c.Resource, o.name, err)
+		}
+	}
+	if c.Net.AllowTwoPrimaries && c.Net.Protocol != 'C' {
 		return fmt.Errorf("%s: allow-two-primaries needs protocol C, found protocol %c", c.Resource, c.Net.Protocol)
 	}
 	return nil
@@ -232,11 +238,11 @@ func (e *Engine) step(b *batch, ev *replication.Event) {
 			if l := e.link; l != nil {
 				b.link = l
 				if a.Socket == drbd.DataSocket {
-					l.data.file(a.Bytes, a.Data)
+					l.data.file(a.Bytes, a.Data, a.DigestAlg)
 					l.data.wantPos.Store(e.core.WantsSent())
 					b.flushData = true
 				} else {
-					l.meta.file(a.Bytes, a.Data)
+					l.meta.file(a.Bytes, a.Data, "")
 					b.flushMeta = true
 				}
 			}

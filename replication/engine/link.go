@@ -32,6 +32,7 @@ type link struct {
 	gone       chan struct{}
 	dataDone   chan struct{} // the data socket's reader has ended
 	once       sync.Once
+	integrity  integrity // of the data socket's reader
 }
 
 // newLink takes over two sockets.
@@ -184,7 +185,7 @@ type packet struct {
 	header drbd.Header
 	fixed  []byte
 	data   []byte
-	store  [32]byte // holds fixed if it is short
+	store  [24 + drbd.MaxDigestSize]byte // holds fixed if it is short
 }
 
 // hasPayload lists the packets whose data are read into a buffer of their own.
@@ -310,7 +311,7 @@ func (l *link) readPacket(br *bufio.Reader, sock drbd.Socket, p *packet) error {
 	p.header, p.data = h, nil
 	fixed := int(h.Length)
 	if hasPayload(h.Command) {
-		if _, err := drbd.DataSize(h, 0); err != nil {
+		if _, err := drbd.DataSize(h, l.integrity.sumSize); err != nil {
 			return err
 		}
 		fixed = drbd.FixedLen(h.Command)
@@ -324,15 +325,28 @@ func (l *link) readPacket(br *bufio.Reader, sock drbd.Socket, p *packet) error {
 		return err
 	}
 	if !hasPayload(h.Command) {
-		return nil
+		return l.integrity.observe(h, p.fixed)
 	}
-	p.data = l.e.pool.get(int(h.Length) - fixed)
-	if _, err := io.ReadFull(br, p.data); err != nil {
+	if err := l.readPayload(br, p, int(h.Length)-fixed); err != nil {
 		l.e.pool.put(p.data)
 		p.data = nil
 		return err
 	}
 	return nil
+}
+
+// readPayload reads digest and data, n bytes in all. Data that do not match
+// their digest go no further: the connection breaks, and a resync repairs.
+func (l *link) readPayload(br *bufio.Reader, p *packet, n int) error {
+	in := &l.integrity
+	p.data = l.e.pool.get(n - in.sumSize)
+	if _, err := io.ReadFull(br, in.want[:in.sumSize]); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(br, p.data); err != nil {
+		return err
+	}
+	return in.check(p)
 }
 
 // stepPackets steps what was read; it waits where the core wants nothing more

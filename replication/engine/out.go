@@ -26,6 +26,8 @@ type out struct {
 	mu       sync.Mutex
 	buf      []byte // filed, not yet taken
 	spare    []byte
+	seals    []seal // of buf
+	sealing  []seal // of the buffer that is being sent
 	flushing bool
 	failed   error
 	sent     uint64 // bytes handed to the socket
@@ -40,10 +42,11 @@ type out struct {
 	wantPos atomic.Bool // onSent is wanted after every flush (protocol A)
 
 	// Of the flush under way.
-	p   []byte
-	n   int
-	err error
-	try func(fd uintptr) bool
+	digest digester
+	p      []byte
+	n      int
+	err    error
+	try    func(fd uintptr) bool
 }
 
 // patience is how long a socket that takes nothing is waited for
@@ -82,13 +85,35 @@ func newOut(conn *net.TCPConn, p func() patience) (*out, error) {
 	return o, nil
 }
 
-// file appends a packet. The bytes are copied.
-func (o *out) file(head, data []byte) {
+// file appends a packet. The bytes are copied. If alg names a digest, head ends
+// with room for that of data.
+func (o *out) file(head, data []byte, alg string) {
 	o.mu.Lock()
 	o.buf = append(o.buf, head...)
+	if alg != "" {
+		o.seals = append(o.seals, seal{alg, len(o.buf), len(data)})
+	}
 	o.buf = append(o.buf, data...)
 	o.backlog += len(head) + len(data)
 	o.mu.Unlock()
+}
+
+// A seal is a digest that a filed packet lacks: it is computed by who sends the
+// packet, from the copy that is sent, and not under the resource's lock.
+type seal struct {
+	alg  string
+	at   int // where the data begin
+	size int // of the data
+}
+
+// seal fills in the digests of p. There is one flush at a time.
+func (o *out) seal(p []byte, seals []seal) {
+	for i := range seals {
+		s := &seals[i]
+		o.digest.set(s.alg)
+		o.digest.digest(p[s.at : s.at+s.size])
+		copy(p[s.at-o.digest.size:], o.digest.sum[:o.digest.size])
+	}
 }
 
 // size is the number of bytes filed and not handed to the socket.
@@ -109,6 +134,7 @@ func (o *out) flush() {
 	for len(o.buf) > 0 && o.failed == nil {
 		p := o.take()
 		o.mu.Unlock()
+		o.seal(p, o.sealing)
 		n, err := o.write(p)
 		o.mu.Lock()
 		o.sent += uint64(n)
@@ -132,6 +158,7 @@ func (o *out) flush() {
 func (o *out) take() []byte {
 	p := o.buf
 	o.buf, o.spare = o.spare[:0], nil
+	o.seals, o.sealing = o.sealing[:0], o.seals
 	return p
 }
 
@@ -218,6 +245,7 @@ func (o *out) drain(p []byte) {
 		}
 		p = o.take()
 		o.mu.Unlock()
+		o.seal(p, o.sealing)
 	}
 }
 

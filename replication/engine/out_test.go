@@ -55,7 +55,7 @@ func TestSendKoCount(t *testing.T) {
 	from, _ := tcpPair(t)
 	o, blocks, failed := startOut(t, from, patience{20 * time.Millisecond, 3})
 	began := time.Now()
-	o.file(make([]byte, 8<<20), nil)
+	o.file(make([]byte, 8<<20), nil, "")
 	o.flush()
 	err := <-failed
 	if !errors.Is(err, errSendTimeout) || blocks.Load() < 2 {
@@ -72,7 +72,7 @@ func TestSendSlowly(t *testing.T) {
 	from, to := tcpPair(t)
 	o, _, failed := startOut(t, from, patience{250 * time.Millisecond, 2})
 	sent := bytes.Repeat([]byte("pollux"), 300_000)
-	o.file(sent, nil)
+	o.file(sent, nil, "")
 	o.flush()
 	got := make([]byte, 0, len(sent))
 	step := make([]byte, 64<<10)
@@ -98,7 +98,7 @@ func TestSendWithoutKoCount(t *testing.T) {
 	from, to := tcpPair(t)
 	o, blocks, failed := startOut(t, from, patience{5 * time.Millisecond, 0})
 	sent := make([]byte, 4<<20)
-	o.file(sent, nil)
+	o.file(sent, nil, "")
 	o.flush()
 	for blocks.Load() < 20 {
 		select {

@@ -1,7 +1,7 @@
 package repltest
 
 import (
-	"fmt"
+	"errors"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication"
@@ -10,12 +10,13 @@ import (
 // A link is one connection of the two nodes: two sockets, each with a stream
 // in both directions. It dies on each side separately.
 type link struct {
-	id      int
-	streams [2][2]stream // by sender, by socket
-	up      [2]bool      // the node has not been told that it is down, and has not closed it
-	sent    [2]uint64    // bytes filed for the data socket
-	feature uint32
-	timing  [2]bool // the end of the node's patience is set
+	id        int
+	streams   [2][2]stream // by sender, by socket
+	up        [2]bool      // the node has not been told that it is down, and has not closed it
+	sent      [2]uint64    // bytes filed for the data socket
+	feature   uint32
+	integrity [2]integrity // by receiver
+	timing    [2]bool      // the end of the node's patience is set
 }
 
 // stallMS is how long a node's sockets take to give up.
@@ -111,6 +112,10 @@ func (n *Node) send(a *replication.Action) {
 			}
 		})
 	}
+	if a.DigestAlg != "" {
+		sum := digestOf(a.DigestAlg, n.w.mem.stampsOf(a.Data))
+		copy(b[len(b)-len(sum):], sum)
+	}
 	n.w.tracePacket(n, a.Socket, b, a.Data)
 	if h, err := drbd.DecodeHeader100(b); err == nil && h.Command == drbd.CmdOVResult {
 		n.w.verdict(n, h, b[drbd.HeaderSize100:])
@@ -128,6 +133,11 @@ func (n *Node) send(a *replication.Action) {
 	if a.Data != nil {
 		p.data = n.w.mem.buffer(len(a.Data) / sectorSize)
 		copyPayload(p.data, a.Data)
+		if a.DigestAlg != "" && n.flips > 0 {
+			n.flips--
+			p.data[0] ^= 0x80 // no stamp is so large: a disk that holds this one is found out
+			n.w.trace("%s a byte is flipped on the wire", n.name)
+		}
 	}
 	s.q = append(s.q, p)
 	n.w.pump(l, n.id, a.Socket)
@@ -171,6 +181,11 @@ func (n *Node) receive(sock drbd.Socket, b, data []byte) {
 		n.w.fail("%s received a malformed packet: %v (%d bytes): %v", n.name, h, len(b)+len(data), err)
 		return
 	}
+	if err := n.link.integrity[n.id].receive(n, h, &b, data); err != nil {
+		n.w.mem.free(data)
+		n.linkDownBecause(n.link, drbd.ProtocolFailure, err)
+		return
+	}
 	ev := n.event()
 	*ev = replication.Event{Kind: replication.Received, Socket: sock, Header: h, Fixed: b[drbd.HeaderSize100:], Data: data}
 	n.w.observe(n, h, ev)
@@ -203,6 +218,12 @@ func (n *Node) closeLink() {
 
 // linkDown tells a node that its connection broke.
 func (n *Node) linkDown(l *link, reason drbd.ConnState) {
+	n.linkDownBecause(l, reason, errClosed)
+}
+
+var errClosed = errors.New("connection closed by the peer")
+
+func (n *Node) linkDownBecause(l *link, reason drbd.ConnState, err error) {
 	if n.link != l || !n.alive {
 		return
 	}
@@ -215,7 +236,7 @@ func (n *Node) linkDown(l *link, reason drbd.ConnState) {
 		s.q = append(s.q, packet{at: s.last, eof: true})
 		n.w.pump(l, n.id, drbd.Socket(sock))
 	}
-	n.step(&replication.Event{Kind: replication.SocketsDown, Reason: reason, Err: fmt.Errorf("connection closed by the peer")})
+	n.step(&replication.Event{Kind: replication.SocketsDown, Reason: reason, Err: err})
 }
 
 // Cut breaks the connection for both nodes and keeps them apart until Heal.

@@ -28,6 +28,7 @@ type Node struct {
 	fenceMS  int64 // how long that takes, if it is more than a moment
 	hangs    int   // the life in which a fence-peer handler was begun that never ends
 	faults   map[fault]int
+	flips    int // so many packets are damaged on their way
 	handlers []string
 	tags     int
 	room     int                  // of the empty table of requests

@@ -112,6 +112,10 @@ func (s *script) option(d *directive, c *Config, key, value string) {
 			c.Net[1].AfterSB0P = replication.SBDiscardZeroChanges
 		case "verify-alg":
 			c.Net[i].VerifyAlg = value
+		case "integrity-b":
+			c.Net[1].DataIntegrityAlg = value
+		case "data-integrity-alg":
+			c.Net[i].DataIntegrityAlg = value
 		case "verify-b":
 			c.Net[1].VerifyAlg = value
 		case "max-epoch-size":
@@ -223,6 +227,8 @@ func (s *script) machine(d *directive, n *Node) {
 		n.Start()
 	case "attach":
 		n.Attach(d.number("vol", 0))
+	case "flip":
+		n.flips++
 	case "corrupt":
 		n.corrupt(d.number("vol", 0), d.number("sector", 0))
 	case "kill":

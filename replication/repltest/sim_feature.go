@@ -35,6 +35,7 @@ var features = []*feature{
 	&opsFeature,
 	&verifyFeature,
 	&twoPrimariesFeature,
+	&integrityFeature,
 }
 
 // allTroubles returns those of all features, and the sum of their weights.

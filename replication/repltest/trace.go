@@ -75,7 +75,11 @@ func (w *World) packetText(h drbd.Header, payload []byte) string {
 	}
 	switch p := p.(type) {
 	case *drbd.Data:
-		s := fmt.Sprintf(" sector=%d size=%d", p.Sector, len(rest))
+		digest := len(rest) % sectorSize
+		s := fmt.Sprintf(" sector=%d size=%d", p.Sector, len(rest)-digest)
+		if digest > 0 {
+			s += fmt.Sprintf(" digest=%x", rest[:min(digest, 4)])
+		}
 		if h.Command == drbd.CmdData {
 			s += fmt.Sprintf(" seq=%d flags=%s", p.Seq, flagText(p.Flags))
 		}
