@@ -14,6 +14,7 @@ SEED     ?=
 FUZZTIME ?= 10s
 PKG      ?= ./...
 SABOTAGE ?=
+BUGS     ?= ten
 
 # No stamp by git: it fails in a checkout which belongs to another user.
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
@@ -80,6 +81,7 @@ demo: build ## a VM survives the death of its node (SABOTAGE=1: must notice a lo
 test: go-present ## all tests: unit, golden, simulated histories, real clients (3 minutes or less)
 	@$(BOOTSTRAP) build test
 	$(GO) test -shuffle=on ./...
+	$(GO) test -tags invariants ./replication -run '^Test(Scripts|Sim|Invariants)'
 
 .PHONY: race
 race: go-present ## all tests under the race detector
@@ -88,11 +90,15 @@ race: go-present ## all tests under the race detector
 
 .PHONY: sim
 sim: ## SEEDS=10000 simulated histories of two nodes; SEED=N replays one
-	$(GO) test ./replication -run '^TestSim$$' -timeout 60m $(if $(SEED),-seed=$(SEED) -v,-seeds=$(SEEDS))
+	$(GO) test -tags invariants ./replication -run '^TestSim$$' -timeout 60m $(if $(SEED),-seed=$(SEED) -v,-seeds=$(SEEDS))
+
+.PHONY: sim-selftest
+sim-selftest: ## plant bugs, one at a time, and see the simulation find each within a minute (BUGS=more for the rest, BUGS=name)
+	$(GO) test ./replication/repltest/selftest -run '^Test(OverlaysApply|SelfTest)$$' -count=1 -timeout 4h -bugs=$(BUGS)
 
 .PHONY: crash
 crash: ## power cuts at every durable step of two nodes and of their metadata
-	$(GO) test ./replication ./replication/meta ./replication/engine ./blockdev/blocktest -run 'Crash' -count=5
+	$(GO) test -tags invariants ./replication ./replication/meta ./replication/engine ./blockdev/blocktest -run 'Crash' -count=5
 
 .PHONY: fuzz
 fuzz: ## every fuzz test for FUZZTIME=10s

@@ -6,8 +6,9 @@ import (
 	"github.com/pollux-project/pollux/protocol/drbd"
 )
 
-// mustHold panics if a cheap invariant is broken: a bug of ours must stop the
-// process, not the data.
+// mustHold panics if an invariant is broken: a bug of ours must stop the
+// process, not the data. The cheap ones are checked always, those that look at
+// every request only with the build tag invariants.
 func (r *Resource) mustHold() {
 	if r.req.used < 0 || r.peer.used < 0 {
 		panic(fmt.Sprintf("replication: %s: request table count is negative: %d, %d", r.cfg.Name, r.req.used, r.peer.used))
@@ -26,4 +27,5 @@ func (r *Resource) mustHold() {
 			panic(fmt.Sprintf("replication: %s/%d: disk %v without a bitmap", r.cfg.Name, v.num, v.st.Disk))
 		}
 	}
+	r.mustHoldAll()
 }
