@@ -370,6 +370,8 @@ func ValidSoft(ctx StateContext, old, s drbd.State) StateCode {
 		return SSAlreadyStandAlone
 	case starting && old.Conn > drbd.Connected:
 		return SSResyncRunning
+	case s.Conn == drbd.StartingSyncS && old.Disk < drbd.UpToDate, s.Conn == drbd.StartingSyncT && old.Pdsk < drbd.UpToDate:
+		return SSNoUpToDateDisk // the kernel would take the bad copy as the good one
 	}
 	return SSSuccess
 }

@@ -29,6 +29,10 @@ func (m *Model) stateChanged(n *Node, v *Volume, from, to drbd.State) {
 		// Both the disk and the peer are gone: A and B do not promise more than the peer has.
 		m.lower(int(v.num), n.id, pv.data.now)
 	}
+	if v.absent && to.Role != drbd.Primary && to.Conn < drbd.Connected && to.Disk >= drbd.Outdated && (from.Disk < drbd.Inconsistent || from.Disk == drbd.Negotiating) {
+		m.lower(int(v.num), n.id, v.data.now) // it comes back as it was left, and nobody here knows better
+		v.absent = false
+	}
 	isTarget := func(c drbd.ConnState) bool { return c == drbd.SyncTarget || c == drbd.PausedSyncT }
 	becomesTarget := isTarget(to.Conn) && !isTarget(from.Conn)
 	if becomesTarget {
@@ -46,6 +50,7 @@ func (m *Model) stateChanged(n *Node, v *Volume, from, to drbd.State) {
 	}
 	if from.Conn > drbd.Connected && mirrored && from.Disk < drbd.UpToDate {
 		m.inherit(int(v.num), n.id)
+		v.absent = false
 	}
 	if mirrored {
 		if p.alive && p.link == n.link && n.link != nil {

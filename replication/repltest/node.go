@@ -49,6 +49,8 @@ type Volume struct {
 	// torn is set while the copy is a mixture of two generations: from the
 	// first block of a resync to its end.
 	torn bool
+	// absent: clients of this node wrote without this disk.
+	absent bool
 }
 
 // A fault is a kind of operation that is to fail.
