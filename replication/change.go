@@ -101,6 +101,9 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 		r.emit(Action{Kind: StateChanged, Volume: v.num, From: os, To: ns, Text: "data can be reached again"})
 		r.wake = true
 	}
+	if hasNoData(ns) && !hasNoData(os) {
+		r.emit(Action{Kind: RunHandler, Volume: v.num, Name: "pri-on-incon-degr"})
+	}
 	if LostContact(os, ns) && v.uuids.Bitmap == 0 {
 		if r.suspFen {
 			r.fencePending = true // the new UUID waits for the fence

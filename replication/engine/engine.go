@@ -99,6 +99,8 @@ type Engine struct {
 	connOpts ConnectOptions
 	connWG   sync.WaitGroup
 
+	handlers map[int]*handlerQueue // by volume, -1 for the resource; under mu
+
 	background sync.WaitGroup // workers and handlers
 	quit       chan struct{}
 
@@ -129,6 +131,7 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{
 		openDevice: blockdev.Open,
 		cfg:        cfg, log: cfg.Log.With().Str("res", cfg.Resource).Logger(), start: time.Now(), quit: make(chan struct{}),
+		handlers: map[int]*handlerQueue{},
 		core: replication.New(replication.Config{
 			Name: cfg.Resource, Net: cfg.Net, NoDataSuspend: cfg.NoDataSuspend, Seed: binary.LittleEndian.Uint64(seed[:]),
 			HasFenceHandler: cfg.Handlers["fence-peer"] != "", CommitLazyMS: commitLazyMS,
@@ -302,7 +305,7 @@ func (e *Engine) stepCold(b *batch, a *replication.Action) {
 			b.cold = append(b.cold, l.data.wantShort)
 		}
 	case replication.RunHandler:
-		e.runHandler(int(a.Volume), a.Name)
+		e.runHandler(b, int(a.Volume), a.Name)
 	case replication.CommandDone:
 		switch t := a.Tag.(type) {
 		case chan error:

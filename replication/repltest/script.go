@@ -121,7 +121,9 @@ func (s *script) option(d *directive, c *Config, key, value string) {
 		case "max-epoch-size":
 			c.Net[i].MaxEpochSize = d.number(key, 0)
 		case "on-io-error":
-			c.Disk[i].OnIOError = map[string]replication.OnIOError{"detach": replication.DetachOnError, "pass_on": replication.PassOnError}[value]
+			c.Disk[i].OnIOError = map[string]replication.OnIOError{
+				"detach": replication.DetachOnError, "pass_on": replication.PassOnError, "call-local-io-error": replication.CallLocalIOError,
+			}[value]
 		case "fencing":
 			c.Disk[i].Fencing = map[string]replication.Fencing{
 				"resource-only": replication.FencingResourceOnly, "resource-and-stonith": replication.FencingResourceAndStonith,

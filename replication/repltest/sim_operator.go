@@ -53,7 +53,7 @@ func choosePolicies(d *dice, c *Config) {
 		c.Net[i].Protocol = protocol
 		c.Net[i].AfterSB0P, c.Net[i].AfterSB1P = policies[0], policies[1]
 		c.Disk[i].Fencing = fencing
-		c.Disk[i].OnIOError = replication.OnIOError(d.pick(2))
+		c.Disk[i].OnIOError = replication.OnIOError(d.pick(3))
 		c.FenceCode[i] = []int{0, 4, 4, 5, 7, 1}[d.pick(6)]
 	}
 }
