@@ -573,6 +573,7 @@ func (r *Resource) runSetOptions(c *command) {
 		if v.al != nil { // these take effect at the next attach
 			v.opts.ALExtents, v.opts.ALUpdates = old.ALExtents, old.ALUpdates
 		}
+		r.repace(v)
 		if r.conn >= drbd.Connected {
 			r.sendPacket(drbd.DataSocket, drbd.CmdSyncParam89, v.num, r.syncParam(v))
 		}

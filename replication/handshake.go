@@ -224,6 +224,7 @@ func (r *Resource) receivedSyncParam(v *volume, b []byte) error {
 	v.opts.ResyncRateKiB = p.ResyncRate
 	v.opts.CPlanAhead, v.opts.CDelayTarget = p.CPlanAhead, p.CDelayTarget
 	v.opts.CFillTarget, v.opts.CMaxRateKiB = p.CFillTarget, p.CMaxRate
+	r.repace(v)
 	return nil
 }
 

@@ -125,8 +125,8 @@ func (r *Resource) resyncResumed(v *volume) {
 		}
 		s.pausedAt = 0
 	}
-	s.filled = r.now
-	r.setTimerOnce(timerResync, resyncTickMS)
+	s.pace.restart(r.now)
+	r.resyncTimer(resyncTickMS)
 	r.askResync(v)
 	r.checkResyncDone(v)
 }

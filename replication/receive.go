@@ -305,6 +305,7 @@ func (r *Resource) takeWrite(v *volume, cmd drbd.Command, op Op, d drbd.Data, si
 	p.epoch, p.conn, p.data = r.recv.join(), r.connGen, data
 	r.peer.bytes += int64(size)
 	v.stats.ReceivedBytes += uint64(size)
+	v.otherSectors += uint64(size >> 9)
 	if d.Flags&drbd.DPSendReceiveAck != 0 {
 		r.sendAck(drbd.CmdRecvAck, v, d.Sector, d.BlockID, size)
 	}
@@ -339,6 +340,11 @@ func (r *Resource) receivedReadRequest(v *volume, cmd drbd.Command, q drbd.Block
 	p := r.peer.alloc()
 	p.kind, p.op, p.v, p.sector, p.size, p.block, p.conn = kind, OpRead, v, q.Sector, q.Size, q.BlockID, r.connGen
 	r.peer.bytes += int64(q.Size)
+	if kind == resyncRead {
+		r.serveResync(p)
+		return nil
+	}
+	v.otherSectors += uint64(q.Size >> 9)
 	r.beginPeer(p)
 	return nil
 }

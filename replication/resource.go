@@ -186,6 +186,8 @@ type volume struct {
 	ov      verification
 	rx      *drbd.BitmapReceiver
 	tx      *drbd.BitmapSender
+	// otherSectors counts the application's I/O on this disk, the peer's included.
+	otherSectors uint64
 
 	verifyFrom drbd.Sector // where a verify begins if the operator does not say
 	verifyOwed int         // answers that the peer owes to a verify that is over

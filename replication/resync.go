@@ -7,14 +7,6 @@ import (
 	"github.com/pollux-project/pollux/replication/meta"
 )
 
-// Our own pacing of a resync. DRBD's tick allows only what fits into
-// max-buffers per 100 ms; this node asks on as answers come in, and only the
-// token bucket of c-max-rate (or resync-rate) holds it back.
-const (
-	resyncRequestBytes = 256 << 10 // largest block asked for
-	resyncBurstMS      = 200       // what the token bucket holds
-)
-
 // resync is the state of one resync of a volume, on either side.
 type resync struct {
 	running  bool
@@ -23,12 +15,13 @@ type resync struct {
 	ending   bool // target: all blocks are here, the end is being made durable
 	peerDone bool // source: the target says it has everything
 	total    uint64
-	failed   uint64 // blocks
-	pos      uint64 // target: next bit to look at
-	skipped  bool   // blocks were passed over because a write was under way
-	inFlight uint64 // bytes asked for and not answered
-	tokens   int64  // bytes
-	filled   Tick   // when tokens were last added
+	failed   uint64           // blocks
+	pos      uint64           // target: next bit to look at
+	skipped  bool             // blocks were passed over because a write was under way
+	inFlight uint64           // bytes asked for and not answered
+	asked    ring[askedBlock] // target: and not answered, oldest first
+	pace     pacer
+	held     []PeerID // source: requests that give way to the application
 	began    Tick
 	pausedAt Tick          // 0 while it runs
 	pausedMS Tick          // all pauses that are over
@@ -61,7 +54,8 @@ func (r *Resource) startSource(v *volume) {
 
 func (r *Resource) beginResync(v *volume, source bool) {
 	w := v.bitmap.Weight()
-	v.rs = resync{running: true, source: source, total: w, began: r.now, filled: r.now}
+	v.rs = resync{running: true, source: source, total: w, began: r.now}
+	v.rs.pace.begin(&v.opts, source, r.now, v.otherSectors)
 	for i := range v.rs.marks {
 		v.rs.marks[i] = resyncMark{r.now, w}
 	}
@@ -107,11 +101,12 @@ func (r *Resource) resyncTick() {
 			v.rs.mark = (v.rs.mark + 1) % len(v.rs.marks)
 			v.rs.marks[v.rs.mark] = resyncMark{r.now, v.bitmap.Weight()}
 		}
+		r.serveHeld(v)
 		r.askResync(v)
 		r.checkResyncDone(v)
 	}
 	if again {
-		r.setTimer(timerResync, resyncTickMS)
+		r.resyncTimer(resyncTickMS)
 	}
 }
 
@@ -248,9 +243,17 @@ func (r *Resource) sourceMayFinish(v *volume) {
 
 // resyncOver forgets the resync of v: finished or aborted.
 func (r *Resource) resyncOver(v *volume) {
+	held := v.rs.held
 	v.rs = resync{}
 	v.ahead = v.ahead[:0]
 	v.active.removeKind(resyncAsked)
+	for _, id := range held {
+		if p := r.peer.get(id); r.isUp() {
+			r.beginPeer(p)
+		} else {
+			r.releasePeer(p)
+		}
+	}
 	if v.hasDisk() {
 		v.storeAll()
 	}

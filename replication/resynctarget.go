@@ -13,28 +13,37 @@ func (v *volume) resyncRate() int64 {
 	return int64(v.opts.CMaxRateKiB) << 10
 }
 
+// pace brings the pacer of v to now.
+func (r *Resource) pace(v *volume) *pacer {
+	p := &v.rs.pace
+	p.advance(r.now, v.otherSectors, v.starved != 0, v.rs.inFlight)
+	return p
+}
+
+// repace begins the pacing of a running resync anew: its options have changed.
+func (r *Resource) repace(v *volume) {
+	if v.rs.running {
+		v.rs.pace.begin(&v.opts, v.rs.source, r.now, v.otherSectors)
+	}
+}
+
 // askResync asks for as many blocks as window and rate allow.
 func (r *Resource) askResync(v *volume) {
 	s := &v.rs
 	if v.st.Conn != drbd.SyncTarget || !s.ready || s.ending {
 		return
 	}
-	rate := v.resyncRate()
-	s.tokens = min(s.tokens+rate*int64(r.now-s.filled)/1000, max(rate*resyncBurstMS/1000, resyncRequestBytes))
-	s.filled = r.now
-	window := uint64(max(r.net.MaxBuffers, 32)) * 4096 / 2
-	for s.tokens > 0 && s.inFlight < window {
+	p := r.pace(v)
+	limit := uint64(max(r.net.MaxBuffers, 32)) * 4096 / 2
+	for {
 		bit := v.bitmap.NextSet(s.pos)
 		if bit >= v.bitmap.Bits() {
 			s.pos = bit
-			if s.inFlight > 0 || v.bitmap.Weight() <= s.failed {
-				return
-			}
-			if !s.skipped && s.failed > 0 {
-				s.failed = v.bitmap.Weight() // what is left cannot be had
-				return
-			}
-			s.pos, s.skipped, s.failed = 0, false, 0 // once more, at the next tick
+			r.resyncPassOver(v)
+			return
+		}
+		if !p.mayAsk(s.inFlight, limit) {
+			r.resyncTimer(p.wait())
 			return
 		}
 		sector := meta.Bit(bit).Sector()
@@ -45,12 +54,38 @@ func (r *Resource) askResync(v *volume) {
 			s.skipped = true
 			continue
 		}
-		v.active.insert(sector, end, resyncAsked, 0)
-		s.inFlight += uint64(size)
-		s.tokens -= int64(size)
-		start := r.beginPacket(drbd.CmdRSDataRequest, v.num, 24)
-		r.arena = drbd.BlockRequest{Sector: sector, BlockID: drbd.ResyncID, Size: size}.Append(r.arena)
-		r.endPacket(drbd.DataSocket, start, nil)
+		r.askBlock(v, sector, size)
+		p.asked(size)
+	}
+}
+
+// resyncPassOver is the end of the bitmap: blocks that were passed over are
+// looked at once more at the next tick.
+func (r *Resource) resyncPassOver(v *volume) {
+	s := &v.rs
+	switch {
+	case s.inFlight > 0 || v.bitmap.Weight() <= s.failed:
+	case !s.skipped && s.failed > 0:
+		s.failed = v.bitmap.Weight() // what is left cannot be had
+	default:
+		s.pos, s.skipped, s.failed = 0, false, 0
+	}
+}
+
+// askBlock asks the source for one block.
+func (r *Resource) askBlock(v *volume, sector drbd.Sector, size uint32) {
+	v.active.insert(sector, sector+drbd.Sector(size>>9), resyncAsked, 0)
+	v.rs.inFlight += uint64(size)
+	v.rs.asked.push(askedBlock{sector: sector, size: size, at: r.now})
+	start := r.beginPacket(drbd.CmdRSDataRequest, v.num, 24)
+	r.arena = drbd.BlockRequest{Sector: sector, BlockID: drbd.ResyncID, Size: size}.Append(r.arena)
+	r.endPacket(drbd.DataSocket, start, nil)
+}
+
+// resyncTimer has the resync looked at in so many milliseconds, if not sooner.
+func (r *Resource) resyncTimer(in Tick) {
+	if t := r.timers[timerResync]; t == 0 || t > r.now+in {
+		r.setTimer(timerResync, in)
 	}
 }
 
@@ -58,7 +93,8 @@ func (r *Resource) askResync(v *volume) {
 // neighbours are merged while it stays aligned to its size (7.2).
 func (r *Resource) resyncBlock(v *volume, bit uint64) uint32 {
 	n := uint64(1)
-	for n*4096 < resyncRequestBytes && bit%(2*n) == 0 && bit+2*n <= v.bitmap.Bits() &&
+	limit := uint64(v.rs.pace.block())
+	for n*4096 < limit && bit%(2*n) == 0 && bit+2*n <= v.bitmap.Bits() &&
 		v.bitmap.NextClear(bit+n) >= bit+2*n {
 		n *= 2
 	}
@@ -75,7 +111,7 @@ func (r *Resource) receivedResyncData(v *volume, d drbd.Data, data []byte) (kept
 	if err := v.checkRange(drbd.CmdRSDataReply, d.Sector, size); err != nil {
 		return false, err
 	}
-	if !v.answered(d.Sector, size) {
+	if !r.answered(v, d.Sector, size) {
 		return false, &drbd.ProtocolError{Packet: drbd.CmdRSDataReply, Field: "sector", Got: d.Sector, Want: "a block that was asked for"}
 	}
 	if v.st.Disk < drbd.Inconsistent {
@@ -93,15 +129,30 @@ func (r *Resource) receivedResyncData(v *volume, d drbd.Data, data []byte) (kept
 	return true, nil
 }
 
+// askedBlock is one that was asked for.
+type askedBlock struct {
+	sector drbd.Sector
+	size   uint32 // bytes
+	at     Tick
+}
+
 // answered takes an answer into account; it reports whether it was asked for.
-// The range stays taken until the block is written.
-func (v *volume) answered(s drbd.Sector, size uint32) bool {
-	for i := range v.active.r {
-		if a := &v.active.r[i]; a.kind == resyncAsked && a.start == s && a.id == 0 && a.end == s+drbd.Sector(size>>9) {
-			a.id = 1
-			v.rs.inFlight -= min(v.rs.inFlight, uint64(size))
-			return true
+// The range stays taken until the block is written. Answers come nearly in the
+// order of the requests: the search is short.
+func (r *Resource) answered(v *volume, sector drbd.Sector, size uint32) bool {
+	s := &v.rs
+	for i := range s.asked.len() {
+		a := s.asked.at(i)
+		if a.sector != sector || a.size != size {
+			continue
 		}
+		s.inFlight -= uint64(size)
+		s.pace.gotAnswer(size, r.now-a.at)
+		for ; i > 0; i-- {
+			*s.asked.at(i) = *s.asked.at(i - 1)
+		}
+		s.asked.pop()
+		return true
 	}
 	return false
 }
@@ -111,7 +162,7 @@ func (r *Resource) gotResyncRefusal(v *volume, cmd drbd.Command, a drbd.BlockAck
 	if cmd == drbd.CmdNegRSDReply && r.gotVerifyRefusal(v, a) {
 		return nil
 	}
-	if !v.answered(a.Sector, a.Size) {
+	if !r.answered(v, a.Sector, a.Size) {
 		if cmd == drbd.CmdNegRSDReply && v.verifyOwed > 0 {
 			v.verifyOwed--
 			return nil

@@ -114,6 +114,7 @@ func (r *Resource) startRead(q *request) bool {
 	case v.readsLocally(q.sector, q.size):
 		q.set(localPending)
 		v.local++
+		v.otherSectors += uint64(q.size >> 9)
 		r.emit(Action{Kind: DoLocal, Op: OpRead, Volume: v.num, ID: q.id, Sector: q.sector, Size: q.size, Data: q.data, Tag: q.tag})
 	case v.readsRemotely():
 		r.readRemote(q)
@@ -190,6 +191,7 @@ func (r *Resource) startWrite(q *request) bool {
 		v.local++
 		v.sync.dirty = true
 		v.stats.WrittenBytes += uint64(q.size)
+		v.otherSectors += uint64(q.size >> 9)
 		r.emit(Action{
 			Kind: DoLocal, Op: q.op, FUA: q.fua, NoUnmap: !q.unmap, Volume: v.num, ID: q.id,
 			Sector: q.sector, Size: q.size, Data: q.data, Tag: q.tag,

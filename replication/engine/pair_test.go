@@ -103,7 +103,7 @@ func newPair(t testing.TB, change func(*Config)) (a, b *node) {
 			}},
 		}
 		cfg.Net.ConnectIntMS = 2000
-		cfg.Volumes[0].Options.CMaxRateKiB = 4 << 20
+		cfg.Volumes[0].Options.CMaxRateKiB, cfg.Volumes[0].Options.CMinRateKiB = 4<<20, 0 // as fast as it goes, clients or not
 		if change != nil {
 			change(&cfg)
 		}
