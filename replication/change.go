@@ -285,6 +285,8 @@ func (r *Resource) maybeCloseDisk(v *volume) {
 	}
 	v.bitmap, v.al, v.tx, v.rx, v.starved = nil, nil, nil, nil, 0
 	v.rs = resync{}
+	v.strayAnswers += v.active.count(resyncOwed)
+	v.active.removeKind(resyncOwed)
 	ns := v.st
 	ns.Disk = drbd.Diskless
 	r.setState(v, ns, "disk closed")

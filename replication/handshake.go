@@ -563,8 +563,9 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 	for _, v := range r.vols {
 		v.handshakeDone, v.havePeerUUIDs = false, false
 		v.rx, v.tx = nil, nil
-		v.active.removeKind(resyncAsked)
+		v.active.removeKind(resyncAsked | resyncOwed)
 		v.endUnknown = r.mayBeOver(v)
+		v.strayAnswers = 0
 	}
 	text := reason.String()
 	if err != nil {

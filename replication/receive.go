@@ -531,6 +531,9 @@ func (r *Resource) answerPeer(p *peerRequest, digest []byte, err error) {
 	case peerRead:
 		r.answerRead(p, drbd.CmdDataReply, drbd.CmdNegDReply, err)
 	case resyncRead:
+		if v.st.Pdsk < drbd.Inconsistent {
+			return // the target's disk is gone (7.3): what comes later must not be taken for an answer to a new resync
+		}
 		if v.st.Conn == drbd.Ahead {
 			r.sendAck(drbd.CmdRSCancel, v, p.sector, p.block, p.size)
 			r.maybeReturn(v)

@@ -174,6 +174,7 @@ const (
 	peerWrite                         // while its local I/O runs
 	resyncWrite                       // a resync block being written here
 	resyncAsked                       // a resync block asked of the peer
+	resyncOwed                        // the same of a resync that is over: its answer may still come
 	resyncRead                        // a resync block being read for the peer
 	peerRead                          // a block being read for the peer
 	verifyRead                        // a block being read for an online verify, on either node
@@ -241,11 +242,22 @@ func (s *rangeSet) removeAt(kind rangeKind, start drbd.Sector) bool {
 	return false
 }
 
-// removeKind takes out all ranges of a kind.
-func (s *rangeSet) removeKind(kind rangeKind) {
+// count is the number of ranges of some kinds.
+func (s *rangeSet) count(kinds rangeKind) int {
+	n := 0
+	for i := range s.r {
+		if s.r[i].kind&kinds != 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// removeKind takes out all ranges of some kinds.
+func (s *rangeSet) removeKind(kinds rangeKind) {
 	kept := s.r[:0]
 	for _, a := range s.r {
-		if a.kind != kind {
+		if a.kind&kinds == 0 {
 			kept = append(kept, a)
 		}
 	}

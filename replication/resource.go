@@ -190,7 +190,9 @@ type volume struct {
 	otherSectors uint64
 
 	verifyFrom drbd.Sector // where a verify begins if the operator does not say
-	verifyOwed int         // answers that the peer owes to a verify that is over
+	// strayAnswers may come to a resync that ended with the disk.
+	strayAnswers int
+	verifyOwed   int // answers that the peer owes to a verify that is over
 
 	stats Counters
 

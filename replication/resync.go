@@ -243,10 +243,15 @@ func (r *Resource) sourceMayFinish(v *volume) {
 
 // resyncOver forgets the resync of v: finished or aborted.
 func (r *Resource) resyncOver(v *volume) {
-	held := v.rs.held
+	held, asked := v.rs.held, v.rs.asked
 	v.rs = resync{}
 	v.ahead = v.ahead[:0]
 	v.active.removeKind(resyncAsked)
+	for i := range asked.len() {
+		if a := asked.at(i); r.isUp() {
+			v.active.insert(a.sector, a.sector+drbd.Sector(a.size>>9), resyncOwed, a.size)
+		}
+	}
 	for _, id := range held {
 		if p := r.peer.get(id); r.isUp() {
 			r.beginPeer(p)

@@ -50,7 +50,7 @@ func (r *Resource) askResync(v *volume) {
 		size := r.resyncBlock(v, bit)
 		s.pos = bit + uint64(size+4095)/4096
 		end := sector + drbd.Sector(size>>9)
-		if v.active.busy(sector, end, resyncAskWaitsFor|resyncAsked) {
+		if v.active.busy(sector, end, resyncAskWaitsFor|resyncAsked|resyncOwed) {
 			s.skipped = true
 			continue
 		}
@@ -111,7 +111,12 @@ func (r *Resource) receivedResyncData(v *volume, d drbd.Data, data []byte) (kept
 	if err := v.checkRange(drbd.CmdRSDataReply, d.Sector, size); err != nil {
 		return false, err
 	}
-	if !r.answered(v, d.Sector, size) {
+	switch {
+	case r.answered(v, d.Sector, size):
+	case v.tooLate(d.Sector, size):
+		r.sendAck(drbd.CmdNegAck, v, d.Sector, drbd.ResyncID, size)
+		return false, nil
+	default:
 		return false, &drbd.ProtocolError{Packet: drbd.CmdRSDataReply, Field: "sector", Got: d.Sector, Want: "a block that was asked for"}
 	}
 	if v.st.Disk < drbd.Inconsistent {
@@ -157,16 +162,36 @@ func (r *Resource) answered(v *volume, sector drbd.Sector, size uint32) bool {
 	return false
 }
 
+// tooLate takes an answer to a resync that is over: the source's disk failed, or
+// this one's. It reports whether there was one to come. Until then the block is
+// not asked for again: this answer, older than what was written since, would be
+// taken for that one.
+func (v *volume) tooLate(sector drbd.Sector, size uint32) bool {
+	for i := range v.active.r {
+		if a := &v.active.r[i]; a.kind == resyncOwed && a.start == sector && a.id == size {
+			return v.active.removeAt(resyncOwed, sector)
+		}
+	}
+	if v.strayAnswers == 0 {
+		return false
+	}
+	v.strayAnswers--
+	return true
+}
+
 // gotResyncRefusal: the source could not, or need not, send a block.
 func (r *Resource) gotResyncRefusal(v *volume, cmd drbd.Command, a drbd.BlockAck) error {
 	if cmd == drbd.CmdNegRSDReply && r.gotVerifyRefusal(v, a) {
 		return nil
 	}
-	if !r.answered(v, a.Sector, a.Size) {
-		if cmd == drbd.CmdNegRSDReply && v.verifyOwed > 0 {
-			v.verifyOwed--
-			return nil
-		}
+	switch {
+	case r.answered(v, a.Sector, a.Size):
+	case v.tooLate(a.Sector, a.Size):
+		return nil
+	case cmd == drbd.CmdNegRSDReply && v.verifyOwed > 0:
+		v.verifyOwed--
+		return nil
+	default:
 		return &drbd.ProtocolError{Packet: cmd, Field: "sector", Got: a.Sector, Want: "a block that was asked for"}
 	}
 	v.active.removeAt(resyncAsked, a.Sector)
