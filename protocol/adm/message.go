@@ -84,7 +84,7 @@ type Args struct {
 	DiscardMyData bool `json:"discard_my_data,omitempty"` // connect
 	Tentative     bool `json:"tentative,omitempty"`       // connect: only show what would happen
 
-	StartSector        uint64 `json:"start_sector,omitempty"`          // verify
+	StartSector        uint64 `json:"start_sector,omitempty"`          // verify; VerifyContinue
 	StopSector         uint64 `json:"stop_sector,omitempty"`           // verify; 0 is the end
 	SizeSectors        uint64 `json:"size_sectors,omitempty"`          // resize; 0 is all there is
 	AssumeClean        bool   `json:"assume_clean,omitempty"`          // resize: the new part is equal on both
@@ -228,3 +228,6 @@ func clip(s string) string {
 	}
 	return s
 }
+
+// VerifyContinue as Args.StartSector: where the last verify was cut off, or 0.
+const VerifyContinue = ^uint64(0)

@@ -53,6 +53,8 @@ type Volume struct {
 	SizeBytes      uint64    `json:"size_bytes"`               //
 	OutOfSyncBytes uint64    `json:"out_of_sync_bytes"`        //
 	Resync         *Resync   `json:"resync,omitempty"`         // while one runs
+	Verify         *Verify   `json:"verify,omitempty"`         // while one runs
+	VerifyFrom     uint64    `json:"verify_from,omitempty"`    // sector where a verify that was cut off goes on
 	OpenCount      int       `json:"open_count"`               // clients that hold it open
 	DiskError      string    `json:"disk_error,omitempty"`     // why the disk was detached
 	UUIDs          [4]string `json:"uuids"`                    // current, bitmap, history; 16 hex digits each
@@ -82,4 +84,14 @@ func (r *Resync) Done() float64 {
 		return 0
 	}
 	return 100 * float64(r.TotalBytes-r.LeftBytes) / float64(r.TotalBytes)
+}
+
+// Verify is the progress of an online verify; Source drives it.
+type Verify struct {
+	Resync
+	StartSector uint64 `json:"start_sector"`
+	StopSector  uint64 `json:"stop_sector"` // 0 is the end
+	Position    uint64 `json:"position"`    // sector: all between start and this was compared
+	FoundBytes  uint64 `json:"found_bytes"` // out of sync
+	FailedBytes uint64 `json:"failed_bytes"`
 }

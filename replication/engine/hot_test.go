@@ -17,9 +17,12 @@ func (s oneSink) Flush()                      { s <- struct{}{} }
 // per write, both nodes together: submit, local write, send, peer's write,
 // acknowledgements, epochs, completion.
 func TestWriteAllocs(t *testing.T) {
-	for _, protocol := range []byte{'A', 'B', 'C'} {
-		t.Run(string(protocol), func(t *testing.T) {
-			a, _ := syncedPair(t, func(c *Config) { c.Net.Protocol = protocol })
+	for _, tt := range []struct {
+		protocol  byte
+		integrity string
+	}{{'A', ""}, {'B', ""}, {'C', ""}, {'C', "sha256"}} {
+		t.Run(string(tt.protocol)+tt.integrity, func(t *testing.T) {
+			a, _ := syncedPair(t, func(c *Config) { c.Net.Protocol, c.Net.DataIntegrityAlg = tt.protocol, tt.integrity })
 			a.open()
 			done := make(oneSink, 1)
 			r := &blockdev.Request{Op: blockdev.OpWrite, Length: 4096, Data: blockdev.AlignedBuffer(4096), Sink: done}

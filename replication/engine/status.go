@@ -36,6 +36,8 @@ type VolumeStatus struct {
 	SizeBytes      uint64
 	OutOfSyncBytes uint64
 	Resync         *ResyncStatus
+	Verify         *VerifyStatus
+	VerifyFrom     uint64 // sector where an online verify continues, 0 if the last one was complete
 	UUIDs          meta.UUIDs
 	Flags          meta.Flags
 	Counters       replication.Counters
@@ -48,6 +50,15 @@ type ResyncStatus struct {
 	Source, Paused                         bool
 	TotalBytes, LeftBytes, RateBytesPerSec uint64
 	ETASeconds                             int64 // -1 if it cannot be told
+}
+
+// VerifyStatus is the progress of an online verify; Source drives it.
+type VerifyStatus struct {
+	ResyncStatus
+	StartSector, StopSector uint64 // StopSector 0 is the end
+	Position                uint64 // sector: everything between start and this was compared
+	FoundBytes              uint64 // out of sync
+	FailedBytes             uint64 // the peer could not read these
 }
 
 func (s *Status) volume(n int) VolumeStatus {
@@ -92,12 +103,31 @@ func (e *Engine) Status() Status {
 				Source: r.Source, Paused: r.Paused, TotalBytes: r.TotalBytes, LeftBytes: r.LeftBytes,
 				RateBytesPerSec: r.RateBytesPerSec, ETASeconds: -1,
 			}
-			if r.RateBytesPerSec > 0 {
-				st.Resync.ETASeconds = int64((r.LeftBytes + r.RateBytesPerSec - 1) / r.RateBytesPerSec)
-			}
+			st.Resync.estimate()
 		}
+		st.Verify, st.VerifyFrom = verifyStatus(vs.Verify), uint64(vs.VerifyFrom)
 		s.Volumes = append(s.Volumes, st)
 	}
+	return s
+}
+
+// estimate fills in ETASeconds.
+func (s *ResyncStatus) estimate() {
+	s.ETASeconds = -1
+	if s.RateBytesPerSec > 0 {
+		s.ETASeconds = int64((s.LeftBytes + s.RateBytesPerSec - 1) / s.RateBytesPerSec)
+	}
+}
+
+func verifyStatus(v *replication.VerifySnapshot) *VerifyStatus {
+	if v == nil {
+		return nil
+	}
+	s := &VerifyStatus{
+		ResyncStatus: ResyncStatus{Source: v.Source, TotalBytes: v.TotalBytes, LeftBytes: v.LeftBytes, RateBytesPerSec: v.RateBytesPerSec},
+		StartSector:  uint64(v.Start), StopSector: uint64(v.Stop), Position: uint64(v.Position), FoundBytes: v.FoundBytes, FailedBytes: v.FailedBytes,
+	}
+	s.estimate()
 	return s
 }
 

@@ -230,6 +230,9 @@ func peerDeviceObject(peer string, v adm.Volume, statistics bool) object {
 		{"peer-client", "no"},
 		{"resync-suspended", yesNoAs(v.Resync != nil && v.Resync.Paused, "user")},
 	}}
+	if v.Verify != nil {
+		o.props = append(o.props, property{"done", fmt.Sprintf("%.2f", v.Verify.Done())})
+	}
 	if v.Resync != nil {
 		o.props = append(o.props, property{"done", fmt.Sprintf("%.2f", v.Resync.Done())})
 	}

@@ -48,10 +48,16 @@ func (a *app) operateCommands() []*cobra.Command {
 	return []*cobra.Command{
 		run(adm.CmdVerify, "compare the two copies, block by block",
 			"Online verify: both nodes read all blocks and compare checksums while the resource is in use. It returns at once;\n"+
-				"status shows how far it is. Blocks that differ are marked out of sync and logged; to repair them afterwards:\n"+
-				"disconnect, then connect. The configuration must have a verify-alg. To stop it: disconnect, or verify --stop.",
+				"status shows how far it is. Blocks that differ are marked out of sync and logged, and not repaired: disconnect and\n"+
+				"connect do that if one node is Primary, and take its data for the right ones; else use invalidate on the node with\n"+
+				"the wrong data. The configuration must have a verify-alg. To stop it: disconnect; the next one goes on from there.",
 			func(co *cobra.Command, args *adm.Args) {
-				co.Flags().Var(sectors{&args.StartSector}, "start", "begin at this sector")
+				co.Flags().Var(sectors{&args.StartSector}, "start", "begin at this sector (default: where the last one was cut off)")
+				co.PreRun = func(cmd *cobra.Command, _ []string) {
+					if !cmd.Flags().Changed("start") {
+						args.StartSector = adm.VerifyContinue
+					}
+				}
 				co.Flags().Var(sectors{&args.StopSector}, "stop", "stop before this sector (default: the end)")
 			}),
 		run(adm.CmdPauseSync, "pause the resync", "It stays paused, also across a reconnect, until resume-sync on this node.", nil),
@@ -131,7 +137,7 @@ func describeOptions(args adm.Args) string {
 		name string
 		n    uint64
 	}{{"start", args.StartSector}, {"stop", args.StopSector}, {"size", args.SizeSectors}} {
-		if o.n > 0 {
+		if o.n > 0 && o.n != adm.VerifyContinue {
 			words = append(words, fmt.Sprintf("--%s=%ds", o.name, o.n))
 		}
 	}

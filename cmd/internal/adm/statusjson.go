@@ -98,6 +98,15 @@ type (
 		ETASeconds       *int64   `json:"estimated-seconds-to-finish,omitempty"`
 		Rate             *percent `json:"db/dt [MiB/s],omitempty"`
 		ResyncDone       *percent `json:"percent-resync-done,omitempty"`
+		*jsonVerify
+	}
+	// jsonVerify is what only an online verify has; in sectors.
+	jsonVerify struct {
+		Start    uint64 `json:"ov-start-sector"`
+		Stop     uint64 `json:"ov-stop-sector"`
+		Position uint64 `json:"ov-position"`
+		Left     uint64 `json:"ov-left"`
+		Skipped  uint64 `json:"ov-skipped"`
 	}
 	// percent is a number with two decimals, as the real program prints it.
 	percent float64
@@ -175,6 +184,17 @@ func toJSONConnection(r adm.Resource) jsonConnection {
 			}
 			if s.Paused {
 				p.ResyncSuspended = "user"
+			}
+		}
+		if s := v.Verify; s != nil {
+			total, rate, done := s.TotalBytes>>9, percent(float64(s.RateBytesPerSec)/(1<<20)), percent(s.Done())
+			p.HasVerifyDetails, p.RSTotal, p.Rate, p.ResyncDone = true, &total, &rate, &done
+			p.jsonVerify = &jsonVerify{Start: s.StartSector, Stop: s.StopSector, Position: s.Position, Left: s.LeftBytes >> 9, Skipped: s.FailedBytes >> 9}
+			if s.StopSector == 0 {
+				p.jsonVerify.Stop = v.SizeBytes >> 9
+			}
+			if s.ETASeconds >= 0 {
+				p.ETASeconds = &s.ETASeconds
 			}
 		}
 		c.PeerDevices = append(c.PeerDevices, p)

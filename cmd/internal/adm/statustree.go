@@ -61,6 +61,9 @@ func writeResource(w io.Writer, r adm.Resource, p palette, now time.Time) {
 		if v.Resync != nil {
 			row("", "%s", progressLine(*v.Resync))
 		}
+		if v.Verify != nil {
+			row("", "verify %s  %s differ", progressLine(v.Verify.Resync), formatBytes(v.Verify.FoundBytes))
+		}
 		if v.DiskError != "" {
 			row("", "disk: %s", firstLine(v.DiskError))
 		}

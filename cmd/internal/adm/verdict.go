@@ -61,6 +61,14 @@ func judge(r adm.Resource, now time.Time) verdict {
 			return oneGoodCopy(r, v, now)
 		}
 	}
+	for _, v := range r.Volumes {
+		if isConnected(r) && v.OutOfSyncBytes > 0 {
+			return verdict{
+				degraded, fmt.Sprintf("%sthe two copies differ in %s", volumeWord(r, v), formatBytes(v.OutOfSyncBytes)),
+				fmt.Sprintf("on the node with the worse data: polluxadm invalidate %s", r.Name),
+			}
+		}
+	}
 	why := fmt.Sprintf("%s and %s hold the same data", r.Node, r.Peer)
 	switch r.Protocol {
 	case "A":

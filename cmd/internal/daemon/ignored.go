@@ -12,7 +12,6 @@ func ignoredOptions(s resourceSpec) []string {
 		}
 	}
 	add(s.Net.CsumsAlg != "", "csums-alg", s.Net.CsumsAlg, "a resync copies whole blocks")
-	add(s.Net.VerifyAlg != "", "verify-alg", s.Net.VerifyAlg, "there is no online verify")
 	add(s.Options.Quorum != "off", "quorum", s.Options.Quorum, "two nodes have none; the peer's state and fencing decide")
 	for _, v := range s.Volumes {
 		o := v.Options

@@ -41,5 +41,12 @@ func volumeStatus(v engine.VolumeStatus) adm.Volume {
 			RateBytesPerSec: r.RateBytesPerSec, ETASeconds: r.ETASeconds,
 		}
 	}
+	a.VerifyFrom = v.VerifyFrom
+	if r := v.Verify; r != nil {
+		a.Verify = &adm.Verify{
+			Resync:      adm.Resync{Source: r.Source, TotalBytes: r.TotalBytes, LeftBytes: r.LeftBytes, RateBytesPerSec: r.RateBytesPerSec, ETASeconds: r.ETASeconds},
+			StartSector: r.StartSector, StopSector: r.StopSector, Position: r.Position, FoundBytes: r.FoundBytes, FailedBytes: r.FailedBytes,
+		}
+	}
 	return a
 }
