@@ -120,16 +120,16 @@ func (w *World) paired() bool {
 }
 
 // answerEarly does the steps of a metadata job after it was reported done.
-func (n *Node) answerEarly(steps []func() error, done func(error)) {
+func (n *Node) answerEarly(steps []metaStep, done func(error)) {
 	for _, f := range steps[:len(steps)-1] {
-		if err := f(); err != nil {
+		if err := f.do(); err != nil {
 			return
 		}
 	}
 	n.later(func() { done(nil) })
 	n.w.after(500_000, func() {
 		if n.alive {
-			_ = steps[len(steps)-1]() // what fails here is a power cut
+			_ = steps[len(steps)-1].do() // what fails here is a power cut
 		}
 	})
 }

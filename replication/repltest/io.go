@@ -118,7 +118,7 @@ type inflight struct {
 // killed process had begun may still happen, or not; nobody hears of it.
 func (n *Node) later(f func()) {
 	life := n.life
-	n.w.after(n.w.diskDelay(), func() {
+	n.w.after(n.w.diskDelay()+n.slow, func() {
 		if n.life == life && n.alive {
 			f()
 		}
@@ -154,17 +154,17 @@ func (n *Node) writeMeta(a *replication.Action) {
 		n.w.trace("%s write-meta%s", n.name, jobText(job))
 	}
 	v.jobs++
-	var steps []func() error
-	write := func(off int64, b []byte) func() error {
-		return func() error {
+	var steps []metaStep
+	write := func(off int64, b []byte) metaStep {
+		return metaStep{write: true, do: func() error {
 			_, err := v.meta.WriteAt(b, off)
 			return err
-		}
+		}}
 	}
-	sync := v.meta.Sync
+	sync := metaStep{do: v.meta.Sync}
 	var lost error
 	if job.Term != nil {
-		steps = append(steps, n.storeTerm(v, job.Term, &lost))
+		steps = append(steps, metaStep{do: n.storeTerm(v, job.Term, &lost)})
 	}
 	for _, p := range job.Pages {
 		steps = append(steps, write(v.layout.Bitmap+int64(p.Page)*blockSize, p.Data))
@@ -193,7 +193,7 @@ func (n *Node) writeMeta(a *replication.Action) {
 	if n.w.crash.sabotage == MarksFirst {
 		steps = append(steps[pages:len(steps):len(steps)], steps[:pages]...)
 	}
-	next := func() { n.metaSteps(steps, done) }
+	next := func() { n.metaSteps(v, steps, done) }
 	if n.w.crash.sabotage == AnswerEarly {
 		next = func() { n.answerEarly(steps, done) }
 	}
@@ -210,13 +210,23 @@ func (n *Node) writeMeta(a *replication.Action) {
 	next()
 }
 
-func (n *Node) metaSteps(steps []func() error, done func(error)) {
+// A metaStep is one write to the metadata, or a flush.
+type metaStep struct {
+	write bool
+	do    func() error
+}
+
+func (n *Node) metaSteps(v *Volume, steps []metaStep, done func(error)) {
+	if v.begun = nil; steps[0].write {
+		v.begun = steps[0].do
+	}
 	n.later(func() {
+		v.begun = nil
 		if n.faulty(failMeta) {
 			done(ErrIO)
 			return
 		}
-		err := steps[0]()
+		err := steps[0].do()
 		if !n.alive {
 			return
 		}
@@ -228,7 +238,7 @@ func (n *Node) metaSteps(steps []func() error, done func(error)) {
 			done(nil)
 			return
 		}
-		n.metaSteps(steps[1:], done)
+		n.metaSteps(v, steps[1:], done)
 	})
 }
 

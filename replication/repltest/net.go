@@ -35,6 +35,7 @@ type packet struct {
 	bytes []byte // header and fixed part
 	data  []byte // payload
 	eof   bool
+	torn  bool // only a part of it arrives, and then the end
 }
 
 // connectDelay is how long the two connect loops take to find one another.
@@ -162,7 +163,7 @@ func (w *World) pump(l *link, from int, sock drbd.Socket) {
 		}
 		p := s.q[0]
 		s.q = s.q[1:]
-		if p.eof {
+		if p.eof || p.torn {
 			to.linkDown(l, drbd.BrokenPipe)
 			return
 		}
@@ -272,6 +273,32 @@ func (w *World) Stall(from int, sock drbd.Socket) {
 	if l := w.Nodes[from].link; l != nil {
 		l.streams[from][sock].dead = true
 	}
+}
+
+// CutOneWay loses what node from sends, on both sockets, until Heal.
+func (w *World) CutOneWay(from int) {
+	w.Reachable = false
+	w.Stall(from, drbd.DataSocket)
+	w.Stall(from, drbd.MetaSocket)
+}
+
+// tear ends the connection in the middle of one of the packets that node from
+// has under way on a socket.
+func (w *World) tear(from int, sock drbd.Socket) {
+	l := w.Nodes[from].link
+	if l == nil {
+		return
+	}
+	s := &l.streams[from][sock]
+	if len(s.q) == 0 {
+		s.last = max(s.last, w.now+w.netDelay())
+		s.q = append(s.q, packet{at: s.last, torn: true})
+	} else {
+		s.q = s.q[:1+w.pick(len(s.q))]
+		s.q[len(s.q)-1].torn = true
+	}
+	w.pump(l, from, sock)
+	w.after(w.netDelay(), func() { w.Nodes[from].linkDown(l, drbd.BrokenPipe) })
 }
 
 // Heal lets the nodes find each other again.

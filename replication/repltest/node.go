@@ -31,6 +31,9 @@ type Node struct {
 	flips    int // so many packets are damaged on their way
 	handlers []string
 	tags     int
+	slow     int64                // µs that each disk operation takes longer
+	skew     int64                // ms that the clock is ahead of the World's
+	late     int64                // µs that timers fire late
 	room     int                  // of the empty table of requests
 	free     []*replication.Event // for event
 }
@@ -45,7 +48,10 @@ type Volume struct {
 	bitmap   *meta.Bitmap // of the attached disk
 	term     termFile
 	attached bool
-	jobs     int // local I/Os and metadata jobs under way
+	jobs     int  // local I/Os and metadata jobs under way
+	alone    bool // at the last attach: its node was the only writer, see engine's resume
+	// begun is the write to the metadata that is under way, nil if none is.
+	begun func() error
 	// torn is set while the copy is a mixture of two generations: from the
 	// first block of a resync to its end.
 	torn bool
@@ -156,6 +162,8 @@ func (n *Node) Attach(i int) {
 		return
 	}
 	v.attached, v.bitmap = true, bm
+	v.alone = sb.Flags&meta.MDFPrimaryInd != 0 && sb.Flags&meta.MDFConnectedInd == 0 && sb.UUIDs.Bitmap != 0 &&
+		sb.Flags&meta.MDFWasUpToDate != 0
 	opts := n.w.cfg.Disk[n.id]
 	opts.ALExtents = n.w.cfg.ALSlots
 	n.step(&replication.Event{Kind: replication.Attached, Volume: v.num, Disk: &replication.AttachedDisk{
@@ -192,6 +200,14 @@ func (n *Node) Kill(power bool, keep float64) {
 		}
 	}
 	n.wantLink, n.pausedAt, n.discard = false, nil, false
+	for _, v := range n.Vols { // what is under way may happen, with power to its end
+		if v.begun != nil && n.w.chance(0.5) {
+			if err := v.begun(); err != nil {
+				n.w.fail("%s: metadata: %v", n.name, err)
+			}
+		}
+		v.begun = nil
+	}
 	if power {
 		for _, v := range n.Vols {
 			v.data.crash(n.w.dice, keep)
@@ -211,12 +227,26 @@ func (n *Node) event() *replication.Event {
 	return &replication.Event{}
 }
 
+// tick is the node's own clock, which may be ahead of the World's.
+func (n *Node) tick() replication.Tick { return n.w.Tick() + replication.Tick(n.skew) }
+
+// jump sets the clock forward. Timers of the time between are due.
+func (n *Node) jump(ms int64) {
+	n.skew += ms
+	number, life := n.timer, n.life
+	n.w.after(0, func() {
+		if n.timer == number && n.life == life {
+			n.step(&replication.Event{Kind: replication.TimerFired})
+		}
+	})
+}
+
 // step gives the core one event and does what it says.
 func (n *Node) step(ev *replication.Event) {
 	if !n.alive || n.w.failure != nil {
 		return
 	}
-	ev.At = n.w.Tick()
+	ev.At = n.tick()
 	acts := n.stepSafely(ev)
 	n.free = append(n.free, ev)
 	for i := range acts {
@@ -260,7 +290,7 @@ func (n *Node) do(a *replication.Action) {
 	case replication.SetTimer:
 		n.timer++
 		number, life := n.timer, n.life
-		n.w.at(max(int64(a.At-1)*1000, n.w.now), func() {
+		n.w.at(max((int64(a.At-1)-n.skew)*1000, n.w.now)+n.late, func() {
 			if number == n.timer && life == n.life {
 				n.step(&replication.Event{Kind: replication.TimerFired})
 			}

@@ -30,6 +30,7 @@ type trouble struct {
 var features = []*feature{
 	&machineFeature,
 	&operatorFeature,
+	&faultsFeature,
 	&resyncFeature,
 	&congestFeature,
 	&opsFeature,
