@@ -466,7 +466,11 @@ func (r *Resource) runInvalidate(c *command) {
 		if remote {
 			ns.Conn = drbd.StartingSyncS
 		}
-		if code := r.check(v, ns, true); code < SSSuccess {
+		code := r.check(v, ns, true)
+		if code >= SSSuccess {
+			code = v.mayFullSync(ns.Conn)
+		}
+		if code < SSSuccess {
 			r.finish(c, r.stateError(v, code))
 			return
 		}
@@ -504,6 +508,15 @@ func (r *Resource) invalidateAlone(c *command, v *volume) {
 		r.finish(c, nil)
 		r.commandStep()
 	})
+}
+
+// mayFullSync: the copy that all is taken from must be good. Sanitize would
+// declare it UpToDate, whatever it is.
+func (v *volume) mayFullSync(conn drbd.ConnState) StateCode {
+	if conn == drbd.StartingSyncS && v.st.Disk != drbd.UpToDate || conn == drbd.StartingSyncT && v.st.Pdsk != drbd.UpToDate {
+		return SSNoUpToDateDisk
+	}
+	return SSSuccess
 }
 
 // startFullSync goes through StartingSyncS or StartingSyncT: all bits are set
