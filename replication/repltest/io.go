@@ -263,6 +263,7 @@ func (n *Node) stateChanged(a *replication.Action) {
 	if n.w.traced() {
 		n.traceState(a)
 	}
+	n.w.Model.apart(n, n.Vols[a.Volume], a.From, a.To, a.Text)
 	n.w.Model.stateChanged(n, n.Vols[a.Volume], a.From, a.To)
 }
 

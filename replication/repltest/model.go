@@ -51,6 +51,7 @@ type Model struct {
 	inflight [2][]*inflight
 	planted  map[plant]bool
 	powerCut [2]int64 // when the node last lost its power
+	renamed  bool     // generations were made by hand: nothing is said of what they look like
 
 	Acked, Reads, Flushes, Errors int
 }
@@ -61,6 +62,7 @@ type modelVolume struct {
 	zeroEnd map[int]int64 // of each sector, end of the last write of zeroes
 	excused [2]bool       // by node: its copy may be overwritten, the operator said so
 	solo    [2]bool       // it answered writes that the peer has not seen
+	alone   [2]bool       // it may have begun a generation of its own since the copies were equal
 }
 
 func newModel(w *World) *Model {
@@ -425,4 +427,4 @@ func (m *Model) applying(n *Node, v *Volume, sector int, s []stamp, mine bool) {
 
 func (m *Model) synced(*Node, *Volume) {}
 
-func (m *Model) commandDone(*Node, replication.CommandKind, error) {}
+func (m *Model) commandDone(n *Node, kind replication.CommandKind, _ error) { m.newUUID(n, kind) }

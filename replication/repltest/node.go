@@ -323,6 +323,7 @@ func (n *Node) do(a *replication.Action) {
 		n.stateChanged(a)
 	case replication.Report:
 		n.w.trace("%s report %q", n.name, a.Text)
+		n.w.Model.reported(n, a.Text)
 	default:
 		n.w.fail("%s: no case for action %d", n.name, a.Kind)
 	}
@@ -346,6 +347,7 @@ func (n *Node) closeDisk(v *Volume) {
 func (n *Node) runHandler(a *replication.Action) {
 	n.w.trace("%s handler %s", n.name, a.Name)
 	n.handlers = append(n.handlers, a.Name)
+	n.w.Model.handlerRun(n, a.Volume, a.Name)
 	if a.Name == "fence-peer" && n.fence == 0 {
 		n.hangs = n.life
 		return

@@ -103,6 +103,7 @@ func (s *script) set(d *directive) {
 			d.fatalf("%v", err)
 		}
 		v.meta.commit()
+		s.w.Model.renamed, s.w.Model.vols[v.num].alone = true, [2]bool{true, true}
 	}
 }
 
