@@ -283,6 +283,7 @@ func (r *Resource) maybeCloseDisk(v *volume) {
 			}
 		}
 	}
+	r.growthFailed(v)
 	v.bitmap, v.al, v.tx, v.rx, v.starved = nil, nil, nil, nil, 0
 	v.rs = resync{}
 	v.strayAnswers += v.active.count(resyncOwed)
@@ -309,6 +310,11 @@ func (r *Resource) attached(ev *Event) {
 	d := ev.Disk
 	if v.st.Disk != drbd.Diskless {
 		panic(fmt.Sprintf("replication: attach of volume %d of %s, whose disk is %v", v.num, r.cfg.Name, v.st.Disk))
+	}
+	if err := r.shrinksImplicitly(v, d); err != nil {
+		r.emit(Action{Kind: CommandDone, Tag: ev.Tag, Err: err})
+		r.emit(Action{Kind: CloseDisk, Volume: v.num})
+		return
 	}
 	if r.isStale(v, d.Superblock.UUIDs.Current) && !v.readsRemotely() {
 		r.emit(Action{Kind: CommandDone, Tag: ev.Tag, Err: &RequestError{Code: 150, Text: fmt.Sprintf(
@@ -378,7 +384,7 @@ func (r *Resource) sizeAtAttach(v *volume) {
 // resize sets the size that v exports. New space counts as different.
 func (r *Resource) resize(v *volume, size drbd.Sector) {
 	if v.bitmap != nil && v.bitmap.Size() != size {
-		v.bitmap.Resize(size, true)
+		v.resizeBitmap(size, true, true)
 		v.meta.touched = true
 		v.storeAll()
 	}

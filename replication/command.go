@@ -23,6 +23,7 @@ type command struct {
 	outdated int // disconnect: 1 with the peer outdated, 2 with this node outdated
 	retried  bool
 	skipSync bool    // new-current-uuid: two new disks are taken for equal
+	wider    bool    // resize: the device has more room than before
 	holding  *volume // whose clients' writes wait for the end of the command
 }
 
@@ -138,6 +139,9 @@ func (r *Resource) commandTimer() {
 
 func (r *Resource) finish(c *command, err error) {
 	c.phase = phaseDone
+	if v := r.volume(c.Volume); c.Kind == CmdResize && v != nil && v.grow != nil && v.grow.c == c {
+		r.dropGrowth(v)
+	}
 	if c.holding != nil {
 		c.holding.held, r.kick = false, true
 	}
@@ -194,7 +198,7 @@ func (r *Resource) runCommand(c *command) {
 	case CmdVerify:
 		r.runVerify(c)
 	case CmdResize:
-		r.finish(c, r.stateError(r.volume(c.Volume), SSNotSupported))
+		r.runResize(c)
 	case CmdPromiseTerm:
 		r.runPromise(c)
 	default:
@@ -583,7 +587,8 @@ func (r *Resource) runSetOptions(c *command) {
 	if v := r.volume(c.Volume); v != nil {
 		old := v.opts
 		v.opts = c.Disk
-		if v.al != nil { // these take effect at the next attach
+		v.opts.SizeSectors = old.SizeSectors // a matter of resize
+		if v.al != nil {                     // these take effect at the next attach
 			v.opts.ALExtents, v.opts.ALUpdates = old.ALExtents, old.ALUpdates
 		}
 		r.repace(v)

@@ -62,6 +62,9 @@ const (
 	HandlerDone
 	// SendBlocked: the data socket has taken nothing for a timeout.
 	SendBlocked
+	// DiskProbed: the devices of Volume were measured, Err says why they can't be
+	// used; of Disk only Usable, Moved, and the offsets in Superblock are set.
+	DiskProbed
 )
 
 // An Event is one thing that has happened. It is flat and reused by the
@@ -114,6 +117,7 @@ type AttachedDisk struct {
 	Usable     drbd.Sector // capacity for data
 	BlockSize  uint32      // logical, bytes
 	Options    DiskOptions
+	Moved      bool            // DiskProbed: metadata belongs elsewhere on a device of this size
 	Term       meta.TermRecord // the state directory's; the superblock has its own
 	NoTermFile bool            // there is no state directory: the superblock's record counts alone
 }
@@ -160,6 +164,8 @@ const (
 	CloseDisk
 	// Report: tell the operator Text.
 	Report
+	// ProbeDisk: measure the devices of Volume, answer with DiskProbed.
+	ProbeDisk
 )
 
 // An Action is one order to the caller. Bytes, Job and the slice that holds it
@@ -209,6 +215,11 @@ type MetaJob struct {
 	// counts as lost there.
 	Term    []byte
 	ResetAL bool // write the initial block over the whole ring, before the superblock
+	// Move takes the metadata to its place on a device of the size that was
+	// probed last (meta.Relocation): Marked is the superblock for meanwhile, Pages
+	// are all pages of the bitmap that are not zero.
+	Move   bool
+	Marked []byte
 }
 
 // A MetaPage is one 4 KiB page of the bitmap.

@@ -33,6 +33,7 @@ func (r *Resource) socketsUp(ev *Event) {
 		v.sendSeq, v.peerSeq = 0, 0
 		v.discardMyData = ev.Link.DiscardMyData
 		v.havePeerUUIDs, v.havePeerSizes, v.handshakeDone, v.forcedPeer = false, false, false, false
+		v.growPending, v.grewBoth = false, false
 		v.tooSmall = ""
 		r.sendPacket(drbd.DataSocket, drbd.CmdSyncParam89, v.num, r.syncParam(v))
 		r.sendSizes(v, v.size)
@@ -75,9 +76,12 @@ func (r *Resource) syncParam(v *volume) drbd.SyncParam89 {
 	}
 }
 
-func (r *Resource) sendSizes(v *volume, current drbd.Sector) {
+func (r *Resource) sendSizes(v *volume, current drbd.Sector) { r.sendSizesFlags(v, current, 0) }
+
+func (r *Resource) sendSizesFlags(v *volume, current drbd.Sector, flags uint16) {
 	p := drbd.Sizes{
-		USize: drbd.Sector(v.opts.SizeSectors), CSize: current, MaxBioSize: drbd.MaxRequestSize,
+		DDSFlags: flags,
+		USize:    drbd.Sector(v.opts.SizeSectors), CSize: current, MaxBioSize: drbd.MaxRequestSize,
 		WSame: r.link.Features&drbd.FeatureWSame != 0, PhysicalBlockSize: 4096, LogicalBlockSize: 512, DiscardEnabled: 1,
 	}
 	if v.hasDisk() {
@@ -235,6 +239,9 @@ func (r *Resource) receivedSizes(v *volume, b []byte) error {
 	}
 	first := !v.havePeerSizes
 	v.peerSizes, v.havePeerSizes = p, true
+	if r.peerResizes(v, p) {
+		return nil
+	}
 	in := SizeInput{
 		PeerSize: p.DSize, PeerCurrent: p.CSize, Agreed: v.sb.LASize, MyUser: drbd.Sector(v.opts.SizeSectors),
 		PeerUser: p.USize, Current: v.size, State: v.st,
@@ -255,7 +262,11 @@ func (r *Resource) receivedSizes(v *volume, b []byte) error {
 	if first && in.MySize != 0 && size != 0 && size < p.CSize {
 		v.tooSmall = fmt.Sprintf("volume %d: this node's disk is too small: %d sectors, but the peer exports %d; enlarge the device here", v.num, size, p.CSize)
 	}
+	if !v.hasDisk() && v.handshakeDone && p.CSize == 0 && v.size != 0 {
+		size = v.size // asked for what this node has; it will hear of a change
+	}
 	if size != 0 && size != v.size {
+		v.grewBoth = !v.handshakeDone && v.sb.LASize != 0 && in.MySize != 0 && size > v.size && p.CSize != 0 && size > p.CSize
 		if v.handshakeDone && size < v.size && r.role == drbd.Primary {
 			r.giveUp("volume %d: the peer wants to shrink it to %d sectors while it is in use", v.num, size)
 			return nil
@@ -481,6 +492,7 @@ func (r *Resource) handshake(v *volume, peerRole drbd.Role, peerDisk drbd.DiskSt
 	if !res.OK {
 		return res
 	}
+	r.growBoth(v, peerRole, &res)
 	if res.Demote {
 		r.setRole(drbd.Secondary, "after-sb policy")
 	}
@@ -566,6 +578,7 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 		v.active.removeKind(resyncAsked | resyncOwed)
 		v.endUnknown = r.mayBeOver(v)
 		v.strayAnswers = 0
+		r.dropGrowth(v)
 	}
 	text := reason.String()
 	if err != nil {

@@ -31,6 +31,7 @@ type metaIO struct {
 	taken     int
 	endsSB    bool   // ... and ends with the superblock
 	endsReset bool   // ... and with an initialised ring
+	move      bool   // the next job takes all of it to its new place
 	required  uint64 // no write begins and no client is answered before this job is on disk
 	waiters   []metaWaiter
 
@@ -90,7 +91,7 @@ func (v *volume) whenStored(job uint64, f func()) {
 // is initialised with it.
 func (v *volume) fill(clean bool) {
 	v.sb.UUIDs = v.uuids
-	v.sb.LASize = v.size
+	v.sb.LASize = v.durableSize()
 	v.sb.Flags = FlagsOf(v.st, v.sb.Flags, v.crashed)
 	v.sb.Unclean = !clean
 	if clean {
@@ -114,6 +115,10 @@ func (r *Resource) maintainMeta(v *volume) {
 	}
 	if m.touched && r.timers[timerBitmap] == 0 {
 		r.setTimer(timerBitmap, bitmapLazyMS)
+	}
+	if m.move {
+		r.moveMeta(v)
+		return
 	}
 	if !m.more {
 		if !m.wantSB && !m.wantBM && !m.resetAL && !v.al.Pending() {

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication/meta"
@@ -106,7 +107,7 @@ func (r *Resource) holdWrites(c *command, v *volume) { c.holding, v.held = v, tr
 func (r *Resource) requestError(v *volume, code int, text, advice string) error {
 	e := &RequestError{Code: code, Text: fmt.Sprintf("%s/%d: Failure: (%d) %s", r.cfg.Name, v.num, code, text)}
 	if advice != "" {
-		e.Text += ": " + advice
+		e.Text = strings.TrimSuffix(e.Text, ".") + ": " + advice
 	}
 	return e
 }

@@ -111,6 +111,7 @@ type Resource struct {
 	fenceRunning bool
 	fenceLink    uint32 // links when the fence-peer handler was started
 
+	growing    int    // volumes whose size is being changed: the data socket isn't read
 	splitBrain string // the sentence for the operator, empty if none
 	lastError  string
 	reported   string // of lastError, what need not be said again
@@ -144,9 +145,13 @@ type volume struct {
 	negDisk   drbd.DiskState
 	negPdsk   drbd.DiskState
 
-	held    bool        // no write of a client begins: metadata is being changed as a whole
-	size    drbd.Sector // what is exported; 0 = not known yet
-	exposed uint64      // current UUID of the data last shown to the application
+	grow *growth // a change of size under way, or nil
+	// growPending: this node has grown by its operator's wish, the peer's answer
+	// begins the resync. grewBoth: both have, while they were not connected.
+	growPending, grewBoth bool
+	held                  bool        // no write of a client begins: metadata is being changed as a whole
+	size                  drbd.Sector // what is exported; 0 = not known yet
+	exposed               uint64      // current UUID of the data last shown to the application
 
 	// What the peer said; reset with every connection.
 	havePeerUUIDs bool
@@ -304,6 +309,8 @@ func (r *Resource) Step(ev *Event) []Action {
 		if r.timers[timerPong] == 0 {
 			r.ping()
 		}
+	case DiskProbed:
+		r.diskProbed(ev)
 	default:
 		panic(fmt.Sprintf("replication: no case for event %d in Step", ev.Kind))
 	}
@@ -343,6 +350,9 @@ func (r *Resource) maintain() {
 		}
 		if v.ov.kick {
 			r.askVerify(v)
+		}
+		if v.grow != nil {
+			r.drainGrowth(v)
 		}
 		r.maintainMeta(v)
 	}
@@ -546,7 +556,7 @@ func (r *Resource) pinged() {
 func (r *Resource) ReceivePaused() bool { return r.readPaused }
 
 func (r *Resource) maintainReceive() {
-	paused := r.strictWait || r.terms.storing > 0 || r.held.v != nil || r.peer.used > maxPeerRequests ||
+	paused := r.strictWait || r.growing > 0 || r.terms.storing > 0 || r.held.v != nil || r.peer.used > maxPeerRequests ||
 		r.peer.bytes > max(int64(r.net.MaxBuffers)*4096, 4<<20)
 	if r.readPaused && !paused {
 		r.emit(Action{Kind: ResumeReceive})

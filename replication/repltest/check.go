@@ -151,7 +151,7 @@ func (m *Model) compare(x, y *Volume, when string) {
 	for k, word := range x.data.differ {
 		for ; word != 0; word &= word - 1 {
 			i := k*64 + bits.TrailingZeros64(word)
-			if m.differMarked(x, y, i) || m.beingWritten(int(x.num), i) || m.isPlanted(x.num, i) {
+			if i >= m.w.exported(int(x.num)) || m.differMarked(x, y, i) || m.beingWritten(int(x.num), i) || m.isPlanted(x.num, i) {
 				continue
 			}
 			m.w.fail("%s, but sector %d holds %d on one node and %d on the other, and no bit is set", when, i, x.data.now[i], y.data.now[i])
@@ -198,7 +198,7 @@ func (w *World) CheckQuiet() {
 			}
 		}
 		a, b := w.Nodes[0].Vols[i].data.now, w.Nodes[1].Vols[i].data.now
-		for k := range min(len(a), len(b)) {
+		for k := range w.exported(i) {
 			if a[k] != b[k] && !w.Model.isPlanted(uint16(i), k) {
 				w.fail("at rest sector %d of volume %d holds %d on node a and %d on node b", k, i, a[k], b[k])
 				return

@@ -155,6 +155,10 @@ func (n *Node) writeMeta(a *replication.Action) {
 	}
 	v.jobs++
 	var steps []metaStep
+	if job.Move {
+		steps = n.moveSteps(v, job)
+		job.Pages, job.Superblock = nil, nil
+	}
 	write := func(off int64, b []byte) metaStep {
 		return metaStep{write: true, do: func() error {
 			_, err := v.meta.WriteAt(b, off)
@@ -245,6 +249,7 @@ func (n *Node) metaSteps(v *Volume, steps []metaStep, done func(error)) {
 func copyJob(j *replication.MetaJob) replication.MetaJob {
 	c := *j
 	c.ALBlock = append([]byte(nil), j.ALBlock...)
+	c.Marked = append([]byte(nil), j.Marked...)
 	c.Superblock = append([]byte(nil), j.Superblock...)
 	if j.ALBlock == nil {
 		c.ALBlock = nil

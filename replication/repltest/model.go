@@ -68,7 +68,7 @@ type modelVolume struct {
 func newModel(w *World) *Model {
 	m := &Model{w: w, reqs: make([]*Request, 1, 128)}
 	for range w.cfg.Volumes {
-		n := max(w.cfg.Sectors, w.cfg.OtherSize)
+		n := max(w.cfg.Sectors, w.cfg.OtherSize) + w.cfg.Room
 		v := modelVolume{zeroEnd: map[int]int64{}}
 		for i := range v.floor {
 			v.floor[i], v.dfloor[i] = w.mem.table(n), w.mem.table(n)

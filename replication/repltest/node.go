@@ -44,7 +44,10 @@ type Volume struct {
 	num      uint16
 	data     *dataDisk
 	meta     *metaDisk
-	layout   meta.Layout
+	layout   meta.Layout  // as of the last attach or move
+	device   int64        // size of the backing device now, bytes
+	first    int64        // and at first
+	moving   meta.Layout  // of the probe that a move follows
 	bitmap   *meta.Bitmap // of the attached disk
 	term     termFile
 	attached bool
@@ -78,9 +81,15 @@ func newNode(w *World, id int) *Node {
 		sectors = w.cfg.OtherSize
 	}
 	for i := range w.cfg.Volumes {
-		l, size := layoutOf(sectors)
-		v := &Volume{num: uint16(i), data: newDataDisk(w.mem, sectors), layout: l}
-		if p := w.Nodes[0]; p != nil && len(p.Vols[i].data.now) == sectors {
+		l, size := layoutOf(sectors + w.cfg.Room)
+		if w.cfg.Internal {
+			l, size = internalLayout(sectors)
+			size += w.cfg.Room * sectorSize
+		} else if w.cfg.Room > 0 {
+			l.Usable, l.DataBytes = drbd.Sector(sectors), int64(sectors)*sectorSize
+		}
+		v := &Volume{num: uint16(i), data: newDataDisk(w.mem, sectors+w.cfg.Room), layout: l, device: l.DataBytes, first: l.DataBytes}
+		if p := w.Nodes[0]; p != nil && len(p.Vols[i].data.now) == sectors+w.cfg.Room {
 			v.meta = p.Vols[i].meta.clone(w.mem)
 		} else {
 			v.meta = createdMeta(w, l, size)
@@ -142,6 +151,9 @@ func (n *Node) Start() {
 func (n *Node) Attach(i int) {
 	v := n.Vols[i]
 	if !n.alive || v.attached {
+		return
+	}
+	if !n.checkResize(v) {
 		return
 	}
 	_, err := meta.ApplyAL(v.meta, v.layout)
@@ -321,6 +333,8 @@ func (n *Node) do(a *replication.Action) {
 		n.commandDone(a)
 	case replication.StateChanged:
 		n.stateChanged(a)
+	case replication.ProbeDisk:
+		n.probeDisk(n.Vols[a.Volume])
 	case replication.Report:
 		n.w.trace("%s report %q", n.name, a.Text)
 		n.w.Model.reported(n, a.Text)
@@ -419,6 +433,7 @@ var commandNames = map[replication.CommandKind]string{
 	replication.CmdClose:       "close", replication.CmdSetOptions: "set-options",
 	replication.CmdSuspendIO: "suspend-io", replication.CmdResumeIO: "resume-io", replication.CmdNewCurrentUUID: "new-current-uuid",
 	replication.CmdVerify: "verify",
+	replication.CmdResize: "resize",
 }
 
 func codeOf(err error) string {

@@ -79,6 +79,7 @@ func (s *script) create(d *directive) string {
 	c.Synced = !d.has("created")
 	c.Sectors = d.number("sectors", c.Sectors)
 	c.OtherSize = d.number("other-sectors", 0)
+	c.Room, c.Internal = d.number("room", 0), d.has("internal")
 	c.Volumes = d.number("volumes", 1)
 	c.ALSlots = d.number("al-extents", 7)
 	c.FenceAgent, c.NoData = d.has("fence-handler"), d.has("suspend-io")
@@ -165,6 +166,7 @@ var scriptCommands = map[string]replication.CommandKind{
 	"outdate": replication.CmdOutdate, "open": replication.CmdOpen, "close": replication.CmdClose, "connect": replication.CmdConnect,
 	"suspend-io": replication.CmdSuspendIO, "resume-io": replication.CmdResumeIO, "new-current-uuid": replication.CmdNewCurrentUUID,
 	"verify": replication.CmdVerify,
+	"resize": replication.CmdResize,
 }
 
 var scriptOps = map[string]replication.Op{
@@ -183,7 +185,7 @@ func (s *script) run(d *directive) {
 			}
 			n.Command(replication.Command{
 				Kind: kind, Force: d.has("force") || d.has("discard"), AssumeClean: d.has("clear-bitmap") || d.has("assume-clean"),
-				Volume: uint16(d.number("vol", 0)), Waits: d.has("waits"),
+				Volume: uint16(d.number("vol", 0)), Waits: d.has("waits"), SizeSectors: uint64(d.number("size", 0)),
 				Term: uint64(d.number("term", 0)), Sole: d.has("sole"),
 				StartSector: from, StopSector: drbd.Sector(d.number("to", 0)),
 			}, nil)
@@ -235,6 +237,8 @@ func (s *script) machine(d *directive, n *Node) {
 		n.corrupt(d.number("vol", 0), d.number("sector", 0))
 	case "kill":
 		n.Kill(d.has("power"), 0)
+	case "grow":
+		n.Grow(n.Vols[d.number("vol", 0)], d.number("by", 0))
 	case "fence":
 		n.fence, n.fenceMS = d.number("code", 0), int64(d.number("after", 0))
 	case "two-primaries":

@@ -37,6 +37,7 @@ var features = []*feature{
 	&verifyFeature,
 	&twoPrimariesFeature,
 	&integrityFeature,
+	&resizeFeature,
 }
 
 // allTroubles returns those of all features, and the sum of their weights.

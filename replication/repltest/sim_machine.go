@@ -61,6 +61,9 @@ func chooseMachine(d *dice, c *Config) {
 func newRequest(c Config, hot int, d *dice) Request {
 	q := Request{Vol: d.pick(c.Volumes)}
 	size := c.Sectors
+	if c.Room > 0 && d.chance(0.3) {
+		size += c.Room // beyond the end perhaps: that is refused
+	}
 	switch d.pick(4) {
 	case 0:
 		q.Count = 1 + d.pick(20)

@@ -162,6 +162,9 @@ func jobText(j replication.MetaJob) string {
 	if len(j.Pages) > 0 {
 		s += fmt.Sprintf(" pages=%d", len(j.Pages))
 	}
+	if j.Move {
+		s += " move"
+	}
 	if j.ResetAL {
 		s += " reset-al"
 	}

@@ -15,6 +15,9 @@ type Config struct {
 	Seed       uint64 // 0: all delays are fixed
 	Sectors    int    // of each volume's data, 512 bytes
 	OtherSize  int    // of node b's, if not the same
+	Room       int    // what the devices can grow by, sectors
+	Internal   bool   // the metadata is at the end of the device
+	Litter     bool   // ... and what they grow by is not the same on both
 	Volumes    int
 	ALSlots    int
 	Features   uint32
@@ -85,6 +88,9 @@ func newWorld(cfg Config, mem *arena) *World {
 	w.Model = newModel(w)
 	for i := range w.Nodes {
 		w.Nodes[i] = newNode(w, i)
+	}
+	if cfg.Litter {
+		w.Model.litter()
 	}
 	return w
 }
