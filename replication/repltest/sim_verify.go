@@ -134,7 +134,7 @@ func verifyAll(s *sim) {
 			return
 		}
 		for k, is := range bitsOf(v.bitmap, from, to) {
-			first, end := (from+k)*8, min((from+k)*8+8, len(x.data.now), len(y.data.now))
+			first, end := (from+k)*8, min((from+k)*8+8, w.exported(i))
 			differs := first < end && !slices.Equal(x.data.now[first:end], y.data.now[first:end])
 			if was := before[j][k]; is != (was || differs) {
 				w.fail("volume %d, block %d on node %s after a verify: marked %v, was %v, differs %v", i, from+k, w.Nodes[j].name, is, was, differs)
