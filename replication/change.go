@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -354,6 +355,10 @@ func (r *Resource) attached(ev *Event) {
 		ns.Disk, ns.Pdsk = v.negDisk, v.negPdsk
 		r.setState(v, ns, "attach")
 		r.servesUnconnected(v)
+	}
+	if v.st.Conn == drbd.WFReportParams {
+		// The peer has been told that there is no disk, and has heard no UUIDs.
+		r.connectionLost(drbd.NetworkFailure, errors.New("a disk was attached during the handshake, which begins anew"))
 	}
 	v.storeAll()
 	r.emit(Action{Kind: CommandDone, Tag: ev.Tag})

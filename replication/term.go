@@ -219,7 +219,7 @@ func (r *Resource) termFreeze() string {
 		return ""
 	}
 	for _, v := range r.vols {
-		if v.hasDisk() && !v.replicates() {
+		if !v.replicates() {
 			return fmt.Sprintf("term %d is shared with the peer, and its copy is out of reach: the arbiter must name this node the only writer, or the peer come back", t.term)
 		}
 	}
@@ -233,10 +233,17 @@ func (r *Resource) termOver() bool {
 	return r.role == drbd.Primary && t.term < t.promised && !t.override
 }
 
+// sharesTerm reports whether this Primary may answer only what its peer's copy
+// has, too.
+func (r *Resource) sharesTerm() bool {
+	t := &r.terms
+	return t.owned && !t.sole && !t.override && !t.abandon
+}
+
 // termFencing: the owner of a term that is lost to its peer waits, whatever the
 // configuration says of fencing.
 func (r *Resource) termFencing(configured Fencing) Fencing {
-	if t := &r.terms; r.role == drbd.Primary && t.owned && !t.sole && !t.override {
+	if r.role == drbd.Primary && r.sharesTerm() {
 		return FencingResourceAndStonith
 	}
 	return configured

@@ -399,7 +399,12 @@ func (r *Resource) complete(q *request) bool {
 		if q.is(toTarget) && q.v.st.Pdsk != drbd.UpToDate && (!q.is(localOK) || q.v.st.Disk != drbd.UpToDate) {
 			q.clear(netOK) // nor is one in the middle of a resync whose source is gone
 		}
-		if !q.v.isSettled() || r.suspended() && !q.is(netOK) {
+		unshared := !q.is(netOK) && r.sharesTerm()
+		if unshared && q.v.replicates() && !q.is(inLog) && !r.suspended() {
+			r.resubmit(q) // the peer is back: it gets what it has missed before anybody hears of it
+			return false
+		}
+		if !q.v.isSettled() || r.suspended() && !q.is(netOK) || unshared {
 			if !q.is(isParked) {
 				q.set(isParked)
 				r.req.parked = append(r.req.parked, q.id)

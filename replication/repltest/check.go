@@ -124,6 +124,9 @@ func (w *World) observe(n *Node, h drbd.Header, _ *replication.Event) {
 	if h.Command == drbd.CmdRSDataReply && int(h.Volume) < len(n.Vols) {
 		n.Vols[h.Volume].torn = true
 	}
+	if w.terms != nil {
+		w.terms.received(n, h)
+	}
 }
 
 // settle is called after every step of either node.

@@ -118,11 +118,11 @@ type inflight struct {
 // killed process had begun may still happen, or not; nobody hears of it.
 func (n *Node) later(f func()) {
 	life := n.life
-	n.w.after(n.w.diskDelay()+n.slow, func() {
+	n.w.after(n.w.diskDelay()+n.slow, n.awake(func() {
 		if n.life == life && n.alive {
 			f()
 		}
-	})
+	}))
 }
 
 func (n *Node) syncData(v *Volume, done func(error)) {

@@ -231,6 +231,9 @@ func (m *Model) servedByPeer(n *Node, i int) bool {
 // where it is: on this node's copy if that is UpToDate, under protocol C on the
 // peer's too, and without a copy of its own on the peer's in any case.
 func (m *Model) ack(n *Node, q *Request) {
+	if m.w.terms != nil {
+		m.w.terms.acknowledged(n, q)
+	}
 	p := m.w.Nodes[1-n.id]
 	local := n.Vols[q.Vol].attached && n.state(q.Vol).Disk == drbd.UpToDate
 	remote := m.mirrored(n, q.Vol) && (m.w.cfg.Net[n.id].Protocol == 'C' || !local) || !local && m.servedByPeer(n, q.Vol)
@@ -427,4 +430,9 @@ func (m *Model) applying(n *Node, v *Volume, sector int, s []stamp, mine bool) {
 
 func (m *Model) synced(*Node, *Volume) {}
 
-func (m *Model) commandDone(n *Node, kind replication.CommandKind, _ error) { m.newUUID(n, kind) }
+func (m *Model) commandDone(n *Node, c *replication.Command, err error) {
+	m.newUUID(n, c.Kind)
+	if m.w.terms != nil && err == nil {
+		m.w.terms.commandDone(n, c)
+	}
+}

@@ -19,6 +19,16 @@ type link struct {
 	timing    [2]bool      // the end of the node's patience is set
 }
 
+// stalled reports whether a stream of l is dead.
+func (l *link) stalled() bool {
+	for i := range l.streams {
+		if l.streams[i][0].dead || l.streams[i][1].dead {
+			return true
+		}
+	}
+	return false
+}
+
 // stallMS is how long a node's sockets take to give up.
 const stallMS = 3000
 
@@ -105,13 +115,13 @@ func (n *Node) send(a *replication.Action) {
 	if a.Socket == drbd.DataSocket {
 		l.sent[n.id] += uint64(len(a.Bytes) + len(a.Data))
 		pos := l.sent[n.id]
-		n.w.after(10+n.w.jitter(100), func() {
+		n.w.after(10+n.w.jitter(100), n.awake(func() {
 			if n.link == l {
 				ev := n.event()
 				*ev = replication.Event{Kind: replication.DataSent, Pos: pos}
 				n.step(ev)
 			}
-		})
+		}))
 	}
 	if a.DigestAlg != "" {
 		sum := digestOf(a.DigestAlg, n.w.mem.stampsOf(a.Data))
@@ -125,7 +135,7 @@ func (n *Node) send(a *replication.Action) {
 	if s.dead {
 		if !l.timing[n.id] && n.w.dice != nil { // what TCP says of bytes that nobody acknowledges
 			l.timing[n.id] = true
-			n.w.after(stallMS*1000, func() { n.linkDown(l, drbd.Timeout) })
+			n.w.after(stallMS*1000, n.awake(func() { n.linkDown(l, drbd.Timeout) }))
 		}
 		return
 	}
@@ -151,9 +161,9 @@ func (w *World) pump(l *link, from int, sock drbd.Socket) {
 		return
 	}
 	s.running = true
-	w.at(max(s.q[0].at, w.now), func() {
+	to := w.Nodes[1-from]
+	w.at(max(s.q[0].at, w.now), to.awake(func() {
 		s.running = false
-		to := w.Nodes[1-from]
 		if s.dead || to.link != l || !l.up[1-from] || len(s.q) == 0 {
 			return
 		}
@@ -169,7 +179,7 @@ func (w *World) pump(l *link, from int, sock drbd.Socket) {
 		}
 		to.receive(sock, p.bytes, p.data)
 		w.pump(l, from, sock)
-	})
+	}))
 }
 
 // receive checks a packet as the engine's reader does and steps it.
@@ -264,7 +274,7 @@ func (w *World) breakLink(silent bool) {
 		return
 	}
 	for _, n := range w.Nodes {
-		w.after(w.netDelay(), func() { n.linkDown(l, drbd.NetworkFailure) })
+		w.after(w.netDelay(), n.awake(func() { n.linkDown(l, drbd.NetworkFailure) }))
 	}
 }
 

@@ -30,6 +30,7 @@ type Node struct {
 	faults   map[fault]int
 	flips    int // so many packets are damaged on their way
 	handlers []string
+	asleep   int64 // until when its process is stopped (SIGSTOP)
 	tags     int
 	slow     int64                // µs that each disk operation takes longer
 	skew     int64                // ms that the clock is ahead of the World's
@@ -182,6 +183,9 @@ func (n *Node) Attach(i int) {
 		Superblock: sb, Bitmap: bm, AL: meta.NewActivityLog(n.w.cfg.ALSlots, v.layout.Stripes, v.layout.StripeSize4k),
 		Usable: v.layout.Usable, BlockSize: sectorSize, Options: opts, Term: v.term.record(),
 	}})
+	if n.w.terms != nil && n.w.failure == nil {
+		n.w.terms.attached(n)
+	}
 }
 
 // Up is Start, Attach of all volumes, and connect.
@@ -211,7 +215,7 @@ func (n *Node) Kill(power bool, keep float64) {
 			n.closeLink()
 		}
 	}
-	n.wantLink, n.pausedAt, n.discard = false, nil, false
+	n.wantLink, n.pausedAt, n.discard, n.asleep = false, nil, false, 0
 	for _, v := range n.Vols { // what is under way may happen, with power to its end
 		if v.begun != nil && n.w.chance(0.5) {
 			if err := v.begun(); err != nil {
@@ -251,6 +255,22 @@ func (n *Node) jump(ms int64) {
 			n.step(&replication.Event{Kind: replication.TimerFired})
 		}
 	})
+}
+
+// awake is f for the time when n's process runs.
+func (n *Node) awake(f func()) func() {
+	if !n.w.cfg.Terms {
+		return f // nobody stops it
+	}
+	var g func()
+	g = func() {
+		if n.w.now < n.asleep {
+			n.w.at(n.asleep, g)
+			return
+		}
+		f()
+	}
+	return g
 }
 
 // step gives the core one event and does what it says.
@@ -302,11 +322,11 @@ func (n *Node) do(a *replication.Action) {
 	case replication.SetTimer:
 		n.timer++
 		number, life := n.timer, n.life
-		n.w.at(max((int64(a.At-1)-n.skew)*1000, n.w.now)+n.late, func() {
+		n.w.at(max((int64(a.At-1)-n.skew)*1000, n.w.now)+n.late, n.awake(func() {
 			if number == n.timer && life == n.life {
 				n.step(&replication.Event{Kind: replication.TimerFired})
 			}
-		})
+		}))
 	case replication.Disconnect:
 		n.w.trace("%s disconnect reason=%v%s", n.name, a.Reason, because(a.Err))
 		n.closeLink()
@@ -392,16 +412,19 @@ func (n *Node) Command(c replication.Command, done func(error)) {
 	if !n.alive {
 		return
 	}
+	if n.w.now < n.asleep {
+		n.w.at(n.asleep, func() { n.Command(c, done) })
+		return
+	}
 	n.tags++
-	c.Tag = &commandTag{kind: c.Kind, force: c.Force, done: done}
+	c.Tag = &commandTag{command: c, done: done}
 	n.step(&replication.Event{Kind: replication.Commanded, Command: c})
 }
 
 type commandTag struct {
-	kind  replication.CommandKind
-	force bool
-	done  func(error)
-	over  bool
+	command replication.Command
+	done    func(error)
+	over    bool
 }
 
 func (n *Node) commandDone(a *replication.Action) {
@@ -411,14 +434,14 @@ func (n *Node) commandDone(a *replication.Action) {
 	}
 	t := a.Tag.(*commandTag)
 	if t.over {
-		n.w.fail("%s: command %d done twice", n.name, t.kind)
+		n.w.fail("%s: command %d done twice", n.name, t.command.Kind)
 	}
 	t.over = true
-	if t.kind == replication.CmdConnect && a.Err == nil {
-		n.discard = t.force
+	if t.command.Kind == replication.CmdConnect && a.Err == nil {
+		n.discard = t.command.Force
 	}
-	n.w.trace("%s command-done %s%s", n.name, commandNames[t.kind], codeOf(a.Err))
-	n.w.Model.commandDone(n, t.kind, a.Err)
+	n.w.trace("%s command-done %s%s", n.name, commandNames[t.command.Kind], codeOf(a.Err))
+	n.w.Model.commandDone(n, &t.command, a.Err)
 	if t.done != nil {
 		t.done(a.Err)
 	}

@@ -137,6 +137,8 @@ type sim struct {
 	plan    *plan
 	clients [2]*simClient
 	manager *clusterManager // nil: there is none
+	arbiter *arbiter        // of the term feature, if the history has terms
+	healing bool
 }
 
 func newSim(p *plan, mem *arena) *sim {
@@ -152,6 +154,7 @@ func newSim(p *plan, mem *arena) *sim {
 // run is one history of some simulated seconds.
 func (s *sim) run() {
 	w := s.w
+	s.arbitrate()
 	w.Nodes[0].Up()
 	w.Nodes[1].Up()
 	w.Run(200)
@@ -193,6 +196,7 @@ func (s *sim) run() {
 // in the way is resolved as the messages of the daemon advise.
 func (s *sim) heal() {
 	w := s.w
+	s.healing = true
 	for _, f := range features {
 		if f.heal != nil && w.failure == nil {
 			f.heal(s)
@@ -201,6 +205,7 @@ func (s *sim) heal() {
 	w.Run(2500)
 	for round := 0; round < 8 && w.failure == nil; round++ {
 		w.Heal()
+		s.endTerms()
 		for _, n := range w.Nodes {
 			n.Start()
 			for i := range n.Vols {

@@ -38,6 +38,7 @@ var features = []*feature{
 	&twoPrimariesFeature,
 	&integrityFeature,
 	&resizeFeature,
+	&termFeature,
 }
 
 // allTroubles returns those of all features, and the sum of their weights.

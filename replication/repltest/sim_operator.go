@@ -78,8 +78,17 @@ func (s *sim) invalidate(n *Node) {
 
 // promote makes n Primary and opens its volumes.
 func (s *sim) promote(n *Node, force bool) {
+	if s.arbiter != nil && !s.healing {
+		s.takeOver(n)
+		return
+	}
+	n.Command(replication.Command{Kind: replication.CmdPrimary, Force: force}, s.open(n))
+}
+
+// open opens the volumes of n once it is Primary.
+func (s *sim) open(n *Node) func(error) {
 	c := s.clients[n.id]
-	n.Command(replication.Command{Kind: replication.CmdPrimary, Force: force}, func(err error) {
+	return func(err error) {
 		if err != nil || c.opened && c.life == n.life {
 			return
 		}
@@ -90,7 +99,7 @@ func (s *sim) promote(n *Node, force bool) {
 				s.w.after(0, s.drive)
 			})
 		})
-	})
+	}
 }
 
 // demote closes the volumes of n, once its clients are done, and makes it Secondary.

@@ -103,7 +103,11 @@ func (w *World) verdict(n *Node, h drbd.Header, payload []byte) {
 // mark them.
 func verifyAll(s *sim) {
 	w := s.w
-	if w.cfg.Net[0].VerifyAlg == "" || !w.chance(0.5) || !w.RunUntil(5000, s.settled) {
+	if l := w.Nodes[0].link; l != nil && l.stalled() {
+		w.breakLink(false) // nobody has used the socket that is dead
+		w.Run(1000)
+	}
+	if w.cfg.Net[0].VerifyAlg == "" || !w.chance(0.5) || !w.RunUntil(30000, s.settled) {
 		return
 	}
 	n := w.Nodes[w.pick(2)]

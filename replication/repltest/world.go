@@ -29,6 +29,7 @@ type Config struct {
 	FenceAgent bool       // a fence-peer handler is configured
 	FenceCode  [2]int     // of the fence-peer handlers, 0: they never end
 	Stonith    bool       // a fence-peer handler that ends has switched the peer off
+	Terms      bool       // an arbiter hands out terms
 	Synced     bool       // both volumes begin UpToDate and equal
 	UUIDs      meta.UUIDs // then these are theirs
 }
@@ -73,6 +74,7 @@ type World struct {
 	crash      crashPlan
 	ring       []string // the last lines of the trace, for a failed simulation
 	failure    error
+	terms      *termModel // what was promised of terms; nil if there are none
 	steps      int
 }
 
