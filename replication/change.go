@@ -14,7 +14,7 @@ func (r *Resource) context(v *volume) StateContext {
 		DeviceOpen: r.opens > 0, HasVerifyAlg: r.net.VerifyAlg != "", Version: r.link.Version,
 		StateSent: r.stateSent, HandshakeDone: true,
 		NegotiatedDisk: v.negDisk, NegotiatedPdsk: v.negPdsk, // A Secondary has shown nothing: its disk goes on as if attached unconnected.
-		ExposedUUIDMatches: r.role != drbd.Primary || v.exposed == 0 || v.exposed&^1 == v.uuids.Current&^1,
+		ExposedUUIDMatches: !r.isStale(v, v.uuids.Current),
 	}
 	for _, o := range r.vols {
 		ctx.HandshakeDone = ctx.HandshakeDone && o.handshakeDone
