@@ -112,11 +112,10 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 			r.newCurrent(v)
 		}
 	}
-	if v.endUnknown && ns.Role == drbd.Primary && ns.Disk == drbd.UpToDate && ns.Conn < drbd.Connected {
+	if v.endUnknown && !r.suspFen && ns.Role == drbd.Primary && ns.Disk == drbd.UpToDate && ns.Conn < drbd.Connected {
 		// Two that write in one generation would not see the split brain.
 		v.endUnknown = false
-		ClearBitmap(&v.uuids)
-		r.newCurrent(v)
+		r.rotateCurrent(v)
 	}
 	if servesAlone(ns) && !servesAlone(os) && v.uuids.Bitmap == 0 {
 		r.newCurrent(v) // a diskless peer writes here alone; it adopts this UUID
@@ -172,6 +171,16 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 // servesAlone: this copy is the only one that a diskless Primary has.
 func servesAlone(s drbd.State) bool {
 	return s.Conn >= drbd.Connected && s.Peer == drbd.Primary && s.Pdsk <= drbd.Failed && s.Disk == drbd.UpToDate
+}
+
+// rotateCurrent begins a new generation against a peer that may have finished
+// its resync unheard. One that has not is still brought up to date by the
+// bitmap; for one that has, everything is copied, unless it has written, too.
+func (r *Resource) rotateCurrent(v *volume) {
+	RotateCurrent(&v.uuids, r.random(), r.role == drbd.Primary)
+	v.exposed = v.uuids.Current
+	v.requireSuperblock()
+	r.emit(Action{Kind: StateChanged, Volume: v.num, From: v.st, To: v.st, Text: fmt.Sprintf("new current UUID %016X: the resync may have ended unheard", v.uuids.Current)})
 }
 
 // newCurrent begins a new data generation, on disk before the next client is answered.

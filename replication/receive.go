@@ -333,6 +333,7 @@ func (r *Resource) receivedReadRequest(v *volume, cmd drbd.Command, q drbd.Block
 		r.sendAck(refusal, v, q.Sector, q.BlockID, q.Size)
 		return nil
 	}
+	v.rs.begun = v.rs.begun || kind == resyncRead
 	if kind == resyncRead && v.st.Conn == drbd.Ahead {
 		r.sendAck(drbd.CmdRSCancel, v, q.Sector, q.BlockID, q.Size)
 		return nil

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
-	"github.com/pollux-project/pollux/replication/meta"
 )
 
 // resync is the state of one resync of a volume, on either side.
@@ -12,6 +11,7 @@ type resync struct {
 	running  bool
 	source   bool
 	ready    bool // target: Inconsistent is on disk, blocks may be asked for
+	begun    bool // source: the target has asked for a block, so the sync UUID is on its disk
 	ending   bool // target: all blocks are here, the end is being made durable
 	peerDone bool // source: the target says it has everything
 	total    uint64
@@ -193,20 +193,10 @@ func (r *Resource) finishTarget(v *volume) {
 }
 
 // mayBeOver reports whether the target of the resync that v is the source of may
-// be finished, and its word was lost: all blocks were acknowledged but those of
-// writes that are under way.
+// be finished, and its word, or that of its last blocks, was lost: it has
+// begun, or it had nothing to ask for.
 func (r *Resource) mayBeOver(v *volume) bool {
-	if !v.isSyncSource() || !v.rs.running || v.bitmap == nil {
-		return false
-	}
-	open := v.rs.failed
-	for i := range r.req.log.len() {
-		if q := r.req.get(*r.req.log.at(i)); q.v == v && q.changesData() {
-			first, last := meta.BitsOutward(q.sector, q.size)
-			open += last - first + 1
-		}
-	}
-	return v.bitmap.Weight() <= open
+	return v.isSyncSource() && v.rs.running && v.bitmap != nil && (v.rs.begun || v.bitmap.Weight() == 0)
 }
 
 // sourceMayFinish ends the source's part: the target has said that it is

@@ -53,6 +53,14 @@ func NewCurrent(u *meta.UUIDs, random uint64, primary bool) {
 	u.Current = randomUUID(random, primary)
 }
 
+// RotateCurrent begins a new generation while the bitmap goes on to track the
+// changes since the bitmap UUID: a target that has not finished its resync is
+// still known by that, one that has finished it by the history.
+func RotateCurrent(u *meta.UUIDs, random uint64, primary bool) {
+	u.History[1], u.History[0] = u.History[0], u.Current
+	u.Current = randomUUID(random, primary)
+}
+
 // SetBitmap enters x, which is not 0, as bitmap UUID at the start of a resync.
 // The old one goes to the history.
 func SetBitmap(u *meta.UUIDs, x uint64) {

@@ -49,6 +49,9 @@ func (m *Model) stateChanged(n *Node, v *Volume, from, to drbd.State) {
 		}
 	}
 	if from.Conn > drbd.Connected && mirrored && from.Disk < drbd.UpToDate {
+		if n.link != nil && p.link == n.link { // what either wrote alone is on both, or thrown away
+			mv.solo = [2]bool{}
+		}
 		m.inherit(int(v.num), n.id)
 		v.absent = false
 	}
