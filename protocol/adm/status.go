@@ -29,14 +29,26 @@ type Resource struct {
 	PeerRole      string     `json:"peer_role,omitempty"`
 	Connection    string     `json:"connection,omitempty"`
 	Protocol      string     `json:"protocol,omitempty"`  // "A", "B" or "C"
-	Suspended     []string   `json:"suspended,omitempty"` // user, no-data, fencing
+	Suspended     []string   `json:"suspended,omitempty"` // user, no-data, fencing, term
 	SplitBrain    string     `json:"split_brain,omitempty"`
 	LastError     string     `json:"last_error,omitempty"`
+	Term          *Term      `json:"term,omitempty"`            // nil if terms are not in use
 	WaitsToResume string     `json:"waits_to_resume,omitempty"` // why a former Primary doesn't serve yet
 	PeerLostSince *time.Time `json:"peer_lost_since,omitempty"`
 	Address       string     `json:"address,omitempty"`      // this node's, ADDRESS:PORT
 	PeerAddress   string     `json:"peer_address,omitempty"` // the peer's
 	Volumes       []Volume   `json:"volumes,omitempty"`      // sorted by number
+}
+
+// Term is what a node knows of the terms that an arbiter hands out.
+type Term struct {
+	Term     uint64 `json:"term"`     // the highest that an owner is known of
+	Promised uint64 `json:"promised"` // writes of a lower one are refused
+	Owned    bool   `json:"owned,omitempty"`
+	Sole     bool   `json:"sole,omitempty"`    // owned, and this node is the only writer
+	Marked   bool   `json:"marked,omitempty"`  // the sole-writer mark is set
+	Unknown  string `json:"unknown,omitempty"` // why there is no promotion under a term
+	Frozen   string `json:"frozen,omitempty"`  // why I/O is frozen
 }
 
 // Volume is the status of one volume.

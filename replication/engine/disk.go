@@ -135,8 +135,9 @@ func (v *Volume) load(data, metaDev blockdev.Device) (*replication.AttachedDisk,
 		e.log.Warn().Int("vol", v.cfg.Number).Int("al-extents", most).Msg("the activity log has room for fewer extents than configured")
 		opts.ALExtents = most
 	}
+	term, noFile := v.loadTerm()
 	return &replication.AttachedDisk{
-		Superblock: sb, Bitmap: bitmap, AL: meta.NewActivityLog(opts.ALExtents, l.Stripes, l.StripeSize4k),
+		Term: term, NoTermFile: noFile, Superblock: sb, Bitmap: bitmap, AL: meta.NewActivityLog(opts.ALExtents, l.Stripes, l.StripeSize4k),
 		Usable: l.Usable, BlockSize: uint32(data.BlockSize()), Options: opts,
 	}, nil
 }
@@ -192,8 +193,12 @@ func (v *Volume) metaWorker(stop chan struct{}) {
 	for {
 		select {
 		case job := <-v.metaJobs:
+			var termErr error
+			if job.Term != nil { // before anything that depends on it
+				termErr = v.storeTerm(job.Term)
+			}
 			err := v.writeMeta(job)
-			v.e.event(replication.Event{Kind: replication.MetaDone, Volume: uint16(v.cfg.Number), Err: err})
+			v.e.event(replication.Event{Kind: replication.MetaDone, Volume: uint16(v.cfg.Number), Err: err, TermErr: termErr})
 		case <-stop:
 			return
 		}

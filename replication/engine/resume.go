@@ -54,6 +54,9 @@ func (r *resume) look(v *Volume, d *replication.AttachedDisk) {
 	}
 	f := d.Superblock.Flags
 	alone := f&meta.MDFPrimaryInd != 0 && f&meta.MDFConnectedInd == 0 && d.Superblock.UUIDs.Bitmap != 0
+	if d.Superblock.Term.Exists() || d.Term.Exists() {
+		alone = d.Superblock.Term.Sole != 0 // the core compares it with the rest
+	}
 	r.sole = r.sole && alone && f&meta.MDFWasUpToDate != 0
 }
 
@@ -74,7 +77,7 @@ func (r *resume) start(e *Engine) {
 	now := r.wants && r.sole
 	r.mu.Unlock()
 	if now {
-		r.take(e, "it was the only writer")
+		r.take(e, true, "it was the only writer")
 	}
 }
 
@@ -95,11 +98,17 @@ func (r *resume) connected(e *Engine) {
 		r.setPrimary(e, false) //nolint:errcheck // logged by setPrimary
 		return
 	}
-	r.take(e, "the peer is connected and not Primary")
+	r.take(e, false, "the peer is connected and not Primary")
 }
 
-func (r *resume) take(e *Engine, why string) {
-	if err := e.Primary(false); err != nil {
+// take makes this node Primary again: where terms are in use, under the term that
+// it had, as long as nobody has promised a higher one.
+func (r *resume) take(e *Engine, sole bool, why string) {
+	again := func() error { return e.Primary(false) }
+	if t := e.Status().Term; t.Promised > 0 {
+		again = func() error { return e.PrimaryWithTerm(max(t.Term, 1), sole) }
+	}
+	if err := again(); err != nil {
 		e.log.Warn().Err(err).Msg("the role of Primary cannot be taken up again")
 		return
 	}

@@ -15,11 +15,12 @@ type Status struct {
 	Role, PeerRole       drbd.Role
 	Conn                 drbd.ConnState // of the connection; volumes have more detail
 	Protocol             byte
-	Suspended            []string // "user", "fencing", "no-data"
+	Suspended            []string // "user", "fencing", "no-data", "term"
 	SplitBrain           string   // a sentence, "" if there is none
 	LastError            string
 	PeerLostSince        time.Time // zero if it is connected or never was
 	PeerIsPollux         bool
+	Term                 replication.TermSnapshot
 	WaitsToResume        string // why a former Primary does not serve yet
 	Volumes              []VolumeStatus
 }
@@ -77,7 +78,7 @@ func (e *Engine) Status() Status {
 	s := Status{
 		Resource: e.cfg.Resource, Node: e.cfg.Node, Peer: e.cfg.PeerName, Role: snap.Role, PeerRole: snap.PeerRole,
 		Conn: snap.Conn, Protocol: snap.Protocol, Suspended: snap.Suspended, SplitBrain: snap.SplitBrain,
-		LastError: snap.LastError, PeerIsPollux: snap.Features&drbd.FeaturePollux != 0,
+		LastError: snap.LastError, Term: snap.Term, PeerIsPollux: snap.Features&drbd.FeaturePollux != 0,
 	}
 	if s.LastError == "" && snap.Conn < drbd.Connected {
 		s.LastError = e.connectError

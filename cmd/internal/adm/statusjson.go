@@ -34,6 +34,7 @@ type (
 		Verdict          string           `json:"pollux-verdict"` // protected, degraded, at risk, stopped
 		Why              string           `json:"pollux-why"`
 		Advice           string           `json:"pollux-advice,omitempty"`
+		Term             *adm.Term        `json:"pollux-term,omitempty"`
 		SplitBrain       string           `json:"pollux-split-brain,omitempty"`
 		LastError        string           `json:"pollux-last-error,omitempty"`
 		PeerLostSince    *time.Time       `json:"pollux-peer-lost-since,omitempty"`
@@ -143,7 +144,7 @@ func toJSON(r adm.Resource, now time.Time) jsonResource {
 		SuspendedNoData: slices.Contains(r.Suspended, "no-data"), SuspendedFencing: slices.Contains(r.Suspended, "fencing"),
 		Devices: []jsonDevice{}, Connections: []jsonConnection{},
 		State: r.State, Verdict: v.Level.String(), Why: v.Why, Advice: v.Advice,
-		SplitBrain: r.SplitBrain, LastError: r.LastError, PeerLostSince: r.PeerLostSince,
+		Term: r.Term, SplitBrain: r.SplitBrain, LastError: r.LastError, PeerLostSince: r.PeerLostSince,
 	}
 	j.NodeID, _ = nodeIDs(r)
 	for _, v := range r.Volumes {

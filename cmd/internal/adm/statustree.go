@@ -50,6 +50,9 @@ func writeResource(w io.Writer, r adm.Resource, p palette, now time.Time) {
 	if r.State == adm.StateUp {
 		row("role", "%s/%s  (%s/%s)", r.Role, r.PeerRole, r.Node, r.Peer)
 		row("connection", "%s, protocol %s, %s - %s", r.Connection, r.Protocol, r.Address, r.PeerAddress)
+		if r.Term != nil {
+			row("term", "%s", termLine(*r.Term))
+		}
 	}
 	for _, v := range r.Volumes {
 		name := fmt.Sprintf("volume %d", v.Volume)
@@ -79,6 +82,25 @@ func writeResource(w io.Writer, r adm.Resource, p palette, now time.Time) {
 	if v.Advice != "" {
 		row("next", "%s", v.Advice)
 	}
+}
+
+// termLine is "7 (promised 9)" and whatever else is to be said.
+func termLine(t adm.Term) string {
+	s := fmt.Sprint(t.Term)
+	if t.Promised != t.Term {
+		s += fmt.Sprintf(" (promised %d)", t.Promised)
+	}
+	switch {
+	case t.Frozen != "":
+		s += ", I/O is frozen: " + t.Frozen
+	case t.Unknown != "":
+		s += ", unknown: " + t.Unknown
+	case t.Sole || t.Marked:
+		s += ", sole writer"
+	case t.Owned:
+		s += ", owner"
+	}
+	return s
 }
 
 func volumeNotes(r adm.Resource, v adm.Volume) string {

@@ -132,6 +132,8 @@ func suspendedWhy(r adm.Resource) string {
 			why = append(why, "no up to date data can be reached")
 		case "fencing":
 			why = append(why, fmt.Sprintf("%s must be fenced before this node may go on alone", r.Peer))
+		case "term":
+			why = append(why, "the owner of a term may not go on alone") // the term line says more
 		default:
 			why = append(why, s)
 		}

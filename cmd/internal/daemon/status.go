@@ -18,6 +18,11 @@ func (r *runningEngine) Status() adm.Resource {
 		t := s.PeerLostSince.UTC()
 		st.PeerLostSince = &t
 	}
+	if t := s.Term; t.Promised > 0 {
+		st.Term = &adm.Term{
+			Term: t.Term, Promised: t.Promised, Owned: t.Owned, Sole: t.Sole, Marked: t.Marked, Unknown: t.Unknown, Frozen: t.Frozen,
+		}
+	}
 	for _, v := range s.Volumes {
 		st.Volumes = append(st.Volumes, volumeStatus(v))
 	}

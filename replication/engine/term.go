@@ -1,0 +1,89 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/pollux-project/pollux/replication"
+	"github.com/pollux-project/pollux/replication/meta"
+)
+
+// PromiseTerm promises never again to accept writes of a lower term than this
+// one, which an arbiter gave somebody. It is on disk when it returns. An equal
+// promise is good again and again; a lower one is refused.
+func (e *Engine) PromiseTerm(term uint64) error {
+	return e.do(replication.Command{Kind: replication.CmdPromiseTerm, Term: term})
+}
+
+// PrimaryWithTerm makes this node the owner of a term, or gives a Primary a new
+// one. sole says that the arbiter's record for this term names no other copy:
+// then it may write without its peer. Everything of it is on disk when it returns.
+func (e *Engine) PrimaryWithTerm(term uint64, sole bool) error {
+	if term == 0 {
+		return e.refuse(codeInvalid, "%s: Failure: (%d) Invalid configuration request: terms begin with 1", e.cfg.Resource, codeInvalid)
+	}
+	if err := e.do(replication.Command{Kind: replication.CmdPrimary, Term: term, Sole: sole}); err != nil {
+		return err
+	}
+	return e.resume.setPrimary(e, true)
+}
+
+const codeInvalid = 162
+
+// termPath is the file of a volume's term record in the state directory.
+func (v *Volume) termPath() string {
+	return filepath.Join(v.e.cfg.StateDir, fmt.Sprintf("%s-%d.term", v.e.cfg.Resource, v.cfg.Number))
+}
+
+// loadTerm reads the state directory's copy of the term record. One that is
+// damaged counts as none: the term is unknown then.
+func (v *Volume) loadTerm() (rec meta.TermRecord, noFile bool) {
+	if v.e.cfg.StateDir == "" {
+		return rec, true
+	}
+	b, err := os.ReadFile(v.termPath())
+	if err == nil {
+		rec, err = meta.DecodeTermRecord(b)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		v.e.log.Warn().Err(err).Str("file", v.termPath()).Msg("the term record cannot be used")
+	}
+	return rec, false
+}
+
+// storeTerm replaces it durably: a crash leaves the old one or the new one.
+func (v *Volume) storeTerm(rec []byte) error {
+	if v.e.cfg.StateDir == "" {
+		return nil
+	}
+	return replaceFile(v.termPath(), rec)
+}
+
+// replaceFile writes a new file of that name and makes it durable.
+func replaceFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.new")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) //nolint:errcheck // after the rename there is none
+	if _, err = f.Write(b); err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close() //nolint:errcheck // only read
+	return dir.Sync()
+}
