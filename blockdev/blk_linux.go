@@ -73,18 +73,40 @@ func (d *fileDevice) prepare(o Options, want unix.Stat_t) error {
 		}
 	}
 	d.blockSize = 512
-	d.size = st.Size
+	size := st.Size
 	if d.isBlock {
-		size, logical, err := blockGeometry(d.fd)
+		capacity, logical, err := blockGeometry(d.fd)
 		if err != nil {
 			return err
 		}
-		d.size, d.blockSize = size, logical
+		size, d.blockSize = capacity, logical
 	} else if d.direct {
 		d.blockSize = directUnit(d.fd)
 	}
-	d.size &^= int64(d.blockSize - 1)
+	d.size.Store(size &^ int64(d.blockSize-1))
 	return nil
+}
+
+// measure is the capacity now, in bytes.
+func (d *fileDevice) measure() (int64, error) {
+	d.open.RLock()
+	defer d.open.RUnlock()
+	if d.closed {
+		return 0, ErrClosed
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(d.fd, &st); err != nil {
+		return 0, err
+	}
+	size := st.Size
+	if d.isBlock {
+		capacity, _, err := blockGeometry(d.fd)
+		if err != nil {
+			return 0, err
+		}
+		size = capacity
+	}
+	return size &^ int64(d.blockSize-1), nil
 }
 
 // lockFile claims a plain file. flock covers read-only openers too; the open

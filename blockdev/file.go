@@ -30,12 +30,12 @@ var ErrHeld = errors.New("is held by another process")
 // ErrClosed is the cause in an IOError of an operation on a closed Device.
 var ErrClosed = errors.New("device is closed")
 
-// fileDevice is a plain file or a block device. Its capacity is taken once,
-// at Open, and no operation goes beyond it: a file never grows.
+// fileDevice is a plain file or a block device. Its capacity is taken at Open
+// and by Remeasure, and no operation goes beyond it: writes never grow a file.
 type fileDevice struct {
 	path      string
-	blockSize int   // the unit of direct I/O, and what clients are told
-	size      int64 // multiple of blockSize
+	blockSize int          // the unit of direct I/O, and what clients are told
+	size      atomic.Int64 // multiple of blockSize
 	isBlock   bool
 	direct    bool
 	readOnly  bool
@@ -103,7 +103,7 @@ func aligned(b []byte, to int) bool {
 	return uintptr(unsafe.Pointer(unsafe.SliceData(b)))%uintptr(to) == 0
 }
 
-func (d *fileDevice) Size() int64    { return d.size }
+func (d *fileDevice) Size() int64    { return d.size.Load() }
 func (d *fileDevice) BlockSize() int { return d.blockSize }
 func (d *fileDevice) Direct() bool   { return d.direct }
 
@@ -118,7 +118,7 @@ func (d *fileDevice) ioError(op string, off, length int64, err error) error {
 // d.open.RUnlock when it is done, if there was no error.
 func (d *fileDevice) begin(op string, off, length int64, isChange bool) error {
 	switch {
-	case off < 0 || length < 0 || off > d.size || length > d.size-off:
+	case off < 0 || length < 0 || off > d.size.Load() || length > d.size.Load()-off:
 		if isChange {
 			return d.ioError(op, off, length, unix.ENOSPC)
 		}
@@ -324,18 +324,18 @@ func (d *fileDevice) writeZeroes(start, end int64) error {
 
 // Sync implements Device.
 func (d *fileDevice) Sync() error {
-	if err := d.begin("sync", 0, d.size, false); err != nil {
+	if err := d.begin("sync", 0, d.size.Load(), false); err != nil {
 		return err
 	}
 	defer d.open.RUnlock()
 	if err := d.failedSync(); err != nil {
-		return d.ioError("sync", 0, d.size, err)
+		return d.ioError("sync", 0, d.size.Load(), err)
 	}
 	if d.readOnly {
 		return nil
 	}
 	if err := fdatasync(d.fd); err != nil {
-		return d.ioError("sync", 0, d.size, d.keepSyncError(err))
+		return d.ioError("sync", 0, d.size.Load(), d.keepSyncError(err))
 	}
 	return nil
 }
@@ -362,7 +362,7 @@ func (d *fileDevice) Close() error {
 	}
 	d.closed = true
 	if err := unix.Close(d.fd); err != nil {
-		return d.ioError("close", 0, d.size, err)
+		return d.ioError("close", 0, d.size.Load(), err)
 	}
 	return nil
 }

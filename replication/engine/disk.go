@@ -130,6 +130,7 @@ func (v *Volume) load(data, metaDev blockdev.Device) (*replication.AttachedDisk,
 		return nil, e.metaError(v, err)
 	}
 	v.layout = l
+	v.rememberSize(data.Size(), sb.DeviceUUID)
 	opts := v.cfg.Options
 	if most := meta.MaxALExtents(l.ALBlocks); opts.ALExtents > most {
 		e.log.Warn().Int("vol", v.cfg.Number).Int("al-extents", most).Msg("the activity log has room for fewer extents than configured")
@@ -153,7 +154,7 @@ func (e *Engine) metaError(v *Volume, err error) error {
 	var shrunk *meta.ShrunkError
 	switch {
 	case errors.Is(err, meta.ErrNoMetadata):
-		code, advice = codeNoMeta, fmt.Sprintf("if the disk is new, run `polluxadm create-md %s`; if it was resized, give it its old size back", e.cfg.Resource)
+		code, advice = codeNoMeta, fmt.Sprintf("if the disk is new, run `polluxadm create-md %s`; if it was enlarged, `polluxadm check-resize %s`", e.cfg.Resource, e.cfg.Resource)
 	case errors.As(err, &version):
 		code, advice = codeNoMeta, "only v08 metadata can be used"
 	case errors.As(err, &shrunk):
@@ -235,6 +236,9 @@ func (v *Volume) writeMeta(job *replication.MetaJob) error {
 		if err := v.data.Sync(); err != nil {
 			return err
 		}
+	}
+	if job.Move {
+		return v.moveMeta(job)
 	}
 	for _, p := range job.Pages {
 		off := int64(p.Page) * meta.BlockSize

@@ -321,6 +321,9 @@ func (e *Engine) stepCold(b *batch, a *replication.Action) {
 	case replication.CloseDisk:
 		v := e.volume(a.Volume)
 		b.cold = append(b.cold, v.closeDisk)
+	case replication.ProbeDisk:
+		v := e.volume(a.Volume)
+		b.cold = append(b.cold, v.probe)
 	case replication.Report:
 		e.log.Warn().Msg(a.Text)
 		e.events.publish(Event{Resource: e.cfg.Resource, Kind: "report", Text: a.Text})

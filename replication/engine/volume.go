@@ -28,6 +28,7 @@ type Volume struct {
 	data     blockdev.Device
 	metaDev  blockdev.Device
 	layout   meta.Layout
+	next     meta.Layout // of the last probe: where metadata moves to
 	direct   bool
 	stopDisk chan struct{}
 

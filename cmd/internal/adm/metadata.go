@@ -55,7 +55,7 @@ func (a *app) metadataCommands() []*cobra.Command {
 
 	apply := a.resourceCommand("apply-al", groupScripts, "replay the activity log, as attach does by itself", "",
 		func(_ context.Context, t target) error { return a.eachMeta(t, "apply-al", false) })
-	return []*cobra.Command{create, wipe, dump, apply, a.outdateCommand()}
+	return []*cobra.Command{create, wipe, dump, apply, a.outdateCommand(), a.checkResizeCommand()}
 }
 
 // outdateCommand is about the running resource or, if it isn't up, about the

@@ -159,7 +159,7 @@ func (r *resource) eachVolume(req adm.Request, eng engineAPI) error {
 		return err
 	}
 	for _, n := range vols {
-		if err := eachVolumeCommand(req, eng, n); err != nil {
+		if err := r.volumeCommand(req, eng, n); err != nil {
 			return err
 		}
 	}
@@ -183,7 +183,7 @@ func (r *resource) volumesOf(req adm.Request) ([]int, error) {
 	return vols, nil
 }
 
-func eachVolumeCommand(req adm.Request, eng engineAPI, vol int) error {
+func (r *resource) volumeCommand(req adm.Request, eng engineAPI, vol int) error {
 	switch req.Cmd {
 	case adm.CmdAttach:
 		return eng.Attach(vol)
@@ -200,7 +200,13 @@ func eachVolumeCommand(req adm.Request, eng engineAPI, vol int) error {
 	case adm.CmdResumeSync:
 		return eng.ResumeSync(vol)
 	case adm.CmdResize:
-		return eng.Resize(vol, req.Args.SizeSectors, req.Args.AssumeClean, req.Args.AssumePeerHasSpace)
+		size := req.Args.SizeSectors
+		for _, v := range r.currentSpec().Volumes {
+			if size == 0 && v.Number == vol {
+				size = v.Options.Size
+			}
+		}
+		return eng.Resize(vol, size, req.Args.AssumeClean, req.Args.AssumePeerHasSpace)
 	case adm.CmdNewCurrentUUID:
 		return eng.NewCurrentUUID(vol, req.Args.ClearBitmap)
 	}
