@@ -90,7 +90,7 @@ race: go-present ## all tests under the race detector
 
 .PHONY: sim
 sim: ## SEEDS=10000 simulated histories of two nodes; SEED=N replays one
-	$(GO) test -tags invariants ./replication -run '^TestSim$$' -timeout 60m $(if $(SEED),-seed=$(SEED) -v,-seeds=$(SEEDS))
+	$(GO) test -tags invariants ./replication -run '^TestSim$$' -timeout 0 -v $(if $(SEED),-seed=$(SEED),-seeds=$(SEEDS) -progress)
 
 .PHONY: sim-selftest
 sim-selftest: ## plant bugs, one at a time, and see the simulation find each within a minute (BUGS=more for the rest, BUGS=name)

@@ -187,6 +187,9 @@ func (m *Model) beingWritten(vol, sector int) bool {
 // CheckQuiet is what holds when nothing has been going on for a while: both
 // copies are equal and hold everything that was acknowledged.
 func (w *World) CheckQuiet() {
+	for _, n := range w.Nodes {
+		w.Model.endSession(n)
+	}
 	for i := range w.Nodes[0].Vols {
 		for _, n := range w.Nodes {
 			if !n.alive {

@@ -52,6 +52,7 @@ type Model struct {
 	planted  map[plant]bool
 	powerCut [2]int64 // when the node last lost its power
 	renamed  bool     // generations were made by hand: nothing is said of what they look like
+	sessions [2]session
 
 	Acked, Reads, Flushes, Errors int
 }
@@ -159,6 +160,9 @@ func (m *Model) completed(n *Node, q *Request, err error) {
 	case err != nil:
 		m.Errors++
 		m.finish(q, m.w.now+lingerMS*1000)
+		if q.writes() {
+			m.record(q, nil)
+		}
 	case q.Op == replication.OpRead:
 		m.Reads++
 		m.checkRead(n, q)
@@ -169,6 +173,7 @@ func (m *Model) completed(n *Node, q *Request, err error) {
 		m.Acked++
 		m.finish(q, m.w.now)
 		m.ack(n, q)
+		m.record(q, nil)
 	}
 	m.w.mem.free(q.Data)
 	q.Data = nil
@@ -280,7 +285,9 @@ func (m *Model) markFlushed(node int, q *Request) {
 }
 
 func (m *Model) checkRead(n *Node, q *Request) {
-	for k, s := range m.w.mem.stampsOf(q.Data) {
+	got := m.w.mem.stampsOf(q.Data)
+	m.record(q, got)
+	for k, s := range got {
 		i := q.Sector + k
 		if f := m.floor(q.Vol, n.id, i); f != nil && f.end < q.start && m.olderThan(q.Vol, i, s, f) {
 			m.w.fail("%s: read %d of sector %d gave %d, which is older than the acknowledged write %d", n.name, q.ID, i, s, f.ID)
@@ -328,6 +335,7 @@ func (m *Model) checkFlush(n *Node, q *Request) {
 // lower makes what node's copy holds, or is about to hold, its floor wherever
 // that is older.
 func (m *Model) lower(vol, node int, content []stamp) {
+	m.sessions[node].void = true
 	v := &m.vols[vol]
 	for i, s := range content {
 		if f := v.floor[node][i]; f != 0 && m.olderThan(vol, i, s, m.reqs[f]) {
@@ -354,6 +362,12 @@ func (m *Model) inherit(vol, node int) {
 
 // crashed is called before a process ends.
 func (m *Model) crashed(n *Node, power bool) {
+	m.endSession(n)
+	if p := m.w.Nodes[1-n.id]; power && p.alive {
+		for i := range p.Vols { // a diskless Primary may lose what was not flushed
+			m.sessions[p.id].void = m.sessions[p.id].void || p.state(i).Disk != drbd.UpToDate
+		}
+	}
 	over := m.pending
 	m.pending = nil
 	for _, q := range over {
