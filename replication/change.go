@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication/meta"
 )
 
 func (r *Resource) context(v *volume) StateContext {
@@ -13,7 +14,7 @@ func (r *Resource) context(v *volume) StateContext {
 		Fencing: r.termFencing(v.opts.Fencing), OnNoDataSuspend: r.cfg.NoDataSuspend, AllowTwoPrimaries: r.net.AllowTwoPrimaries,
 		DeviceOpen: r.opens > 0, HasVerifyAlg: r.net.VerifyAlg != "", Version: r.link.Version,
 		StateSent: r.stateSent, HandshakeDone: true,
-		NegotiatedDisk: v.negDisk, NegotiatedPdsk: v.negPdsk, // A Secondary has shown nothing: its disk goes on as if attached unconnected.
+		NegotiatedDisk: v.worth(), NegotiatedPdsk: v.negPdsk, // A Secondary has shown nothing: its disk goes on as if attached unconnected.
 		ExposedUUIDMatches: !r.isStale(v, v.uuids.Current),
 	}
 	for _, o := range r.vols {
@@ -158,7 +159,7 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 		v.uuids.Current |= 1
 		v.requireSuperblock()
 	}
-	if ns.Role != drbd.Primary || ns.Disk == drbd.UpToDate {
+	if ns.Disk == drbd.UpToDate {
 		v.strayed = false
 	}
 	if ns.Role != drbd.Primary && os.Role == drbd.Primary && v.hasDisk() {
@@ -314,6 +315,21 @@ func (r *Resource) isStale(v *volume, current uint64) bool {
 	return r.role == drbd.Primary && (v.strayed || v.exposed != 0 && v.exposed&^1 != current&^1)
 }
 
+// worth is what the disk of v counts for while no peer is connected: what its
+// superblock said, but no more than Outdated if this node knows better.
+func (v *volume) worth() drbd.DiskState {
+	if v.strayed || v.havePeerUUIDs && succeeds(v.peerUUIDs, v.uuids.Current) {
+		return min(v.negDisk, drbd.Outdated)
+	}
+	return v.negDisk
+}
+
+// succeeds reports whether the owner of u has gone on from the generation current.
+func succeeds(u meta.UUIDs, current uint64) bool {
+	current &^= 1
+	return u.Current&^1 != current && (u.Bitmap&^1 == current || u.History[0]&^1 == current || u.History[1]&^1 == current)
+}
+
 // attached takes a disk into use (drbd84-protocol, 8.3).
 func (r *Resource) attached(ev *Event) {
 	v := r.volume(ev.Volume)
@@ -343,6 +359,7 @@ func (r *Resource) attached(ev *Event) {
 	v.meta.done = v.meta.next - 1
 	// Dirty: what was written before a detach may not have been synced since.
 	v.sync = dataSync{started: v.sync.started, done: v.sync.started, dirty: true}
+	v.leaving = false
 	v.negDisk, v.negPdsk = DiskStateAtAttach(v.sb.Flags, v.opts.Fencing)
 	v.crashed = v.sb.Flags&markCrashed != 0
 	if r.role != drbd.Primary {
@@ -361,7 +378,7 @@ func (r *Resource) attached(ev *Event) {
 		r.sendStateWord(v, v.st)
 		r.setTimer(timerHandshake, bitmapMS)
 	} else {
-		ns.Disk, ns.Pdsk = v.negDisk, v.negPdsk
+		ns.Disk, ns.Pdsk = v.worth(), v.negPdsk
 		r.setState(v, ns, "attach")
 		r.servesUnconnected(v)
 	}

@@ -430,6 +430,7 @@ func (r *Resource) runDetach(c *command) {
 func (r *Resource) storeForDetach(c *command, v *volume) {
 	c.phase = phaseStore
 	v.meta.forceSync = true
+	v.leaving = v.st.Conn >= drbd.Connected && v.st.Pdsk == drbd.UpToDate
 	if r.role != drbd.Primary && v.local == 0 && v.sb.Flags&markPrimary == 0 {
 		// As apply-al would leave it: nothing here needs the activity log, not even
 		// if a power failure tears the blocks that are being initialised.
@@ -470,11 +471,7 @@ func (r *Resource) runInvalidate(c *command) {
 		if remote {
 			ns.Conn = drbd.StartingSyncS
 		}
-		code := r.check(v, ns, true)
-		if code >= SSSuccess {
-			code = v.mayFullSync(ns.Conn)
-		}
-		if code < SSSuccess {
+		if code := r.check(v, ns, true); code < SSSuccess {
 			r.finish(c, r.stateError(v, code))
 			return
 		}
@@ -512,15 +509,6 @@ func (r *Resource) invalidateAlone(c *command, v *volume) {
 		r.finish(c, nil)
 		r.commandStep()
 	})
-}
-
-// mayFullSync: the copy that all is taken from must be good. Sanitize would
-// declare it UpToDate, whatever it is.
-func (v *volume) mayFullSync(conn drbd.ConnState) StateCode {
-	if conn == drbd.StartingSyncS && v.st.Disk != drbd.UpToDate || conn == drbd.StartingSyncT && v.st.Pdsk != drbd.UpToDate {
-		return SSNoUpToDateDisk
-	}
-	return SSSuccess
 }
 
 // startFullSync goes through StartingSyncS or StartingSyncT: all bits are set

@@ -93,6 +93,9 @@ func (v *volume) fill(clean bool) {
 	v.sb.UUIDs = v.uuids
 	v.sb.LASize = v.durableSize()
 	v.sb.Flags = FlagsOf(v.st, v.sb.Flags, v.crashed)
+	if v.leaving {
+		v.sb.Flags &^= meta.MDFWasUpToDate
+	}
 	v.sb.Unclean = !clean
 	if clean {
 		v.sb.Flags |= meta.MDFALClean

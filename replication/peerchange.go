@@ -57,9 +57,6 @@ func (r *Resource) judge(v *volume, p drbd.ReqState) (drbd.State, StateCode) {
 		}
 		return ns, SSNoRemoteDisk
 	}
-	if p.Mask&maskConn != 0 && v.mayFullSync(ns.Conn) < SSSuccess {
-		return ns, SSNoUpToDateDisk
-	}
 	return ns, CheckState(ctx, v.st, done, false, false)
 }
 

@@ -174,6 +174,9 @@ type volume struct {
 	// strayed: clients were answered for writes that only the peer has. The disk
 	// that was in use before lacks them, whatever its UUIDs say.
 	strayed bool
+	// leaving: the disk is being detached while the peer has good data. From now
+	// on only the peer's copy goes on, so that this one is left as Outdated.
+	leaving bool
 
 	sendSeq uint32
 	peerSeq uint32 // the highest number seen from the peer
