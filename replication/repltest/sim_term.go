@@ -27,6 +27,20 @@ var termFeature = feature{
 				s.takeOver(n)
 			}
 		}},
+		{"failover that the old owner does not hear of", 4, func(s *sim, n *Node) {
+			if s.arbiter == nil {
+				return
+			}
+			s.w.Stall(n.id, drbd.DataSocket) // its acknowledgements still arrive
+			s.takeOver(n)
+			c := s.clients[1-n.id]
+			for i := range 20 {
+				s.w.after(int64(i)*2000, func() {
+					c.wishes = append(c.wishes, newRequest(s.w.cfg, s.w.pick(s.w.cfg.Sectors), s.w.dice))
+					s.drive()
+				})
+			}
+		}},
 		{"stop the process for a while", 4, func(s *sim, n *Node) {
 			if s.arbiter != nil && n.alive {
 				n.asleep = s.w.now + 1_000_000 + s.w.jitter(4_000_000)
