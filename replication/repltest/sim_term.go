@@ -280,7 +280,7 @@ func (t *termModel) commandDone(n *Node, c *replication.Command) {
 		t.w.fail("%s: became Primary under term %d, but has promised %d", n.name, c.Term, t.promised[n.id])
 	case c.Kind == replication.CmdPrimary && c.Term != 0:
 		t.promised[n.id] = max(t.promised[n.id], c.Term)
-		if snap.Unknown != "" {
+		if snap.Unknown != "" && n.Vols[0].attached { // else its disk has failed meanwhile
 			t.w.fail("%s: became Primary under term %d, but does not know what it has promised: %s", n.name, c.Term, snap.Unknown)
 		}
 	}
