@@ -73,6 +73,7 @@ func (r *Resource) relieve() {
 func (r *Resource) goAhead(v *volume) {
 	text := fmt.Sprintf("congested: %d sectors, %d extents under way", v.inLog>>9, v.al.InUse())
 	r.closeEpoch()
+	var held []PeerID
 	if v.st.Conn != drbd.Connected {
 		for i := range r.req.log.len() {
 			if q := r.req.get(*r.req.log.at(i)); q.v == v {
@@ -80,11 +81,13 @@ func (r *Resource) goAhead(v *volume) {
 			}
 		}
 		v.ahead = append(v.ahead, v.rs.sent...)
+		held = v.rs.held
 		v.rs = resync{sent: v.rs.sent}
 	}
 	ns := v.st
 	ns.Conn = drbd.Ahead
 	r.announceAndSet(v, ns, text)
+	r.letGo(held)
 	r.barrierIfDue()
 	if v.uuids.Bitmap == 0 {
 		r.newCurrent(v)
@@ -149,6 +152,11 @@ func (r *Resource) overtaken(v *volume, s drbd.Sector, size uint32) {
 	for i := range v.active.r {
 		if a := &v.active.r[i]; a.kind&(resyncWrite|peerWrite) != 0 && a.start < end && s < a.end {
 			r.peer.get(PeerID(a.id)).stale = true
+		}
+	}
+	for i := range v.rs.asked.len() {
+		if a := v.rs.asked.at(i); a.sector < end && s < a.sector+drbd.Sector(a.size>>9) {
+			a.stale = true
 		}
 	}
 	for _, id := range r.peer.waiting {

@@ -24,7 +24,9 @@ type peerRequest struct {
 	conn    uint32 // of which connection: a later one hears nothing of it
 	syncSeq uint64
 	data    []byte
-	expect  []byte // verifyRead of the source: the peer's digest
+	expect  []byte // the peer's digest: verifyRead of the source, resyncRead with csums-alg
+	thin    bool   // resyncRead: zeroes need not be sent
+	allZero bool   // and that is what was read
 }
 
 func (p *peerRequest) end() drbd.Sector { return p.sector + drbd.Sector((p.size+511)>>9) }
@@ -217,12 +219,12 @@ func (r *Resource) dispatchVolume(v *volume, ev *Event) (kept bool, err error) {
 			return false, err
 		}
 		return r.receivedResyncData(v, d, ev.Data)
-	case drbd.CmdDataRequest, drbd.CmdRSDataRequest, drbd.CmdCsumRSRequest:
+	case drbd.CmdDataRequest, drbd.CmdRSDataRequest, drbd.CmdRSThinReq, drbd.CmdCsumRSRequest:
 		var q drbd.BlockRequest
 		if err := q.Decode(ev.Fixed); err != nil {
 			return false, err
 		}
-		return false, r.receivedReadRequest(v, h.Command, q)
+		return false, r.receivedReadRequest(v, h.Command, q, ev.Fixed[drbd.FixedLen(h.Command):])
 	case drbd.CmdOVRequest, drbd.CmdOVReply:
 		var q drbd.BlockRequest
 		if err := q.Decode(ev.Fixed); err != nil {
@@ -232,10 +234,13 @@ func (r *Resource) dispatchVolume(v *volume, ev *Event) (kept bool, err error) {
 			return false, r.receivedVerifyReply(v, q, ev.Fixed[drbd.FixedLen(h.Command):])
 		}
 		return false, r.receivedVerifyRequest(v, q)
-	case drbd.CmdOutOfSync:
+	case drbd.CmdOutOfSync, drbd.CmdRSDeallocated:
 		var d drbd.BlockDesc
 		if err := d.Decode(ev.Fixed); err != nil {
 			return false, err
+		}
+		if h.Command == drbd.CmdRSDeallocated {
+			return false, r.receivedDeallocated(v, d)
 		}
 		return false, r.receivedOutOfSync(v, d)
 	case drbd.CmdBitmap, drbd.CmdCompressedBitmap:
@@ -318,7 +323,7 @@ func (r *Resource) takeWrite(v *volume, cmd drbd.Command, op Op, d drbd.Data, si
 
 // receivedReadRequest serves the peer's reads: of an application (P_DATA_REQUEST)
 // and of a resync.
-func (r *Resource) receivedReadRequest(v *volume, cmd drbd.Command, q drbd.BlockRequest) error {
+func (r *Resource) receivedReadRequest(v *volume, cmd drbd.Command, q drbd.BlockRequest, digest []byte) error {
 	if q.Size > drbd.MaxRequestSize {
 		return &drbd.ProtocolError{Packet: cmd, Field: "blksize", Got: q.Size, Want: "at most 1 MiB"}
 	}
@@ -341,6 +346,9 @@ func (r *Resource) receivedReadRequest(v *volume, cmd drbd.Command, q drbd.Block
 	p := r.peer.alloc()
 	p.kind, p.op, p.v, p.sector, p.size, p.block, p.conn = kind, OpRead, v, q.Sector, q.Size, q.BlockID, r.connGen
 	r.peer.bytes += int64(q.Size)
+	if p.thin = cmd == drbd.CmdRSThinReq; cmd == drbd.CmdCsumRSRequest {
+		p.expect = append(r.takeSum(), digest...)
+	}
 	if kind == resyncRead {
 		r.serveResync(p)
 		return nil
@@ -445,15 +453,18 @@ func (r *Resource) startPeer(p *peerRequest) bool {
 		v.stats.WrittenBytes += uint64(p.size)
 	}
 	alg := ""
-	if p.kind == verifyRead {
-		if alg = r.net.VerifyAlg; v.ov.running {
-			alg = v.ov.alg
-		}
+	switch {
+	case p.kind == verifyRead && v.ov.running:
+		alg = v.ov.alg
+	case p.kind == verifyRead:
+		alg = r.net.VerifyAlg
+	case p.kind == resyncRead && p.expect != nil:
+		alg = r.net.CsumsAlg
 	}
 	noUnmap := p.op == OpZero && p.flags&drbd.DPDiscard == 0 && p.flags&drbd.DPZeroes != 0
 	r.emit(Action{
 		Kind: DoPeerLocal, Op: p.op, FUA: p.flags&drbd.DPFUA != 0, NoUnmap: noUnmap, Volume: v.num, Peer: p.id,
-		Sector: p.sector, Size: p.size, Data: p.data, DigestAlg: alg,
+		Sector: p.sector, Size: p.size, Data: p.data, DigestAlg: alg, WantZero: p.thin,
 	})
 	return true
 }
@@ -464,6 +475,7 @@ func (r *Resource) peerLocalDone(ev *Event) {
 		p.data = ev.Data
 	}
 	v := p.v
+	p.allZero = ev.AllZero
 	r.peerEnded(p, ev.Digest, ev.Err)
 	r.maybeCloseDisk(v)
 }
@@ -532,20 +544,9 @@ func (r *Resource) answerPeer(p *peerRequest, digest []byte, err error) {
 	case peerRead:
 		r.answerRead(p, drbd.CmdDataReply, drbd.CmdNegDReply, err)
 	case resyncRead:
-		if v.st.Pdsk < drbd.Inconsistent {
-			return // the target's disk is gone (7.3): what comes later must not be taken for an answer to a new resync
-		}
-		if v.st.Conn == drbd.Ahead {
-			r.sendAck(drbd.CmdRSCancel, v, p.sector, p.block, p.size)
-			r.maybeReturn(v)
-			return
-		}
-		if err != nil {
-			v.rs.failed += uint64(p.size+4095) / 4096
-		} else {
-			v.rs.sent = append(v.rs.sent, span{p.sector, p.size})
-		}
-		r.answerRead(p, drbd.CmdRSDataReply, drbd.CmdNegRSDReply, err)
+		r.answerResync(p, digest, err)
+	case csumRead:
+		r.hashed(p, digest, err)
 	case verifyRead:
 		r.answerVerify(p, digest, err)
 	}

@@ -167,7 +167,7 @@ func (q *ring[T]) removeFunc(del func(T) bool) {
 }
 
 // rangeKind is who holds a range of a volume.
-type rangeKind uint8
+type rangeKind uint16
 
 const (
 	clientWrite rangeKind = 1 << iota // from its begin to the client's answer
@@ -178,6 +178,7 @@ const (
 	resyncRead                        // a resync block being read for the peer
 	peerRead                          // a block being read for the peer
 	verifyRead                        // a block being read for an online verify, on either node
+	csumRead                          // a block of a sync target being read for its digest
 )
 
 // What each kind waits for before it may begin. A resync block asked of the
@@ -214,6 +215,16 @@ func (s *rangeSet) busy(start, end drbd.Sector, kinds rangeKind) bool {
 
 func (s *rangeSet) insert(start, end drbd.Sector, kind rangeKind, id uint32) {
 	s.r = append(s.r, activeRange{start, end, kind, id})
+}
+
+// find returns a range, nil if it is not there; valid until the next change.
+func (s *rangeSet) find(kind rangeKind, id uint32) *activeRange {
+	for i := range s.r {
+		if s.r[i].id == id && s.r[i].kind == kind {
+			return &s.r[i]
+		}
+	}
+	return nil
 }
 
 // remove takes out one range; it reports whether it was there.

@@ -93,6 +93,7 @@ type Resource struct {
 	lastData     Tick // the same of the data socket
 	pingedAt     Tick // when the peer was last asked whether it is alive
 	pingWaiters  []func()
+	resyncs      uint64 // begun
 
 	timers   [timerCount]Tick
 	timerSet Tick

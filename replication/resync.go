@@ -16,6 +16,9 @@ type resync struct {
 	peerDone bool // source: the target says it has everything
 	total    uint64
 	failed   uint64           // blocks
+	same     uint64           // bytes that a digest found equal
+	csums    string           // target: the algorithm of csums-alg, if it is used
+	number   uint64           // of the resync, of all of the resource
 	pos      uint64           // target: next bit to look at
 	skipped  bool             // blocks were passed over because a write was under way
 	inFlight uint64           // bytes asked for and not answered
@@ -54,7 +57,12 @@ func (r *Resource) startSource(v *volume) {
 
 func (r *Resource) beginResync(v *volume, source bool) {
 	w := v.bitmap.Weight()
-	v.rs = resync{running: true, source: source, total: w, began: r.now}
+	v.disown()
+	r.resyncs++
+	v.rs = resync{number: r.resyncs, running: true, source: source, total: w, began: r.now}
+	if !source && r.usesCsums(v) {
+		v.rs.csums = r.net.CsumsAlg
+	}
 	v.rs.pace.begin(&v.opts, source, r.now, v.otherSectors)
 	for i := range v.rs.marks {
 		v.rs.marks[i] = resyncMark{r.now, w}
@@ -171,7 +179,7 @@ func (r *Resource) finishTarget(v *volume) {
 	}
 	ns := v.st
 	ns.Conn, ns.Pdsk = drbd.Connected, drbd.UpToDate
-	text := "resync finished"
+	text := s.resyncText()
 	if s.failed == 0 {
 		FinishTarget(&v.uuids, v.peerUUIDs, r.role == drbd.Primary)
 		v.peerUUIDs = v.uuids // no P_UUIDS follows: both know what the other has now
@@ -225,7 +233,7 @@ func (r *Resource) sourceMayFinish(v *volume) {
 			v.peerUUIDs = v.uuids
 			ns.Pdsk = drbd.UpToDate
 		}
-		r.setState(v, ns, "resync finished")
+		r.setState(v, ns, s.resyncText())
 		v.storeAll()
 		r.unfence(v)
 	})
@@ -233,15 +241,21 @@ func (r *Resource) sourceMayFinish(v *volume) {
 
 // resyncOver forgets the resync of v: finished or aborted.
 func (r *Resource) resyncOver(v *volume) {
-	held, asked := v.rs.held, v.rs.asked
+	if r.isUp() {
+		v.disown()
+	}
+	held := v.rs.held
 	v.rs = resync{}
 	v.ahead = v.ahead[:0]
 	v.active.removeKind(resyncAsked)
-	for i := range asked.len() {
-		if a := asked.at(i); r.isUp() {
-			v.active.insert(a.sector, a.sector+drbd.Sector(a.size>>9), resyncOwed, a.size)
-		}
+	r.letGo(held)
+	if v.hasDisk() {
+		v.storeAll()
 	}
+}
+
+// letGo begins what the source's resync has held, or drops it with the connection.
+func (r *Resource) letGo(held []PeerID) {
 	for _, id := range held {
 		if p := r.peer.get(id); r.isUp() {
 			r.beginPeer(p)
@@ -249,7 +263,24 @@ func (r *Resource) resyncOver(v *volume) {
 			r.releasePeer(p)
 		}
 	}
-	if v.hasDisk() {
-		v.storeAll()
+}
+
+// disown leaves what was asked for to a resync that is over.
+func (v *volume) disown() {
+	for i := range v.rs.asked.len() {
+		a := v.rs.asked.at(i)
+		v.active.removeAt(resyncAsked, a.sector)
+		v.active.insert(a.sector, a.sector+drbd.Sector(a.size>>9), resyncOwed, a.size)
 	}
+	v.rs.asked = ring[askedBlock]{}
+}
+
+// resyncText tells what a resync has done, in DRBD's words if digests were compared.
+func (s *resync) resyncText() string {
+	if s.same == 0 {
+		return "resync finished"
+	}
+	total := s.total * 4
+	return fmt.Sprintf("resync finished: %d %% had equal checksums, eliminated: %dK; transferred %dK total %dK",
+		s.same>>10*100/max(total, 1), s.same>>10, total-min(s.same>>10, total), total)
 }

@@ -30,7 +30,7 @@ func (r *Resource) repace(v *volume) {
 // askResync asks for as many blocks as window and rate allow.
 func (r *Resource) askResync(v *volume) {
 	s := &v.rs
-	if v.st.Conn != drbd.SyncTarget || !s.ready || s.ending {
+	if v.st.Conn != drbd.SyncTarget || !s.ready || s.ending || v.bitmap == nil {
 		return
 	}
 	p := r.pace(v)
@@ -74,12 +74,17 @@ func (r *Resource) resyncPassOver(v *volume) {
 
 // askBlock asks the source for one block.
 func (r *Resource) askBlock(v *volume, sector drbd.Sector, size uint32) {
-	v.active.insert(sector, sector+drbd.Sector(size>>9), resyncAsked, 0)
 	v.rs.inFlight += uint64(size)
-	v.rs.asked.push(askedBlock{sector: sector, size: size, at: r.now})
-	start := r.beginPacket(drbd.CmdRSDataRequest, v.num, 24)
-	r.arena = drbd.BlockRequest{Sector: sector, BlockID: drbd.ResyncID, Size: size}.Append(r.arena)
-	r.endPacket(drbd.DataSocket, start, nil)
+	switch {
+	case uint64(size) == r.thinBlocks(v)*4096:
+		r.sendBlockRequest(drbd.CmdRSThinReq, v, sector, size, nil)
+	case v.rs.csums != "":
+		r.hashBlock(v, sector, size)
+		return
+	default:
+		r.sendBlockRequest(drbd.CmdRSDataRequest, v, sector, size, nil)
+	}
+	v.active.insert(sector, sector+drbd.Sector(size>>9), resyncAsked, 0)
 }
 
 // resyncTimer has the resync looked at in so many milliseconds, if not sooner.
@@ -92,9 +97,9 @@ func (r *Resource) resyncTimer(in Tick) {
 // resyncBlock is the size in bytes of the request that begins at bit: dirty
 // neighbours are merged while it stays aligned to its size (7.2).
 func (r *Resource) resyncBlock(v *volume, bit uint64) uint32 {
-	n := uint64(1)
-	limit := uint64(v.rs.pace.block())
-	for n*4096 < limit && bit%(2*n) == 0 && bit+2*n <= v.bitmap.Bits() &&
+	n, thin := uint64(1), r.thinBlocks(v)
+	limit := max(uint64(v.rs.pace.block())/4096, thin)
+	for n < limit && n != thin && bit%(2*n) == 0 && bit+2*n <= v.bitmap.Bits() &&
 		v.bitmap.NextClear(bit+n) >= bit+2*n {
 		n *= 2
 	}
@@ -107,28 +112,36 @@ func (r *Resource) resyncBlock(v *volume, bit uint64) uint32 {
 
 // receivedResyncData has one block written that we asked for.
 func (r *Resource) receivedResyncData(v *volume, d drbd.Data, data []byte) (kept bool, err error) {
-	size := uint32(len(data))
-	if err := v.checkRange(drbd.CmdRSDataReply, d.Sector, size); err != nil {
+	return r.resyncAnswer(v, drbd.CmdRSDataReply, d.Sector, uint32(len(data)), data)
+}
+
+// resyncAnswer has a block written that we asked for, as zeroes if there are no data.
+func (r *Resource) resyncAnswer(v *volume, cmd drbd.Command, sector drbd.Sector, size uint32, data []byte) (kept bool, err error) {
+	if err := v.checkRange(cmd, sector, size); err != nil {
 		return false, err
 	}
+	_, asked := r.answered(v, sector, size)
 	switch {
-	case r.answered(v, d.Sector, size):
-	case v.tooLate(d.Sector, size):
-		r.sendAck(drbd.CmdNegAck, v, d.Sector, drbd.ResyncID, size)
+	case asked:
+	case v.tooLate(sector, size):
+		r.sendAck(drbd.CmdNegAck, v, sector, drbd.ResyncID, size)
 		return false, nil
 	default:
-		return false, &drbd.ProtocolError{Packet: drbd.CmdRSDataReply, Field: "sector", Got: d.Sector, Want: "a block that was asked for"}
+		return false, &drbd.ProtocolError{Packet: cmd, Field: "sector", Got: sector, Want: "a block that was asked for"}
 	}
 	if v.st.Disk < drbd.Inconsistent {
-		v.active.removeAt(resyncAsked, d.Sector)
-		r.sendAck(drbd.CmdNegAck, v, d.Sector, drbd.ResyncID, size)
+		v.active.removeAt(resyncAsked, sector)
+		r.sendAck(drbd.CmdNegAck, v, sector, drbd.ResyncID, size)
 		return false, nil
 	}
 	p := r.peer.alloc()
-	p.kind, p.op, p.v, p.sector, p.size, p.block = resyncWrite, OpWrite, v, d.Sector, size, drbd.ResyncID
+	p.kind, p.op, p.v, p.sector, p.size, p.block = resyncWrite, OpWrite, v, sector, size, drbd.ResyncID
 	p.conn, p.data = r.connGen, data
+	if data == nil {
+		p.op = OpZero
+	}
 	r.peer.bytes += int64(size)
-	v.stats.ReceivedBytes += uint64(size)
+	v.stats.ReceivedBytes += uint64(len(data))
 	r.beginPeer(p)
 	r.askResync(v)
 	return true, nil
@@ -139,12 +152,13 @@ type askedBlock struct {
 	sector drbd.Sector
 	size   uint32 // bytes
 	at     Tick
+	stale  bool // the source has changed it since, and told
 }
 
-// answered takes an answer into account; it reports whether it was asked for.
-// The range stays taken until the block is written. Answers come nearly in the
-// order of the requests: the search is short.
-func (r *Resource) answered(v *volume, sector drbd.Sector, size uint32) bool {
+// answered takes an answer into account; it reports whether it was asked for,
+// and whether the block is stale. The range stays taken until the block is
+// written. Answers come nearly in the order of the requests: the search is short.
+func (r *Resource) answered(v *volume, sector drbd.Sector, size uint32) (stale, ok bool) {
 	s := &v.rs
 	for i := range s.asked.len() {
 		a := s.asked.at(i)
@@ -153,13 +167,14 @@ func (r *Resource) answered(v *volume, sector drbd.Sector, size uint32) bool {
 		}
 		s.inFlight -= uint64(size)
 		s.pace.gotAnswer(size, r.now-a.at)
+		stale = a.stale
 		for ; i > 0; i-- {
 			*s.asked.at(i) = *s.asked.at(i - 1)
 		}
 		s.asked.pop()
-		return true
+		return stale, true
 	}
-	return false
+	return false, false
 }
 
 // tooLate takes an answer to a resync that is over: the source's disk failed, or
@@ -184,8 +199,9 @@ func (r *Resource) gotResyncRefusal(v *volume, cmd drbd.Command, a drbd.BlockAck
 	if cmd == drbd.CmdNegRSDReply && r.gotVerifyRefusal(v, a) {
 		return nil
 	}
+	stale, asked := r.answered(v, a.Sector, a.Size)
 	switch {
-	case r.answered(v, a.Sector, a.Size):
+	case asked:
 	case v.tooLate(a.Sector, a.Size):
 		return nil
 	case cmd == drbd.CmdNegRSDReply && v.verifyOwed > 0:
@@ -199,7 +215,10 @@ func (r *Resource) gotResyncRefusal(v *volume, cmd drbd.Command, a drbd.BlockAck
 	case drbd.CmdNegRSDReply:
 		v.rs.failed += uint64(a.Size+4095) / 4096
 	case drbd.CmdRSIsInSync:
-		v.clearClean(a.Sector, a.Size)
+		v.rs.same += uint64(a.Size)
+		if !stale { // this comes on the other socket than what tells of a change
+			v.clearClean(a.Sector, a.Size)
+		}
 	case drbd.CmdRSCancel:
 		v.rs.skipped = true
 	}

@@ -66,8 +66,10 @@ type VerifySnapshot struct {
 type ResyncSnapshot struct {
 	Source, Paused        bool
 	TotalBytes, LeftBytes uint64
-	FailedBytes           uint64
+	FailedBytes           uint64 // either node could not read or write these
+	SameBytes             uint64 // found equal by their digests, and not sent
 	RateBytesPerSec       uint64
+	WantBytesPerSec       uint64 // what the resync may do now; 0 on the source
 	BeganAt               Tick
 }
 
@@ -106,10 +108,13 @@ func (r *Resource) Snapshot(now Tick) Snapshot {
 			left := v.bitmap.Weight()
 			rs := &ResyncSnapshot{
 				Source: v.rs.source, Paused: v.st.Paused(), TotalBytes: v.rs.total * 4096, LeftBytes: left * 4096,
-				FailedBytes: v.rs.failed * 4096, BeganAt: v.rs.began,
+				FailedBytes: v.rs.failed * 4096, SameBytes: v.rs.same, BeganAt: v.rs.began,
 			}
 			if dt := now - oldest.at; dt > 0 && oldest.left > left {
 				rs.RateBytesPerSec = (oldest.left - left) * 4096 * 1000 / uint64(dt)
+			}
+			if !v.rs.source {
+				rs.WantBytesPerSec = uint64(v.rs.pace.rate()) * rateStepsPerSecond
 			}
 			vs.Resync = rs
 		}

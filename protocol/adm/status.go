@@ -55,29 +55,30 @@ type Term struct {
 type Volume struct {
 	Volume         int       `json:"volume"`
 	Minor          int       `json:"minor"`
-	Device         string    `json:"device"`                   // /dev/drbdN
-	BlockDevice    string    `json:"block_device,omitempty"`   // what attach-device made of it
-	BackingDisk    string    `json:"backing_disk,omitempty"`   // empty: diskless by configuration
-	Export         string    `json:"export,omitempty"`         // NBD export name
-	Replication    string    `json:"replication,omitempty"`    // 8.4's cstate of this volume
-	Disk           string    `json:"disk,omitempty"`           //
-	PeerDisk       string    `json:"peer_disk,omitempty"`      //
-	SizeBytes      uint64    `json:"size_bytes"`               //
-	OutOfSyncBytes uint64    `json:"out_of_sync_bytes"`        //
-	Resync         *Resync   `json:"resync,omitempty"`         // while one runs
-	Verify         *Verify   `json:"verify,omitempty"`         // while one runs
-	VerifyFrom     uint64    `json:"verify_from,omitempty"`    // sector where a verify that was cut off goes on
-	OpenCount      int       `json:"open_count"`               // clients that hold it open
-	DiskError      string    `json:"disk_error,omitempty"`     // why the disk was detached
-	UUIDs          [4]string `json:"uuids"`                    // current, bitmap, history; 16 hex digits each
-	Flags          uint32    `json:"flags"`                    // metadata flags (v08 superblock)
-	ReadBytes      uint64    `json:"read_bytes"`               // from the local disk
-	WrittenBytes   uint64    `json:"written_bytes"`            // to the local disk
-	SentBytes      uint64    `json:"sent_bytes"`               // to the peer
-	ReceivedBytes  uint64    `json:"received_bytes"`           // from the peer
-	ALWrites       uint64    `json:"activity_log_writes"`      //
-	BitmapWrites   uint64    `json:"bitmap_writes"`            //
-	AttachProblem  string    `json:"attach_problem,omitempty"` // why there is no BlockDevice
+	Device         string    `json:"device"`                     // /dev/drbdN
+	BlockDevice    string    `json:"block_device,omitempty"`     // what attach-device made of it
+	BackingDisk    string    `json:"backing_disk,omitempty"`     // empty: diskless by configuration
+	Export         string    `json:"export,omitempty"`           // NBD export name
+	Replication    string    `json:"replication,omitempty"`      // 8.4's cstate of this volume
+	Disk           string    `json:"disk,omitempty"`             //
+	PeerDisk       string    `json:"peer_disk,omitempty"`        //
+	SizeBytes      uint64    `json:"size_bytes"`                 //
+	OutOfSyncBytes uint64    `json:"out_of_sync_bytes"`          //
+	Resync         *Resync   `json:"resync,omitempty"`           // while one runs
+	ResyncPausedBy []string  `json:"resync_paused_by,omitempty"` // "user", "peer", "dependency"; set also while none runs
+	Verify         *Verify   `json:"verify,omitempty"`           // while one runs
+	VerifyFrom     uint64    `json:"verify_from,omitempty"`      // sector where a verify that was cut off goes on
+	OpenCount      int       `json:"open_count"`                 // clients that hold it open
+	DiskError      string    `json:"disk_error,omitempty"`       // why the disk was detached
+	UUIDs          [4]string `json:"uuids"`                      // current, bitmap, history; 16 hex digits each
+	Flags          uint32    `json:"flags"`                      // metadata flags (v08 superblock)
+	ReadBytes      uint64    `json:"read_bytes"`                 // from the local disk
+	WrittenBytes   uint64    `json:"written_bytes"`              // to the local disk
+	SentBytes      uint64    `json:"sent_bytes"`                 // to the peer
+	ReceivedBytes  uint64    `json:"received_bytes"`             // from the peer
+	ALWrites       uint64    `json:"activity_log_writes"`        //
+	BitmapWrites   uint64    `json:"bitmap_writes"`              //
+	AttachProblem  string    `json:"attach_problem,omitempty"`   // why there is no BlockDevice
 }
 
 // Resync is the progress of a resync.
@@ -87,7 +88,10 @@ type Resync struct {
 	TotalBytes      uint64 `json:"total_bytes"`
 	LeftBytes       uint64 `json:"left_bytes"`
 	RateBytesPerSec uint64 `json:"rate_bytes_per_second"`
-	ETASeconds      int64  `json:"eta_seconds"` // negative: unknown
+	ETASeconds      int64  `json:"eta_seconds"`                     // negative: unknown
+	WantBytesPerSec uint64 `json:"want_bytes_per_second,omitempty"` // what the target allows itself now
+	FailedBytes     uint64 `json:"failed_bytes,omitempty"`          // either node could not read or write these
+	SameBytes       uint64 `json:"same_bytes,omitempty"`            // found equal by their checksums (csums-alg)
 }
 
 // Done is the finished part in percent, 0 to 100.

@@ -435,7 +435,7 @@ func (e *Engine) greetPeer(p *pair) (*link, error) {
 	p.data.SetDeadline(deadline) //nolint:errcheck // I/O fails if this did
 	mine := drbd.Features{
 		Min: drbd.MinVersion, Max: drbd.MaxVersion,
-		Flags: drbd.FeatureTrim | drbd.FeatureWSame | drbd.FeatureWZeroes | drbd.FeaturePollux | drbd.FeatureTerm,
+		Flags: drbd.FeatureTrim | drbd.FeatureThinResync | drbd.FeatureWSame | drbd.FeatureWZeroes | drbd.FeaturePollux | drbd.FeatureTerm,
 	}
 	if e.net.Load().DataIntegrityAlg != "" {
 		mine.Flags &^= drbd.FeatureWZeroes // drbd.ko expects a digest in P_ZEROES, which none sends (10.3 no. 3)

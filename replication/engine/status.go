@@ -50,7 +50,9 @@ type VolumeStatus struct {
 type ResyncStatus struct {
 	Source, Paused                         bool
 	TotalBytes, LeftBytes, RateBytesPerSec uint64
-	ETASeconds                             int64 // -1 if it cannot be told
+	WantBytesPerSec                        uint64 // the target's limit now; 0 on the source
+	FailedBytes, SameBytes                 uint64 // unreadable; found equal by digests
+	ETASeconds                             int64  // -1 if it cannot be told
 }
 
 // VerifyStatus is the progress of an online verify; Source drives it.

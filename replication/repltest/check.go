@@ -124,7 +124,7 @@ func (m *Model) ExcuseVolume(n *Node, vol int) { m.vols[vol].excused[n.id] = tru
 
 // observe sees every packet before it is stepped.
 func (w *World) observe(n *Node, h drbd.Header, _ *replication.Event) {
-	if h.Command == drbd.CmdRSDataReply && int(h.Volume) < len(n.Vols) {
+	if (h.Command == drbd.CmdRSDataReply || h.Command == drbd.CmdRSDeallocated) && int(h.Volume) < len(n.Vols) {
 		n.Vols[h.Volume].torn = true
 	}
 	if w.terms != nil {

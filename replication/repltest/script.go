@@ -139,6 +139,10 @@ func (s *script) option(d *directive, c *Config, key, value string) {
 			c.Net[i].CongestionExtents = d.number(key, 0)
 		case "al-updates":
 			c.Disk[i].ALUpdates = value != "no"
+		case "csums-alg":
+			c.Net[i].CsumsAlg = value
+		case "rs-discard-granularity":
+			c.Disk[i].RSDiscardGranularity = uint32(d.number(key, 0))
 		case "c-max-rate":
 			c.Disk[i].CMaxRateKiB = uint32(d.number(key, 0))
 		}

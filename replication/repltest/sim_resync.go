@@ -6,7 +6,8 @@ import (
 
 // resyncFeature pauses resyncs, and chooses how they are done.
 var resyncFeature = feature{
-	name: "resync",
+	name:   "resync",
+	choose: chooseResync,
 	troubles: []*trouble{
 		{"pause a resync", 5, func(s *sim, n *Node) {
 			s.resyncCommand(n, replication.Command{Kind: replication.CmdPauseSync})
@@ -34,5 +35,29 @@ func (s *sim) resyncCommand(n *Node, c replication.Command) {
 	for i := range n.Vols {
 		c.Volume = uint16(i)
 		n.Command(c, nil)
+	}
+}
+
+// chooseResync draws what is compared before it is sent, and the pace.
+func chooseResync(d *dice, c *Config) {
+	alg := []string{"", "", "", "crc32c", "sha1"}[d.pick(5)]
+	afterCrash := d.chance(0.2)
+	thin := []uint32{0, 0, 4096, 8192, 65536, 1 << 20}[d.pick(6)]
+	min := []uint32{0, 250, 4000, 100000}[d.pick(4)]
+	for i := range c.Net {
+		c.Net[i].CsumsAlg, c.Net[i].CsumsAfterCrashOnly = alg, afterCrash
+		o := &c.Disk[i]
+		o.RSDiscardGranularity, o.CMinRateKiB = thin, min
+		switch d.pick(6) {
+		case 0:
+			o.CPlanAhead, o.ResyncRateKiB = 0, uint32(10000+d.pick(90000))
+		case 1:
+			o.CFillTarget = 0
+		case 2:
+			o.CPlanAhead, o.CFillTarget = uint32(1+d.pick(30)), uint32(8+d.pick(5000))
+		}
+		if d.chance(0.1) {
+			c.Net[i].MaxBuffers = 32
+		}
 	}
 }

@@ -37,7 +37,7 @@ type Config struct {
 // AllFeatures is what two Pollux nodes agree on, KernelFeatures what one agrees
 // on with drbd.ko of Linux 6.1, as far as the core knows.
 const (
-	KernelFeatures = drbd.FeatureTrim | drbd.FeatureWSame | drbd.FeatureWZeroes
+	KernelFeatures = drbd.FeatureTrim | drbd.FeatureThinResync | drbd.FeatureWSame | drbd.FeatureWZeroes
 	AllFeatures    = KernelFeatures | drbd.FeaturePollux | drbd.FeatureTerm
 )
 

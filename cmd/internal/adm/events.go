@@ -228,7 +228,7 @@ func peerDeviceObject(peer string, v adm.Volume, statistics bool) object {
 		{"replication", replicationWord(v.Replication)},
 		{"peer-disk", diskWord(v.PeerDisk)},
 		{"peer-client", "no"},
-		{"resync-suspended", yesNoAs(v.Resync != nil && v.Resync.Paused, "user")},
+		{"resync-suspended", resyncSuspended(v)},
 	}}
 	if v.Verify != nil {
 		o.props = append(o.props, property{"done", fmt.Sprintf("%.2f", v.Verify.Done())})
@@ -283,11 +283,9 @@ func pathWord(addr string) string {
 	return fmt.Sprintf("ipv4:%s:%d", h.Address, h.Port)
 }
 
-func yesNo(b bool) string { return yesNoAs(b, "yes") }
-
-func yesNoAs(b bool, yes string) string {
+func yesNo(b bool) string {
 	if b {
-		return yes
+		return "yes"
 	}
 	return "no"
 }
@@ -300,3 +298,12 @@ func noneWord(s string) string {
 }
 
 func kib(bytes uint64) string { return fmt.Sprint(bytes >> 10) }
+
+// resyncSuspended is drbdsetup's word for what pauses the resync of v: "no", or
+// "user,peer,dependency" as far as they do.
+func resyncSuspended(v adm.Volume) string {
+	if len(v.ResyncPausedBy) == 0 {
+		return "no"
+	}
+	return strings.Join(v.ResyncPausedBy, ",")
+}

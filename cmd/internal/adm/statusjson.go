@@ -171,7 +171,7 @@ func toJSONConnection(r adm.Resource) jsonConnection {
 	for _, v := range r.Volumes {
 		p := jsonPeerDevice{
 			Volume: v.Volume, ReplicationState: replicationWord(v.Replication), PeerDiskState: diskWord(v.PeerDisk),
-			ResyncSuspended: "no", Received: v.ReceivedBytes >> 10, Sent: v.SentBytes >> 10, OutOfSync: v.OutOfSyncBytes >> 10,
+			ResyncSuspended: resyncSuspended(v), Received: v.ReceivedBytes >> 10, Sent: v.SentBytes >> 10, OutOfSync: v.OutOfSyncBytes >> 10,
 			PercentInSync: 100,
 		}
 		if v.SizeBytes > 0 && v.OutOfSyncBytes <= v.SizeBytes {
@@ -182,9 +182,6 @@ func toJSONConnection(r adm.Resource) jsonConnection {
 			p.HasSyncDetails, p.RSTotal, p.Rate, p.ResyncDone = true, &total, &rate, &done
 			if s.ETASeconds >= 0 {
 				p.ETASeconds = &s.ETASeconds
-			}
-			if s.Paused {
-				p.ResyncSuspended = "user"
 			}
 		}
 		if s := v.Verify; s != nil {

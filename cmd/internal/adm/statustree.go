@@ -62,7 +62,11 @@ func writeResource(w io.Writer, r adm.Resource, p palette, now time.Time) {
 		}
 		row(name, "%s/%s  %s  %s%s", v.Disk, v.PeerDisk, v.Device, formatBytes(v.SizeBytes), volumeNotes(r, v))
 		if v.Resync != nil {
-			row("", "%s", progressLine(*v.Resync))
+			line := progressLine(*v.Resync)
+			if v.Resync.Paused {
+				line += " by " + strings.Join(v.ResyncPausedBy, ", ")
+			}
+			row("", "%s", line)
 		}
 		if v.Verify != nil {
 			row("", "verify %s  %s differ", progressLine(v.Verify.Resync), formatBytes(v.Verify.FoundBytes))

@@ -11,7 +11,6 @@ func ignoredOptions(s resourceSpec) []string {
 			out = append(out, fmt.Sprintf("%s %s has no effect yet: %s", option, value, instead))
 		}
 	}
-	add(s.Net.CsumsAlg != "", "csums-alg", s.Net.CsumsAlg, "a resync copies whole blocks")
 	add(s.Options.Quorum != "off", "quorum", s.Options.Quorum, "two nodes have none; the peer's state and fencing decide")
 	for _, v := range s.Volumes {
 		o := v.Options

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/pollux-project/pollux/protocol/adm"
+	"github.com/pollux-project/pollux/replication"
 	"github.com/pollux-project/pollux/replication/engine"
 )
 
@@ -37,6 +38,7 @@ func volumeStatus(v engine.VolumeStatus) adm.Volume {
 		ReadBytes: v.Counters.ReadBytes, WrittenBytes: v.Counters.WrittenBytes, SentBytes: v.Counters.SentBytes,
 		ReceivedBytes: v.Counters.ReceivedBytes, ALWrites: v.Counters.ALWrites, BitmapWrites: v.Counters.BMWrites,
 	}
+	a.ResyncPausedBy = replication.PausedBy(v.State)
 	for i, u := range [...]uint64{v.UUIDs.Current, v.UUIDs.Bitmap, v.UUIDs.History[0], v.UUIDs.History[1]} {
 		a.UUIDs[i] = fmt.Sprintf("%016X", u)
 	}
@@ -44,6 +46,7 @@ func volumeStatus(v engine.VolumeStatus) adm.Volume {
 		a.Resync = &adm.Resync{
 			Source: r.Source, Paused: r.Paused, TotalBytes: r.TotalBytes, LeftBytes: r.LeftBytes,
 			RateBytesPerSec: r.RateBytesPerSec, ETASeconds: r.ETASeconds,
+			WantBytesPerSec: r.WantBytesPerSec, FailedBytes: r.FailedBytes, SameBytes: r.SameBytes,
 		}
 	}
 	a.VerifyFrom = v.VerifyFrom
