@@ -34,7 +34,8 @@
 //   - I3 A bit is cleared on disk, and an extent leaves the activity log on disk,
 //     only after an fdatasync of this node's data that began after the data was written.
 //   - I4 Overlapping writes are never in flight together on one disk; both nodes
-//     do them in the order of the data socket.
+//     do them in the order of the data socket. Those that two Primaries begin at
+//     once both nodes do in the order that the one decides that resolves conflicts.
 //   - I5 P_BARRIER_ACK is sent only after an fdatasync that began after the last
 //     write of its epoch, and of all earlier ones, had ended.
 //   - I6 A node writes for a peer, and acknowledges, only under a term that is not

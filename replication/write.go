@@ -498,7 +498,7 @@ func (r *Resource) destroy(q *request) {
 		switch {
 		case q.flags&(localOK|netOK) != localOK|netOK:
 			v.setDirty(q.sector, q.size)
-		case q.is(rsWriteAck) && !q.is(keepsBits):
+		case q.is(rsWriteAck|isTainted) && !q.is(keepsBits):
 			v.clearClean(q.sector, q.size)
 			r.sourceMayFinish(v)
 		}
