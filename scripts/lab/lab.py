@@ -177,10 +177,10 @@ class Guest:
     def write_file(self, path, text):
         self.sh(f"cat >{path} <<'END-OF-FILE'\n{text}\nEND-OF-FILE")
 
-    def configure(self, peer_port, protocol='C'):
+    def configure(self, peer_port, protocol='C', net=''):
         """Writes drbd.conf: resource r0, minor 1 on /dev/vda, its peer at that port of this machine."""
         self.write_file('/etc/drbd.conf', resource_file(
-            '/dev/vda', ('kernel', GUEST_IP, GUEST_PORT), ('peer', HOST_IN_GUEST, peer_port), protocol))
+            '/dev/vda', ('kernel', GUEST_IP, GUEST_PORT), ('peer', HOST_IN_GUEST, peer_port), protocol, net))
 
     def proc_drbd(self):
         """The entry of minor 1 in /proc/drbd as a dict: cs, ro, ds, oos, ...; empty if it is down."""
@@ -211,8 +211,8 @@ class Guest:
         return [(int(w[0]), int(w[1]), w[2], *map(int, w[3:])) for w in words]
 
 
-def resource_file(disk, me, peer, protocol='C'):
-    """drbd.conf with r0 on disk; me and peer are (node name, address, port).
+def resource_file(disk, me, peer, protocol='C', net=''):
+    """drbd.conf with r0 on disk; me and peer are (node name, address, port); net is more of the net section.
 
     The resync rate is fixed and high: the controller of 8.4 would start slowly,
     and the last P_SYNC_PARAM89 of the two nodes sets it for both.
@@ -223,7 +223,7 @@ resource r0 {{
     disk {disk};
     meta-disk internal;
     disk {{ c-plan-ahead 0; resync-rate 400M; }}
-    net {{ protocol {protocol}; }}
+    net {{ protocol {protocol}; {net} }}
     on {me[0]} {{ address {me[1]}:{me[2]}; }}
     on {peer[0]} {{ address {peer[1]}:{peer[2]}; }}
 }}"""

@@ -33,9 +33,9 @@ class Kernel:
         self.guest, self.name = guest, guest.name
         self.listen_port = guest.drbd_port
 
-    def prepare(self, peer_port):
+    def prepare(self, peer_port, net=''):
         """Fresh metadata for a resource whose peer listens on that port of this machine."""
-        self.guest.configure(peer_port)
+        self.guest.configure(peer_port, net=net)
         self.guest.sh('drbdadm create-md --force r0')
 
     def adm(self, *words):
@@ -81,10 +81,10 @@ class Pollux:
             if not os.access(os.path.join(self.bin, program), os.X_OK):
                 raise lab.Failure(f'{self.bin}/{program} is not there: run make build')
 
-    def prepare(self, peer_port):
+    def prepare(self, peer_port, net=''):
         with open(f'{self.dir}/r0.res', 'w') as f:
             f.write(lab.resource_file(self.image(), ('pollux', '127.0.0.1', self.listen_port),
-                                      ('kernel', '127.0.0.1', peer_port)))
+                                      ('kernel', '127.0.0.1', peer_port), net=net))
         with open(self.toml, 'w') as f:
             f.write("""node-name = "pollux"
 resource-files = ["r0.res"]
