@@ -396,6 +396,10 @@ func (r *Resource) runDetach(c *command) {
 			if !r.ready(c) {
 				return
 			}
+			if !v.isSettled() { // a generation begins here: the peer must hear of it before it begins one, too
+				r.retryLater(c)
+				return
+			}
 			ns := v.st
 			ns.Disk = drbd.Failed
 			if code := r.check(v, ns, r.conn >= drbd.Connected); code < SSSuccess {

@@ -214,6 +214,7 @@ func (w *World) outlive(s Scenario) {
 func (w *World) settle(s Scenario) {
 	for range 4 {
 		w.Heal()
+		w.endTerms()
 		for _, n := range w.Nodes {
 			n.Start()
 			for i := range n.Vols {

@@ -206,6 +206,9 @@ func (n *Node) Kill(power bool, keep float64) {
 	}
 	n.w.trace("%s killed power=%v", n.name, power)
 	n.w.Model.crashed(n, power)
+	if n.w.terms != nil {
+		n.w.terms.crashed(n)
+	}
 	n.alive = false
 	if l := n.link; l != nil {
 		if power {

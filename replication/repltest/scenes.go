@@ -42,6 +42,7 @@ func Scenarios() []Scenario {
 		{Name: "demotion_a", Config: protocol(small, 'A'), Run: playDemotion},
 		{Name: "demotion_b", Config: protocol(small, 'B'), Run: playDemotion},
 		{Name: "detach", Config: small, Run: playDetach},
+		{Name: "terms", Config: small, Run: playTerms},
 		{Name: "restart", Config: two, Run: playRestart},
 	}
 }

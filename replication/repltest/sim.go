@@ -205,7 +205,7 @@ func (s *sim) heal() {
 	w.Run(2500)
 	for round := 0; round < 8 && w.failure == nil; round++ {
 		w.Heal()
-		s.endTerms()
+		w.endTerms()
 		for _, n := range w.Nodes {
 			n.Start()
 			for i := range n.Vols {

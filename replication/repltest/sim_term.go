@@ -66,12 +66,12 @@ var termFeature = feature{
 
 // endTerms is what the operator of a replaced Primary is told to do, and of one
 // that nobody allows to go on.
-func (s *sim) endTerms() {
-	for _, n := range s.w.Nodes {
-		if s.arbiter == nil || !n.alive || n.res.Role() != drbd.Primary {
+func (w *World) endTerms() {
+	for _, n := range w.Nodes {
+		if w.terms == nil || !n.alive || n.res.Role() != drbd.Primary {
 			continue
 		}
-		if t := n.res.Snapshot(s.w.Tick()).Term; t.Frozen != "" || t.Term < t.Promised {
+		if t := n.res.Snapshot(w.Tick()).Term; t.Frozen != "" || t.Term < t.Promised {
 			n.Kill(false, 1)
 			n.Up()
 		}
@@ -237,6 +237,7 @@ type termModel struct {
 	w        *World
 	arbiter  *arbiter
 	promised [2]uint64 // what each node has answered
+	known    [2]bool   // it knew what it had promised when it crashed
 	unknown  [2]bool   // another program wrote since it was last attached
 }
 
@@ -253,6 +254,16 @@ func (t *termModel) foreign(n *Node) {
 	t.unknown[n.id] = true
 }
 
+// crashed is called before a process ends.
+func (t *termModel) crashed(n *Node) {
+	snap := n.res.Snapshot(t.w.Tick()).Term
+	t.known[n.id] = snap.Promised > 0 && snap.Unknown == ""
+	for _, v := range n.Vols { // the very first record may not be there yet
+		sb, err := meta.DecodeSuperblock(v.meta.durable[v.layout.Superblock:])
+		t.known[n.id] = t.known[n.id] && err == nil && sb.Term.Exists()
+	}
+}
+
 // attached: what was promised is known again.
 func (t *termModel) attached(n *Node) {
 	for _, v := range n.Vols {
@@ -267,6 +278,10 @@ func (t *termModel) attached(n *Node) {
 	case t.unknown[n.id] && snap.Promised > 0 && snap.Unknown == "" && n.link == nil:
 		t.w.fail("%s: another program has written its superblock, but it takes its term %d for known", n.name, snap.Promised)
 	}
+	if t.known[n.id] && !t.unknown[n.id] && snap.Unknown != "" {
+		t.w.fail("%s: has crashed, and no longer knows what it has promised: %s", n.name, snap.Unknown)
+	}
+	t.known[n.id] = false
 	t.unknown[n.id] = false // from now on it may learn it
 }
 
@@ -280,7 +295,7 @@ func (t *termModel) commandDone(n *Node, c *replication.Command) {
 		t.w.fail("%s: became Primary under term %d, but has promised %d", n.name, c.Term, t.promised[n.id])
 	case c.Kind == replication.CmdPrimary && c.Term != 0:
 		t.promised[n.id] = max(t.promised[n.id], c.Term)
-		if snap.Unknown != "" && n.Vols[0].attached { // else its disk has failed meanwhile
+		if snap.Unknown != "" && n.state(0).Disk >= drbd.Inconsistent { // else its disk has failed meanwhile
 			t.w.fail("%s: became Primary under term %d, but does not know what it has promised: %s", n.name, c.Term, snap.Unknown)
 		}
 	}
