@@ -23,6 +23,9 @@ func (r *Resource) mustHold() {
 		if v.st.Role == drbd.Primary && v.st.Peer == drbd.Primary && !r.net.AllowTwoPrimaries {
 			panic(fmt.Sprintf("replication: %s/%d: two Primaries: %v", r.cfg.Name, v.num, v.st))
 		}
+		if v.ov.running != isVerify(v.st.Conn) {
+			panic(fmt.Sprintf("replication: %s/%d: online verify runs: %v, in state %v", r.cfg.Name, v.num, v.ov.running, v.st))
+		}
 		if v.hasDisk() && v.bitmap == nil {
 			panic(fmt.Sprintf("replication: %s/%d: disk %v without a bitmap", r.cfg.Name, v.num, v.st.Disk))
 		}

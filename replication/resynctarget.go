@@ -5,14 +5,6 @@ import (
 	"github.com/pollux-project/pollux/replication/meta"
 )
 
-// resyncRate is the ceiling in bytes per second.
-func (v *volume) resyncRate() int64 {
-	if v.opts.CPlanAhead == 0 {
-		return int64(v.opts.ResyncRateKiB) << 10
-	}
-	return int64(v.opts.CMaxRateKiB) << 10
-}
-
 // pace brings the pacer of v to now.
 func (r *Resource) pace(v *volume) *pacer {
 	p := &v.rs.pace
@@ -20,10 +12,13 @@ func (r *Resource) pace(v *volume) *pacer {
 	return p
 }
 
-// repace begins the pacing of a running resync anew: its options have changed.
+// repace begins the pacing of a running resync or verify anew: its options have changed.
 func (r *Resource) repace(v *volume) {
 	if v.rs.running {
 		v.rs.pace.begin(&v.opts, v.rs.source, r.now, v.otherSectors)
+	}
+	if v.ov.running && v.ov.source {
+		v.ov.pace.begin(&v.opts, false, r.now, v.otherSectors)
 	}
 }
 

@@ -14,7 +14,6 @@ const (
 	verifyChunkBytes = verifyPieces * verifyBlock
 	verifyPieces     = 64   // pieces of a chunk: the bits of verifyChunk.asked
 	verifyChunks     = 1024 // most of them under way
-	verifyBurstMS    = 200  // what the token bucket holds
 	verifyTickMS     = 100
 	verifyReports    = 512 // ranges out of sync that are named in the log, per run
 )
@@ -46,8 +45,7 @@ type verification struct {
 	unanswered  int    // requests that the peer has not answered
 	heard       Tick   // when the peer last answered, or had nothing to answer
 	inFlight    uint64 // bytes taken up and not compared
-	tokens      int64  // bytes
-	filled      Tick
+	pace        pacer  // source
 
 	held ring[verifyHold] // target
 
@@ -78,6 +76,7 @@ type verifyChunk struct {
 	sector drbd.Sector
 	size   uint32 // bytes
 	phase  verifyPhase
+	at     Tick   // when it was asked for
 	asking uint64 // split: pieces that the peer hashes
 	open   uint64 // split: pieces that are not compared
 	bad    uint64 // pieces that differ
@@ -182,9 +181,9 @@ func (r *Resource) startVerify(v *volume, start, stop drbd.Sector) {
 		return
 	}
 	s.start, s.pos, s.stop = start, start, stop
+	s.pace.begin(&v.opts, false, r.now, v.otherSectors)
 	s.total = blocksOf(v.verifyEnd() - start)
 	s.left = s.total
-	s.tokens = v.resyncRate() * verifyTickMS / 1000
 	s.resetMarks(r.now)
 	r.report("volume %d: Starting Online Verify from sector %d", v.num, start)
 	r.setTimerOnce(timerVerify, verifyTickMS)
@@ -225,7 +224,7 @@ func (r *Resource) verifyChanged(v *volume, os, ns drbd.State) {
 	r.verifyRuns++
 	v.ov = verification{
 		running: true, source: ns.Conn == drbd.VerifyS, run: r.verifyRuns, alg: r.net.VerifyAlg, sumSize: h.Size(),
-		began: r.now, filled: r.now, heard: r.now,
+		began: r.now, heard: r.now,
 	}
 }
 
@@ -276,15 +275,19 @@ func (r *Resource) askVerify(v *volume) {
 			r.askChunk(v, c)
 		}
 	}
-	rate := v.resyncRate()
-	s.tokens = min(s.tokens+rate*int64(r.now-s.filled)/1000, max(rate*verifyBurstMS/1000, verifyChunkBytes))
-	s.filled = r.now
-	window := uint64(max(r.net.MaxBuffers, 32)) * 4096 / 2
-	for end := v.verifyEnd(); s.tokens > 0 && s.pos < end && s.inFlight < window && s.q.len() < verifyChunks; {
-		c := verifyChunk{sector: s.pos, size: r.verifySize(s.pos, end)}
+	s.pace.advance(r.now, v.otherSectors, v.starved != 0, s.inFlight)
+	limit := uint64(max(r.net.MaxBuffers, 32)) * 4096 / 2
+	for end := v.verifyEnd(); s.pos < end && s.q.len() < verifyChunks; {
+		if !s.pace.mayAsk(s.inFlight, limit) {
+			if t := r.timers[timerVerify]; t == 0 || t > r.now+s.pace.wait() {
+				r.setTimer(timerVerify, s.pace.wait())
+			}
+			return
+		}
+		c := verifyChunk{sector: s.pos, size: r.verifySize(s, end)}
 		s.pos = c.end()
 		s.inFlight += uint64(c.size)
-		s.tokens -= int64(c.size)
+		s.pace.asked(c.size)
 		s.wanted++
 		s.q.push(c)
 		if at := s.q.at(s.q.len() - 1); (s.asked || s.q.len() == 1) && r.settledForVerify(v, at) {
@@ -294,14 +297,15 @@ func (r *Resource) askVerify(v *volume) {
 	}
 }
 
-// verifySize is the size of the chunk at sector, in bytes: larger ones are
-// aligned, so that no run depends on where another began.
-func (r *Resource) verifySize(sector, end drbd.Sector) uint32 {
-	size := drbd.Sector(verifyBlock)
+// verifySize is the size of the next chunk, in bytes: larger ones are aligned,
+// so that no run depends on where another began.
+func (r *Resource) verifySize(s *verification, end drbd.Sector) uint32 {
+	size := int64(verifyBlock)
 	if r.peerPollux {
-		size = verifyChunkBytes - drbd.Sector(sector.Bytes()%verifyChunkBytes)
+		most := s.pace.block()
+		size = most - s.pos.Bytes()%most
 	}
-	return uint32(min(size, (end-sector)<<9))
+	return uint32(min(size, (end - s.pos).Bytes()))
 }
 
 // settledForVerify reports whether all writes to c that began before it was
@@ -328,7 +332,7 @@ func (r *Resource) peerMayLack(v *volume, start, end drbd.Sector) bool {
 }
 
 func (r *Resource) askChunk(v *volume, c *verifyChunk) {
-	c.phase = verifyAsked
+	c.phase, c.at = verifyAsked, r.now
 	r.sendVerifyRequest(v, c.sector, c.size)
 }
 

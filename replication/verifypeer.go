@@ -154,6 +154,7 @@ func (r *Resource) verifyAnswered(v *volume, c *verifyChunk, piece int) {
 	s.unanswered--
 	s.heard = r.now
 	if piece < 0 {
+		s.pace.gotAnswer(c.size, r.now-c.at)
 		c.phase = verifyReading
 	} else {
 		c.asking &^= 1 << piece
@@ -240,6 +241,7 @@ func (r *Resource) chunkProgress(v *volume, c *verifyChunk, piece int) {
 		}
 	}
 	c.phase = verifyDone
+	s.inFlight -= uint64(c.size)
 	for s.q.len() > 0 && s.q.at(0).phase == verifyDone {
 		r.retireChunk(v, s.q.pop())
 	}
@@ -251,7 +253,6 @@ func (r *Resource) chunkProgress(v *volume, c *verifyChunk, piece int) {
 // retireChunk reports what was found, in the order of the disk.
 func (r *Resource) retireChunk(v *volume, c verifyChunk) {
 	s := &v.ov
-	s.inFlight -= uint64(c.size)
 	s.left -= min(s.left, blocksOf(c.end()-c.sector))
 	for bad := c.bad; bad != 0; bad &= bad - 1 {
 		start, size := c.piece(bits.TrailingZeros64(bad))

@@ -264,6 +264,7 @@ func (o *out) send(p []byte) (sent int, err error) {
 		sent += n
 		switch {
 		case err == nil:
+			o.conn.SetWriteDeadline(time.Time{}) //nolint:errcheck // it would fail a later write that does not wait
 			return sent, nil
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return sent, err

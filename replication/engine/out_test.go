@@ -111,3 +111,23 @@ func TestSendWithoutKoCount(t *testing.T) {
 		t.Errorf("after %d bytes: %v", n, err)
 	}
 }
+
+// The limit of a send that had to wait says nothing of those that come later.
+func TestSendAfterABlockedOne(t *testing.T) {
+	from, to := tcpPair(t)
+	const timeout = 50 * time.Millisecond
+	o, _, failed := startOut(t, from, patience{timeout, 0})
+	for range 3 {
+		sent := make([]byte, 4<<20)
+		o.file(sent, nil, "")
+		o.flush()
+		if n, err := io.CopyN(io.Discard, to, int64(len(sent))); err != nil {
+			t.Fatalf("after %d bytes: %v", n, err)
+		}
+		select {
+		case err := <-failed:
+			t.Fatal(err)
+		case <-time.After(2 * timeout):
+		}
+	}
+}

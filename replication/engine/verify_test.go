@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -162,5 +163,29 @@ func BenchmarkIntegrity(b *testing.B) {
 				c.write(int64(i%2000)*4096, data)
 			}
 		})
+	}
+}
+
+// BenchmarkVerify is an online verify of a whole volume, both nodes in one process.
+func BenchmarkVerify(b *testing.B) {
+	x, y := newPair(b, func(c *Config) { c.Net.VerifyAlg, c.Net.MaxBuffers = "crc32c", 8000 })
+	x.up()
+	y.up()
+	x.await("connection", isConnected)
+	if err := x.Primary(true); err != nil {
+		b.Fatal(err)
+	}
+	x.await("first sync", inSync)
+	y.await("first sync", inSync)
+	b.SetBytes(x.Volume(0).Size())
+	for b.Loop() {
+		if err := y.Verify(0, 0, 0); err != nil {
+			b.Fatal(err)
+		}
+		for isVerifying := true; isVerifying; {
+			s := y.Status()
+			isVerifying = s.volume(0).Conn == drbd.VerifyS
+			runtime.Gosched()
+		}
 	}
 }

@@ -17,6 +17,10 @@ FIO = ('--name=verify --rw=randwrite --bsrange=4k-64k --blockalign=4k --direct=1
        '--verify=crc32c --verify_fatal=1 --do_verify=1 --verify_state_save=0 --minimal').split()
 
 
+# Net options of both nodes.
+NET = 'verify-alg crc32c;'
+
+
 class State(dict):
     """cs, ro and ds as in /proc/drbd, each from this node's point of view; oos in KiB."""
 
@@ -35,8 +39,11 @@ class Kernel:
 
     def prepare(self, peer_port, net=''):
         """Fresh metadata for a resource whose peer listens on that port of this machine."""
-        self.guest.configure(peer_port, net=net)
+        self.configure(peer_port, net)
         self.guest.sh('drbdadm create-md --force r0')
+
+    def configure(self, peer_port, net=''):
+        self.guest.configure(peer_port, net=NET + net)
 
     def adm(self, *words):
         return self.guest.sh('drbdadm ' + ' '.join(words))
@@ -81,10 +88,13 @@ class Pollux:
             if not os.access(os.path.join(self.bin, program), os.X_OK):
                 raise lab.Failure(f'{self.bin}/{program} is not there: run make build')
 
-    def prepare(self, peer_port, net=''):
+    def configure(self, peer_port, net=''):
         with open(f'{self.dir}/r0.res', 'w') as f:
             f.write(lab.resource_file(self.image(), ('pollux', '127.0.0.1', self.listen_port),
-                                      ('kernel', '127.0.0.1', peer_port), net=net))
+                                      ('kernel', '127.0.0.1', peer_port), net=NET + net))
+
+    def prepare(self, peer_port, net=''):
+        self.configure(peer_port, net)
         with open(self.toml, 'w') as f:
             f.write("""node-name = "pollux"
 resource-files = ["r0.res"]
@@ -107,6 +117,14 @@ format = "json"
     def start(self):
         self.lab.spawn('polluxd', [os.path.join(self.bin, 'polluxd'), '--config', self.toml])
         lab.wait_for("polluxd's control socket", 10, self.answers)
+
+    def damage(self, offset):
+        """Flips a byte of the disk, as a disk that lies would."""
+        with open(self.image(), 'r+b') as f:
+            f.seek(offset)
+            byte = f.read(1)
+            f.seek(offset)
+            f.write(bytes([byte[0] ^ 0xff]))
 
     def answers(self):
         """Whether polluxd takes commands; a socket that a killed one left behind does not."""
