@@ -78,8 +78,11 @@ type Request struct {
 	Length  uint32 // at most MaxRequest for reads and writes
 	Data    []byte // OpWrite: the payload; OpRead: filled in; len(Data) == Length
 	Err     error  // the result, set before Sink.Completed
-	Sink    Sink
-	Cookie  uint64 // the Sink's own
+	// Moved, set before Sink.Completed: the memory that Data was is still in use
+	// by a disk that hangs, and must never be used again. Data is now what was read.
+	Moved  bool
+	Sink   Sink
+	Cookie uint64 // the Sink's own
 }
 
 // MaxRequest is the largest Length of a read or write Request, in bytes. It is

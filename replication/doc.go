@@ -17,7 +17,8 @@
 //     one event, also after the connection is gone. A MetaJob is done in its own order.
 //     Digests are computed by the caller, outside of Step's lock: a read wants one by
 //     Action.DigestAlg and has it answered in Event.Digest.
-//  4. Complete takes the request from the core: its memory is the client's again.
+//  4. Complete takes the request from the core: its memory is the client's again,
+//     unless it says Keep.
 //     Free gives a buffer of the peer's back.
 //     After a connection is lost, Connect comes only when no I/O for the peer is
 //     under way here any more and its last writes are stable; SocketsUp in any

@@ -134,7 +134,8 @@ const (
 	// that drbd.NewDigest knows), or to know whether it is nothing but zeroes (WantZero).
 	DoLocal
 	DoPeerLocal
-	// Complete: the client's request Tag is done, with Err.
+	// Complete: the client's request Tag is done, with Err. Keep: the memory that
+	// came with it is still a hanging disk's, for good; Data is what was read.
 	Complete
 	// Free: Data goes back to the pool.
 	Free
@@ -175,6 +176,7 @@ type Action struct {
 	Volume uint16
 	Op     Op
 	FUA    bool
+	Keep   bool
 	// NoUnmap keeps the blocks of an OpZero allocated.
 	NoUnmap  bool
 	WantZero bool // DoPeerLocal, OpRead: answer with AllZero

@@ -27,6 +27,7 @@ type metaIO struct {
 	touched   bool // the bitmap was changed since the lazy writer looked
 	forceSync bool // the next job makes the data durable first
 	inAL      bool // the running job carries a transaction
+	begun     Tick // when the running job began, if it counts for disk-timeout
 	more      bool // the running job goes on with the pages dirty[taken:]
 	taken     int
 	endsSB    bool   // ... and ends with the superblock
@@ -147,7 +148,10 @@ func (r *Resource) maintainMeta(v *volume) {
 		m.finish(v, job)
 	}
 	v.stats.BMWrites += uint64(len(job.Pages))
-	m.running = true
+	m.running, m.begun = true, 0
+	if !job.SyncData {
+		m.begun = r.diskTimer(v)
+	}
 	r.emit(Action{Kind: WriteMeta, Volume: v.num, Job: job})
 }
 

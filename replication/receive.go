@@ -14,6 +14,8 @@ type peerRequest struct {
 	kind    rangeKind
 	op      Op
 	alHeld  bool
+	hanging bool // its I/O was given up and has not ended
+	begun   Tick // when its I/O began, if there is a disk-timeout
 	stale   bool // the peer has changed the blocks since: its answer clears no bits
 	v       *volume
 	sector  drbd.Sector
@@ -63,6 +65,11 @@ func (t *peerRequests) alloc() *peerRequest {
 // release frees the slot and the payload.
 func (r *Resource) releasePeer(p *peerRequest) {
 	t := &r.peer
+	if p.hanging {
+		t.bytes -= int64(p.size)
+		t.used--
+		return // slot and memory are its I/O's until that ends
+	}
 	if p.data != nil {
 		r.emit(Action{Kind: Free, Data: p.data})
 	}
@@ -448,6 +455,7 @@ func (r *Resource) startPeer(p *peerRequest) bool {
 	}
 	v.local++
 	v.active.insert(p.sector, p.end(), p.kind, uint32(p.id))
+	p.begun = r.diskTimer(v)
 	if p.op != OpRead {
 		v.sync.dirty = true
 		v.stats.WrittenBytes += uint64(p.size)
@@ -471,6 +479,10 @@ func (r *Resource) startPeer(p *peerRequest) bool {
 
 func (r *Resource) peerLocalDone(ev *Event) {
 	p := r.peer.get(ev.Peer)
+	if p.hanging {
+		r.peerHangEnded(p, ev.Data)
+		return
+	}
 	if ev.Data != nil {
 		p.data = ev.Data
 	}

@@ -23,6 +23,9 @@ const (
 	isTainted   // to be begun anew: this disk may hold its data, the peer's not
 	mustRepeat  // to be begun anew instead of being answered
 	keepsBits   // later writes went to this disk alone: its end clears no bits
+	hanging     // its local I/O was given up and has not ended: the slot stays taken
+	moved       // its local I/O was given up: its data are not in the client's memory any more
+	isZombie    // over but for an I/O that hangs
 	toTarget    // the peer's copy was not UpToDate when it was sent
 )
 
@@ -43,6 +46,7 @@ type request struct {
 	err    error
 	epoch  uint32
 	since  Tick   // when the peer was asked
+	begun  Tick   // when its local I/O began, if there is a disk-timeout
 	pos    uint64 // protocol A: end of its bytes in the data stream
 
 	syncSeq uint64 // flush: the fdatasync that it needs

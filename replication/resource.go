@@ -442,6 +442,7 @@ const (
 	timerCommand
 	timerSequence
 	timerAhead
+	timerDisk
 	timerVerify
 	timerCount
 )
@@ -498,6 +499,8 @@ func (r *Resource) timerFired() {
 			r.commandTimer()
 		case timerSequence:
 			r.sequenceTimeout()
+		case timerDisk:
+			r.checkDisks()
 		case timerAhead:
 			r.returnFromAhead()
 		case timerVerify:

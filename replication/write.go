@@ -115,6 +115,7 @@ func (r *Resource) startRead(q *request) bool {
 		q.set(localPending)
 		v.local++
 		v.otherSectors += uint64(q.size >> 9)
+		q.begun = r.diskTimer(v)
 		r.emit(Action{Kind: DoLocal, Op: OpRead, Volume: v.num, ID: q.id, Sector: q.sector, Size: q.size, Data: q.data, Tag: q.tag})
 	case v.readsRemotely():
 		r.readRemote(q)
@@ -189,6 +190,7 @@ func (r *Resource) startWrite(q *request) bool {
 	if local {
 		q.set(localPending)
 		v.local++
+		q.begun = r.diskTimer(v)
 		v.sync.dirty = true
 		v.stats.WrittenBytes += uint64(q.size)
 		v.otherSectors += uint64(q.size >> 9)
@@ -340,6 +342,10 @@ func (r *Resource) dataSent(pos uint64) {
 
 func (r *Resource) localDone(ev *Event) {
 	q := r.req.get(ev.ID)
+	if q.is(hanging) {
+		r.hangEnded(q)
+		return
+	}
 	v := q.v
 	q.clear(localPending)
 	v.local--
@@ -449,7 +455,14 @@ func (r *Resource) complete(q *request) bool {
 		r.peerMayGo()
 		q.v.ov.kick = q.v.ov.wanted > 0
 	}
-	r.emit(Action{Kind: Complete, Tag: q.tag, Err: q.err})
+	done := Action{Kind: Complete, Tag: q.tag, Err: q.err}
+	if q.is(moved) {
+		done.Keep = true
+		if q.op == OpRead {
+			done.Data = q.data
+		}
+	}
+	r.emit(done)
 	q.tag, q.data = nil, nil
 	return true
 }
@@ -485,7 +498,7 @@ func (r *Resource) restart(q *request) {
 	if q.is(alHeld) && q.v.al != nil {
 		q.v.al.End(meta.ExtentsOf(q.sector, q.size))
 	}
-	q.flags, q.err = 0, nil
+	q.flags, q.err = q.flags&(hanging|moved), nil
 	r.req.waiting = append(r.req.waiting, q.id)
 	r.kick = true
 }
@@ -512,7 +525,11 @@ func (r *Resource) destroy(q *request) {
 	r.satisfied(q)
 	v.ov.kick = v.ov.wanted > 0
 	r.peerMayGo()
-	r.req.release(q)
+	if q.is(hanging) {
+		q.set(isZombie)
+	} else {
+		r.req.release(q)
+	}
 	if len(r.req.waiting) > 0 {
 		r.kick = true
 	}

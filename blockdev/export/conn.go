@@ -358,7 +358,7 @@ func (c *conn) prepare(q nbd.Request, cost int64) *request {
 	r := c.take()
 	r.command, r.cookie, r.offset, r.cost = q.Command, q.Cookie, q.Offset, cost
 	r.skip, r.want = 0, 0
-	r.Sink, r.Err = c, nil
+	r.Sink, r.Err, r.Moved = c, nil, false
 	r.FUA, r.NoUnmap = q.Flags&nbd.FlagFUA != 0, q.Flags&nbd.FlagNoHole != 0
 	c.batchCost += cost
 	return r
@@ -458,6 +458,13 @@ func (c *conn) submit() {
 	c.batch, c.answered = c.batch[:0], c.answered[:0]
 }
 
+// takeBack has r go on with the memory that it has now.
+func (r *request) takeBack() {
+	if r.Moved {
+		r.buf = r.Data
+	}
+}
+
 // Completed implements blockdev.Sink.
 func (c *conn) Completed(b *blockdev.Request) {
 	r := c.slots[b.Cookie]
@@ -465,6 +472,7 @@ func (c *conn) Completed(b *blockdev.Request) {
 		panic(fmt.Sprintf("export: request with cookie %d was completed twice, or is not this connection's", b.Cookie))
 	}
 	r.isOut = false
+	r.takeBack()
 	c.encode(r, errnoOf(b.Err))
 	c.w.file(r)
 }

@@ -511,3 +511,31 @@ func TestDefaultExport(t *testing.T) {
 		}
 	}
 }
+
+// A request whose memory a hanging disk has kept is answered from its new one,
+// and the old one serves nobody else.
+func TestMovedMemory(t *testing.T) {
+	r, h := heldRig(t, export.Config{})
+	c := r.raw(t).enter("held")
+	taken := map[*byte]bool{}
+	for i := range uint64(20) {
+		c.send(nbd.Request{Command: nbd.CmdRead, Cookie: i, Offset: 0, Length: 4096}.Append(nil))
+		waitFor(t, func() bool { return h.count() == 1 })
+		h.mu.Lock()
+		q := h.reqs[0]
+		h.mu.Unlock()
+		if q.Moved || taken[&q.Data[0]] {
+			t.Fatalf("request %d has the memory of a disk that hangs", i)
+		}
+		taken[&q.Data[0]] = true
+		q.Moved, q.Data = true, bytes.Repeat([]byte{byte(i + 1)}, 4096)
+		h.finish(0, nil)
+		rep, err := nbd.DecodeSimpleReply(c.recv(nbd.SimpleReplySize))
+		if err != nil || rep.Error != nbd.OK {
+			t.Fatalf("%+v %v", rep, err)
+		}
+		if got := c.recv(4096); !bytes.Equal(got, bytes.Repeat([]byte{byte(i + 1)}, 4096)) {
+			t.Fatalf("request %d was answered with %d...", i, got[0])
+		}
+	}
+}

@@ -48,12 +48,14 @@ func (c *conn) run(pieces []*request) error {
 	}
 	c.submit()
 	c.gather.left.Wait()
+	var failed error
 	for _, r := range pieces {
-		if r.Err != nil {
-			return r.Err
+		r.takeBack()
+		if failed == nil {
+			failed = r.Err
 		}
 	}
-	return nil
+	return failed
 }
 
 // piece makes a request for [start, end) of q.

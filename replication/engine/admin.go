@@ -172,6 +172,9 @@ func (e *Engine) Reconfigure(cfg Config) error {
 			return err
 		}
 	}
+	for i, v := range cfg.Volumes {
+		e.vols[i].mayHang.Store(v.Options.DiskTimeoutMS > 0)
+	}
 	e.mu.Lock()
 	e.net.Store(&cfg.Net)
 	e.cfg.Net, e.cfg.Volumes, e.cfg.Handlers, e.cfg.HandlerEnv = cfg.Net, cfg.Volumes, cfg.Handlers, cfg.HandlerEnv

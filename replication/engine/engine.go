@@ -262,6 +262,9 @@ func (e *Engine) step(b *batch, ev *replication.Event) {
 		case replication.Complete:
 			r := a.Tag.(*blockdev.Request)
 			r.Err = a.Err
+			if a.Keep {
+				r.Moved, r.Data = true, a.Data
+			}
 			b.done = append(b.done, r)
 		case replication.Free:
 			e.pool.put(a.Data)

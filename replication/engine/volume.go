@@ -23,6 +23,7 @@ type Volume struct {
 	e        *Engine
 	cfg      VolumeConfig
 	inFlight atomic.Int32 // local I/Os
+	mayHang  atomic.Bool  // there is a disk-timeout
 
 	diskMu   sync.RWMutex // held shared by I/O, exclusively by open and close
 	data     blockdev.Device
@@ -43,6 +44,7 @@ type Volume struct {
 func newVolume(e *Engine, cfg VolumeConfig) *Volume {
 	v := &Volume{e: e, cfg: cfg, metaJobs: make(chan *replication.MetaJob, 1), syncs: make(chan struct{}, 1)}
 	v.ioq.cond = sync.NewCond(&v.ioq.mu)
+	v.mayHang.Store(cfg.Options.DiskTimeoutMS > 0)
 	return v
 }
 
@@ -131,6 +133,9 @@ func opOf(op blockdev.Op) replication.Op {
 // else is held up.
 func (v *Volume) inline(op *localIO, alone bool) bool {
 	n := v.inFlight.Add(1)
+	if v.mayHang.Load() {
+		return false // whoever has it must not hang with the disk
+	}
 	if op.op == replication.OpTrim || op.op == replication.OpZero || op.fua {
 		return false
 	}

@@ -119,7 +119,11 @@ type inflight struct {
 func (n *Node) later(f func()) {
 	life := n.life
 	n.w.after(n.w.diskDelay()+n.slow, n.awake(func() {
-		if n.life == life && n.alive {
+		switch {
+		case n.life != life || !n.alive:
+		case n.stuck.on:
+			n.stuck.ops = append(n.stuck.ops, stuckOp{life, f})
+		default:
 			f()
 		}
 	}))

@@ -27,6 +27,7 @@ type Node struct {
 	fence    int   // exit code of the fence-peer handler, 0: it never ends
 	fenceMS  int64 // how long that takes, if it is more than a moment
 	hangs    int   // the life in which a fence-peer handler was begun that never ends
+	stuck    stuckDisks
 	faults   map[fault]int
 	flips    int // so many packets are damaged on their way
 	handlers []string
@@ -309,6 +310,9 @@ func (n *Node) do(a *replication.Action) {
 	case replication.DoLocal, replication.DoPeerLocal:
 		n.local(a)
 	case replication.Complete:
+		if a.Keep {
+			a.Tag.(*Request).Data = a.Data
+		}
 		n.w.Model.completed(n, a.Tag.(*Request), a.Err)
 	case replication.Free:
 		n.w.mem.free(a.Data)

@@ -129,6 +129,8 @@ func (s *script) option(d *directive, c *Config, key, value string) {
 			c.Disk[i].Fencing = map[string]replication.Fencing{
 				"resource-only": replication.FencingResourceOnly, "resource-and-stonith": replication.FencingResourceAndStonith,
 			}[value]
+		case "disk-timeout":
+			c.Disk[i].DiskTimeoutMS = int64(d.number(key, 0))
 		case "on-congestion":
 			c.Net[i].OnCongestion = map[string]replication.OnCongestion{
 				"pull-ahead": replication.CongestionPullAhead, "disconnect": replication.CongestionDisconnect,
@@ -268,6 +270,10 @@ func (s *script) machine(d *directive, n *Node) {
 			sock = drbd.MetaSocket
 		}
 		s.w.Stall(n.id, sock)
+	case "hang":
+		n.Hang()
+	case "unhang":
+		n.Unhang()
 	case "fail":
 		for _, f := range []fault{failRead, failWrite, failSync, failMeta, failTerm} {
 			if d.has(string(f)) {

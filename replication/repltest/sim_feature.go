@@ -39,6 +39,7 @@ var features = []*feature{
 	&integrityFeature,
 	&resizeFeature,
 	&termFeature,
+	&hangFeature,
 }
 
 // allTroubles returns those of all features, and the sum of their weights.

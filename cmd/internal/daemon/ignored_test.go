@@ -40,7 +40,7 @@ func TestIgnoredOptionsAreNamed(t *testing.T) {
 		t.Errorf("defaults are warned about: %q", got)
 	}
 	got := strings.Join(ignoredOptions(specOf(t, "protocol A; on-congestion pull-ahead; csums-alg sha1;", "disk-timeout 50; read-balancing round-robin;")), "\n")
-	for _, want := range []string{"disk-timeout 5s", "read-balancing round-robin"} {
+	for _, want := range []string{"read-balancing round-robin"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("nothing says that %s has no effect:\n%s", want, got)
 		}
