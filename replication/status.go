@@ -45,6 +45,8 @@ type VolumeSnapshot struct {
 	UUIDs                     meta.UUIDs
 	Flags                     meta.Flags
 	Counters                  Counters
+	Gauges                    Gauges
+	WriteOrder                byte // 'f': epochs end with a flush, 'd': they only drain
 	Resync                    *ResyncSnapshot
 	Verify                    *VerifySnapshot
 	VerifyFrom                drbd.Sector // where an online verify continues, 0 if the last one was complete
@@ -96,9 +98,14 @@ func (r *Resource) Snapshot(now Tick) Snapshot {
 			Marked: r.marked(), Unknown: r.termUnknown(), Frozen: t.frozen,
 		}
 	}
+	gauges := r.gauges()
 	for _, v := range r.vols {
 		vs := VolumeSnapshot{
+			Gauges: *gauges[v], WriteOrder: 'd',
 			Number: v.num, State: v.st, SizeBytes: uint64(v.size.Bytes()), UUIDs: v.uuids, Flags: v.sb.Flags, Counters: v.stats,
+		}
+		if v.opts.DiskFlushes {
+			vs.WriteOrder = 'f'
 		}
 		if v.bitmap != nil {
 			vs.OutOfSyncBytes = min(v.bitmap.Weight()*4096, vs.SizeBytes)

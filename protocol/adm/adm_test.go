@@ -168,7 +168,7 @@ func TestStatusNames(t *testing.T) {
 	const want = `{"name":"r0","state":"up","node":"","peer":"","role":"Primary","volumes":[{"volume":0,"minor":0,"device":"",` +
 		`"size_bytes":0,"out_of_sync_bytes":0,"resync":{"source":false,"paused":false,"total_bytes":0,"left_bytes":0,` +
 		`"rate_bytes_per_second":0,"eta_seconds":0},"open_count":0,"uuids":["","","",""],"flags":0,"read_bytes":0,` +
-		`"written_bytes":0,"sent_bytes":0,"received_bytes":0,"activity_log_writes":0,"bitmap_writes":0}]}`
+		`"written_bytes":0,"sent_bytes":0,"received_bytes":0,"activity_log_writes":0,"bitmap_writes":0,"local_pending":0,"peer_pending":0,"unacked":0,"app_pending":0,"epochs":0}]}`
 	if got := string(b); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -37,6 +37,7 @@ type Resource struct {
 	PeerLostSince *time.Time `json:"peer_lost_since,omitempty"`
 	Address       string     `json:"address,omitempty"`      // this node's, ADDRESS:PORT
 	PeerAddress   string     `json:"peer_address,omitempty"` // the peer's
+	Changed       []string   `json:"changed,omitempty"`      // options in force that differ from the file's
 	Volumes       []Volume   `json:"volumes,omitempty"`      // sorted by number
 }
 
@@ -78,6 +79,12 @@ type Volume struct {
 	ReceivedBytes  uint64    `json:"received_bytes"`             // from the peer
 	ALWrites       uint64    `json:"activity_log_writes"`        //
 	BitmapWrites   uint64    `json:"bitmap_writes"`              //
+	LocalPending   int       `json:"local_pending"`              // operations on the local disk under way
+	PeerPending    int       `json:"peer_pending"`               // asked of the peer, not answered
+	Unacked        int       `json:"unacked"`                    // asked by the peer, not answered
+	AppPending     int       `json:"app_pending"`                // requests of clients, not answered
+	Epochs         int       `json:"epochs"`                     // of the peer's writes
+	WriteOrder     string    `json:"write_order,omitempty"`      // f: flush, d: drain
 	AttachProblem  string    `json:"attach_problem,omitempty"`   // why there is no BlockDevice
 }
 
@@ -92,6 +99,8 @@ type Resync struct {
 	WantBytesPerSec uint64 `json:"want_bytes_per_second,omitempty"` // what the target allows itself now
 	FailedBytes     uint64 `json:"failed_bytes,omitempty"`          // either node could not read or write these
 	SameBytes       uint64 `json:"same_bytes,omitempty"`            // found equal by their checksums (csums-alg)
+
+	AverageBytesPerSec uint64 `json:"average_bytes_per_second,omitempty"` // since it began
 }
 
 // Done is the finished part in percent, 0 to 100.

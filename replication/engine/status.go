@@ -42,6 +42,8 @@ type VolumeStatus struct {
 	UUIDs          meta.UUIDs
 	Flags          meta.Flags
 	Counters       replication.Counters
+	Gauges         replication.Gauges
+	WriteOrder     string // "f" or "d"
 	Open           int
 	DiskError      string
 }
@@ -53,6 +55,7 @@ type ResyncStatus struct {
 	WantBytesPerSec                        uint64 // the target's limit now; 0 on the source
 	FailedBytes, SameBytes                 uint64 // unreadable; found equal by digests
 	ETASeconds                             int64  // -1 if it cannot be told
+	AverageBytesPerSec                     uint64
 }
 
 // VerifyStatus is the progress of an online verify; Source drives it.
@@ -76,7 +79,8 @@ func (s *Status) volume(n int) VolumeStatus {
 // Status describes the resource now.
 func (e *Engine) Status() Status {
 	e.mu.Lock()
-	snap := e.core.Snapshot(e.now())
+	now := e.now()
+	snap := e.core.Snapshot(now)
 	s := Status{
 		Resource: e.cfg.Resource, Node: e.cfg.Node, Peer: e.cfg.PeerName, Role: snap.Role, PeerRole: snap.PeerRole,
 		Conn: snap.Conn, Protocol: snap.Protocol, Suspended: snap.Suspended, SplitBrain: snap.SplitBrain,
@@ -99,7 +103,7 @@ func (e *Engine) Status() Status {
 			Number: v.cfg.Number, Minor: v.cfg.Minor, Device: v.cfg.Device, BackingDisk: v.cfg.Disk, MetaDisk: v.cfg.MetaDisk,
 			Conn: vs.State.Conn, Disk: vs.State.Disk, PeerDisk: vs.State.Pdsk, State: vs.State, SizeBytes: vs.SizeBytes,
 			OutOfSyncBytes: vs.OutOfSyncBytes, UUIDs: vs.UUIDs, Flags: vs.Flags, Counters: vs.Counters, Open: snap.Opens,
-			DiskError: diskErr,
+			DiskError: diskErr, Gauges: vs.Gauges, WriteOrder: string(vs.WriteOrder),
 		}
 		if r := vs.Resync; r != nil {
 			st.Resync = &ResyncStatus{
@@ -107,11 +111,22 @@ func (e *Engine) Status() Status {
 				RateBytesPerSec: r.RateBytesPerSec, ETASeconds: -1,
 			}
 			st.Resync.estimate()
+			st.Resync.average(now - r.BeganAt)
 		}
 		st.Verify, st.VerifyFrom = verifyStatus(vs.Verify), uint64(vs.VerifyFrom)
+		if st.Verify != nil {
+			st.Verify.average(now - vs.Verify.BeganAt)
+		}
 		s.Volumes = append(s.Volumes, st)
 	}
 	return s
+}
+
+// average fills in AverageBytesPerSec; it has taken so long until now.
+func (s *ResyncStatus) average(took replication.Tick) {
+	if took > 0 && s.LeftBytes < s.TotalBytes {
+		s.AverageBytesPerSec = (s.TotalBytes - s.LeftBytes) * 1000 / uint64(took)
+	}
 }
 
 // estimate fills in ETASeconds.

@@ -126,6 +126,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.controlCommands()...)
 	root.AddCommand(a.operateCommands()...)
 	root.AddCommand(a.statusCommand(), a.eventsCommand(), a.waitConnectCommand(), a.waitSyncCommand())
+	root.AddCommand(a.procCommand())
 	root.AddCommand(a.queryCommands()...)
 	root.AddCommand(a.metadataCommands()...)
 	root.AddCommand(a.configCommands()...)

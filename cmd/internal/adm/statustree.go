@@ -62,11 +62,7 @@ func writeResource(w io.Writer, r adm.Resource, p palette, now time.Time) {
 		}
 		row(name, "%s/%s  %s  %s%s", v.Disk, v.PeerDisk, v.Device, formatBytes(v.SizeBytes), volumeNotes(r, v))
 		if v.Resync != nil {
-			line := progressLine(*v.Resync)
-			if v.Resync.Paused {
-				line += " by " + strings.Join(v.ResyncPausedBy, ", ")
-			}
-			row("", "%s", line)
+			row("", "%s", progressLine(*v.Resync)+pauseNote(r, v))
 		}
 		if v.Verify != nil {
 			row("", "verify %s  %s differ", progressLine(v.Verify.Resync), formatBytes(v.Verify.FoundBytes))
@@ -77,6 +73,9 @@ func writeResource(w io.Writer, r adm.Resource, p palette, now time.Time) {
 		if v.AttachProblem != "" {
 			row("", "block device: %s", firstLine(v.AttachProblem))
 		}
+	}
+	for _, c := range r.Changed {
+		row("changed", "%s", c)
 	}
 	for _, line := range strings.Split(strings.TrimSpace(r.LastError), "\n") {
 		if line != "" && r.SplitBrain == "" { // with a split brain the verdict says it all
@@ -122,6 +121,27 @@ func volumeNotes(r adm.Resource, v adm.Volume) string {
 		return ""
 	}
 	return "  " + strings.Join(notes, ", ")
+}
+
+// pauseNote says who holds a resync up.
+func pauseNote(r adm.Resource, v adm.Volume) string {
+	var who []string
+	for _, p := range v.ResyncPausedBy {
+		switch p {
+		case "user":
+			who = append(who, "an operator here (resume-sync)")
+		case "peer":
+			who = append(who, r.Peer)
+		case "dependency":
+			who = append(who, "another resync that goes first (resync-after)")
+		default:
+			who = append(who, p)
+		}
+	}
+	if len(who) == 0 {
+		return ""
+	}
+	return " by " + strings.Join(who, " and ")
 }
 
 // barWidth is the length of the bar, in characters: DRBD's own is 20 as well.

@@ -2,6 +2,7 @@ package adm
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,7 +44,7 @@ func judge(r adm.Resource, now time.Time) verdict {
 	case r.WaitsToResume != "":
 		return verdict{stopped, r.WaitsToResume, ""}
 	case len(r.Suspended) > 0:
-		return verdict{stopped, "reads and writes are frozen: " + suspendedWhy(r), r.Advice}
+		return verdict{stopped, "reads and writes are frozen: " + suspendedWhy(r), orElse(r.Advice, resumeAdvice(r))}
 	case r.SplitBrain != "":
 		return verdict{
 			atRisk, "split brain: " + splitBrainFact(r.SplitBrain),
@@ -102,6 +103,10 @@ func noGoodCopy(r adm.Resource, v adm.Volume, now time.Time) verdict {
 func oneGoodCopy(r adm.Resource, v adm.Volume, now time.Time) verdict {
 	which := volumeWord(r, v)
 	switch {
+	case v.Replication == "Ahead":
+		return verdict{degraded, fmt.Sprintf("%sthe connection cannot keep up: %s gets the changes later, %s by now", which, r.Peer, formatBytes(v.OutOfSyncBytes)), ""}
+	case v.Replication == "Behind":
+		return verdict{degraded, fmt.Sprintf("%sthe connection cannot keep up: this node gets the changes later; only %s has all the data", which, r.Peer), ""}
 	case v.Resync != nil && v.Resync.Source:
 		return verdict{degraded, fmt.Sprintf("%s%s is being brought up to date, %.1f %% done", which, r.Peer, v.Resync.Done()), ""}
 	case v.Resync != nil:
@@ -120,6 +125,14 @@ func oneGoodCopy(r adm.Resource, v adm.Volume, now time.Time) verdict {
 		return verdict{degraded, fmt.Sprintf("%sonly this node has all the data, %s's disk is %s", which, r.Peer, v.PeerDisk), ""}
 	}
 	return verdict{degraded, fmt.Sprintf("%sonly %s has all the data, the disk here is %s", which, r.Peer, v.Disk), ""}
+}
+
+// resumeAdvice is what ends a suspension by an operator.
+func resumeAdvice(r adm.Resource) string {
+	if slices.Contains(r.Suspended, "user") {
+		return "polluxadm resume-io " + r.Name
+	}
+	return ""
 }
 
 func suspendedWhy(r adm.Resource) string {

@@ -214,8 +214,10 @@ func (r *resource) dropEngine(state string) {
 func (r *resource) status() adm.Resource {
 	r.mu.Lock()
 	eng, spec, state, reason := r.eng, r.spec, r.state, r.reason
+	var changed []string
 	if eng != nil {
 		spec = r.running
+		changed = changedOptions(r.running, r.spec)
 	}
 	devices := map[int]blockDevice{}
 	for n, d := range r.devices {
@@ -227,7 +229,7 @@ func (r *resource) status() adm.Resource {
 	if eng != nil {
 		st = eng.Status()
 	}
-	st.Name, st.State = r.name, state
+	st.Name, st.State, st.Changed = r.name, state, changed
 	st.Node, st.Peer = spec.Node, spec.Peer.Name
 	st.Address, st.PeerAddress = spec.Local.Addr.String(), spec.Peer.Addr.String()
 	if reason != nil {

@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 
+	"github.com/pollux-project/pollux/conf"
 	"github.com/pollux-project/pollux/protocol/adm"
 	"github.com/pollux-project/pollux/replication"
 	"github.com/pollux-project/pollux/replication/engine"
@@ -36,6 +37,8 @@ func volumeStatus(v engine.VolumeStatus) adm.Volume {
 		Disk: v.Disk.String(), PeerDisk: v.PeerDisk.String(), SizeBytes: v.SizeBytes, OutOfSyncBytes: v.OutOfSyncBytes,
 		OpenCount: v.Open, DiskError: v.DiskError, Flags: uint32(v.Flags),
 		ReadBytes: v.Counters.ReadBytes, WrittenBytes: v.Counters.WrittenBytes, SentBytes: v.Counters.SentBytes,
+		LocalPending: v.Gauges.Local, PeerPending: v.Gauges.Pending, Unacked: v.Gauges.Unacked, AppPending: v.Gauges.App,
+		Epochs: v.Gauges.Epochs, WriteOrder: v.WriteOrder,
 		ReceivedBytes: v.Counters.ReceivedBytes, ALWrites: v.Counters.ALWrites, BitmapWrites: v.Counters.BMWrites,
 	}
 	a.ResyncPausedBy = replication.PausedBy(v.State)
@@ -43,18 +46,47 @@ func volumeStatus(v engine.VolumeStatus) adm.Volume {
 		a.UUIDs[i] = fmt.Sprintf("%016X", u)
 	}
 	if r := v.Resync; r != nil {
-		a.Resync = &adm.Resync{
-			Source: r.Source, Paused: r.Paused, TotalBytes: r.TotalBytes, LeftBytes: r.LeftBytes,
-			RateBytesPerSec: r.RateBytesPerSec, ETASeconds: r.ETASeconds,
-			WantBytesPerSec: r.WantBytesPerSec, FailedBytes: r.FailedBytes, SameBytes: r.SameBytes,
-		}
+		p := progress(*r)
+		a.Resync = &p
 	}
 	a.VerifyFrom = v.VerifyFrom
 	if r := v.Verify; r != nil {
 		a.Verify = &adm.Verify{
-			Resync:      adm.Resync{Source: r.Source, TotalBytes: r.TotalBytes, LeftBytes: r.LeftBytes, RateBytesPerSec: r.RateBytesPerSec, ETASeconds: r.ETASeconds},
+			Resync:      progress(r.ResyncStatus),
 			StartSector: r.StartSector, StopSector: r.StopSector, Position: r.Position, FoundBytes: r.FoundBytes, FailedBytes: r.FailedBytes,
 		}
 	}
 	return a
+}
+
+func progress(r engine.ResyncStatus) adm.Resync {
+	return adm.Resync{
+		Source: r.Source, Paused: r.Paused, TotalBytes: r.TotalBytes, LeftBytes: r.LeftBytes, RateBytesPerSec: r.RateBytesPerSec,
+		ETASeconds: r.ETASeconds, AverageBytesPerSec: r.AverageBytesPerSec, WantBytesPerSec: r.WantBytesPerSec,
+		FailedBytes: r.FailedBytes, SameBytes: r.SameBytes,
+	}
+}
+
+// changedOptions says which options in force differ from the configured ones,
+// and by what command, in words for people.
+func changedOptions(running, configured resourceSpec) []string {
+	if running.Resource == nil || configured.Resource == nil {
+		return nil
+	}
+	var out []string
+	for _, c := range conf.Changes(running.Resource, configured.Resource) {
+		where := string(c.Section)
+		if c.Volume >= 0 && len(running.Volumes) > 1 {
+			where = fmt.Sprintf("%s (volume %d)", where, c.Volume)
+		}
+		out = append(out, fmt.Sprintf("%s %s %s; the file has %s", where, c.Option, wordOrNone(c.InForce), wordOrNone(c.Configured)))
+	}
+	return out
+}
+
+func wordOrNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
 }
