@@ -258,8 +258,8 @@ func (r *Resource) canReplicate(q *request) bool {
 	switch q.op {
 	case OpTrim:
 		return r.link.Features&(drbd.FeatureTrim|drbd.FeatureWZeroes) != 0
-	case OpZero:
-		return r.link.Features&drbd.FeatureWZeroes != 0 || q.unmap && r.link.Features&drbd.FeatureTrim != 0
+	case OpZero: // without P_ZEROES the peer executes a P_TRIM as zeroes, which it may unmap: DRBD's choice, too
+		return r.link.Features&(drbd.FeatureTrim|drbd.FeatureWZeroes) != 0
 	default:
 		return true
 	}

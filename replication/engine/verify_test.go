@@ -189,3 +189,22 @@ func BenchmarkVerify(b *testing.B) {
 		}
 	}
 }
+
+// With data-integrity-alg there is no P_ZEROES; zeroes arrive all the same, also
+// those that are not to be unmapped.
+func TestZeroesWithIntegrity(t *testing.T) {
+	a, b := syncedPair(t, func(c *Config) { c.Net.DataIntegrityAlg = "md5" })
+	c := a.open()
+	c.write(0, pattern(1, 1<<20))
+	for i, noUnmap := range []bool{false, true} {
+		r := &blockdev.Request{Op: blockdev.OpZero, Offset: int64(64+256*i) << 10, Length: 128 << 10, NoUnmap: noUnmap, Sink: c.s}
+		a.Volume(0).Submit([]*blockdev.Request{r})
+		if err := c.s.wait(r); err != nil {
+			t.Errorf("zeroes, not to be unmapped %v: %v", noUnmap, err)
+		}
+		if !isZero(c.read(r.Offset, int(r.Length))) {
+			t.Errorf("zeroes, not to be unmapped %v: read back something else", noUnmap)
+		}
+	}
+	c.finish(b)
+}
