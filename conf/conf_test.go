@@ -3,9 +3,12 @@ package conf
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
+	"os"
 	"path"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -339,6 +342,38 @@ func TestWarnings(t *testing.T) {
 	}
 	if v, _ := resolve(t, c, "all").Volumes[0].Option("resync-after"); v != "-1" {
 		t.Errorf("resync-after %q, want it dropped", v)
+	}
+}
+
+func TestResyncAfterCycles(t *testing.T) {
+	res := func(name string, minor int, after string) string {
+		return fmt.Sprintf("resource %s {\n disk { resync-after %s; }\n volume 0 { device minor %d; disk /dev/vg/%s; meta-disk internal; }\n"+
+			" on alpha { address 10.0.0.1:%d; } on beta { address 10.0.0.2:%d; }\n}\n", name, after, minor, name, 7700+minor, 7700+minor)
+	}
+	for _, tt := range []struct {
+		name, text, want string
+	}{
+		{"a chain", res("r0", 0, "r1") + res("r1", 1, "r2/0") + res("r2", 2, "-1"), ""},
+		{"itself", res("r0", 0, "r0"), "r0/0 after r0/0"},
+		{"two", res("r0", 0, "r1/0") + res("r1", 1, "r0"), "r0/0 after r1/0 after r0/0"},
+		{"behind a cycle", res("r0", 0, "r1") + res("r1", 1, "r2") + res("r2", 2, "r1"), "r1/0 after r2/0 after r1/0"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "drbd.conf")
+			if err := os.WriteFile(path, []byte(tt.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Load([]string{path}, Env{Hostname: "alpha"})
+			if tt.want == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), path+":") || strings.Count(err.Error(), "wait for one another") != 1 {
+				t.Errorf("error %v, want file, line and %q, once", err, tt.want)
+			}
+		})
 	}
 }
 

@@ -23,6 +23,7 @@ func (l *loader) validate() {
 	if l.cfg.Common != nil {
 		l.checkResyncAfter(&l.cfg.Common.Disk, "common")
 	}
+	l.checkResyncCycles()
 }
 
 // checkHosts looks at the host sections of one resource.

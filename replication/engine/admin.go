@@ -115,6 +115,12 @@ func (e *Engine) PauseSync(vol int) error {
 	return e.do(replication.Command{Kind: replication.CmdPauseSync, Volume: uint16(vol)})
 }
 
+// SyncAfter pauses a volume's resync because another volume's is to go first
+// (resync-after), or lets it go on.
+func (e *Engine) SyncAfter(vol int, waits bool) error {
+	return e.do(replication.Command{Kind: replication.CmdSyncAfter, Volume: uint16(vol), Waits: waits})
+}
+
 // ResumeSync ends this node's pause of a volume's resync.
 func (e *Engine) ResumeSync(vol int) error {
 	return e.do(replication.Command{Kind: replication.CmdResumeSync, Volume: uint16(vol)})

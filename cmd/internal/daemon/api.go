@@ -25,6 +25,8 @@ type engineAPI interface {
 	Verify(vol int, start, stop uint64) error
 	PauseSync(vol int) error
 	ResumeSync(vol int) error
+	// SyncAfter pauses a volume's resync because another is to go first, or lets it go on.
+	SyncAfter(vol int, waits bool) error
 	// Resize takes over that the backing device has grown; sectors, 0 is all of it.
 	Resize(vol int, size uint64, assumeClean, assumePeerHasSpace bool) error
 	NewCurrentUUID(vol int, clearBitmap bool) error

@@ -128,6 +128,7 @@ func (r *resource) adjustParts(skipDisk, skipNet bool) error {
 	r.mu.Lock()
 	r.running = spec
 	r.mu.Unlock()
+	r.d.syncOrder.check(r.d)
 	return r.completeParts(skipDisk, skipNet)
 }
 

@@ -34,6 +34,7 @@ type Daemon struct {
 	listening []string // NBD listeners, as status shows them
 	devices   *deviceMaker
 	hub       hub
+	syncOrder syncOrder
 	newEngine func(spec resourceSpec, log zerolog.Logger) (engineAPI, error)
 
 	reloading sync.Mutex // one reader of the configuration at a time
@@ -48,6 +49,7 @@ type Daemon struct {
 func (d *Daemon) statusChanged(r *resource) {
 	d.hub.changed(r.name)
 	r.roleMayHaveChanged()
+	d.syncOrder.check(d)
 }
 
 // resource returns the resource of that name, or nil.

@@ -186,10 +186,13 @@ func (r *runningEngine) Outdate() error                 { return r.refusal(r.e.O
 func (r *runningEngine) ResumeIO() error                { return r.refusal(r.e.ResumeIO()) }
 func (r *runningEngine) SuspendIO() error               { return r.refusal(r.e.SuspendIO()) }
 func (r *runningEngine) PauseSync(vol int) error        { return r.refusal(r.e.PauseSync(vol)) }
-func (r *runningEngine) ResumeSync(vol int) error       { return r.refusal(r.e.ResumeSync(vol)) }
-func (r *runningEngine) Started()                       { r.e.Started() }
-func (r *runningEngine) Down() error                    { return r.refusal(r.e.Down()) }
-func (r *runningEngine) Close() error                   { return r.e.Close() }
+func (r *runningEngine) SyncAfter(vol int, waits bool) error {
+	return r.refusal(r.e.SyncAfter(vol, waits))
+}
+func (r *runningEngine) ResumeSync(vol int) error { return r.refusal(r.e.ResumeSync(vol)) }
+func (r *runningEngine) Started()                 { r.e.Started() }
+func (r *runningEngine) Down() error              { return r.refusal(r.e.Down()) }
+func (r *runningEngine) Close() error             { return r.e.Close() }
 
 func (r *runningEngine) Verify(vol int, start, stop uint64) error {
 	return r.refusal(r.e.Verify(vol, start, stop))

@@ -135,6 +135,7 @@ func (e *fakeEngine) ResumeIO() error                { return e.do("resume-io", 
 func (e *fakeEngine) SuspendIO() error               { return e.do("suspend-io", func() {}) }
 func (e *fakeEngine) PauseSync(int) error            { return e.do("pause-sync", func() {}) }
 func (e *fakeEngine) ResumeSync(int) error           { return e.do("resume-sync", func() {}) }
+func (e *fakeEngine) SyncAfter(int, bool) error      { return e.do("sync-after", func() {}) }
 func (e *fakeEngine) Started()                       { _ = e.w.call("started", e.spec.Name) }
 func (e *fakeEngine) Outdate() error                 { return e.do("outdate", func() {}) }
 func (e *fakeEngine) Reconfigure(resourceSpec) error { return e.do("reconfigure", func() {}) }

@@ -16,7 +16,6 @@ func ignoredOptions(s resourceSpec) []string {
 		o := v.Options
 		at := fmt.Sprintf(" (volume %d)", v.Number)
 		add(o.ReadBalancing != "prefer-local", "read-balancing", o.ReadBalancing+at, "reads are local as long as the disk is good")
-		add(o.ResyncAfter != "" && o.ResyncAfter != "-1", "resync-after", o.ResyncAfter+at, "volumes are resynced side by side")
 	}
 	return out
 }

@@ -100,6 +100,7 @@ func (r *resource) up() error {
 	}
 	r.log.Info().Msg("resource is up")
 	r.d.hub.changed(r.name)
+	r.d.syncOrder.check(r.d)
 	return nil
 }
 

@@ -39,6 +39,7 @@ func (r *resource) setOptions(req adm.Request, eng engineAPI) error {
 	r.mu.Lock()
 	r.running = spec
 	r.mu.Unlock()
+	r.d.syncOrder.check(r.d)
 	return nil
 }
 
