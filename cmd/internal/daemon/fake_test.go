@@ -23,6 +23,8 @@ type fakeEngine struct {
 	disks   map[int]string
 	open    int
 	frozen  []string // why its I/O is suspended
+	syncing bool     // its volumes are resynced
+	waits   bool     // or would be, but for resync-after
 	changed func()
 	closed  bool
 }
@@ -129,13 +131,15 @@ func heldOpen(res string) error {
 	return &adm.Error{Exit: adm.ExitStateChange, Number: -12, Text: res + ": State change failed: (-12) Device is held open by someone"}
 }
 
-func (e *fakeEngine) Invalidate(int) error           { return e.do("invalidate", func() {}) }
-func (e *fakeEngine) InvalidateRemote(int) error     { return e.do("invalidate-remote", func() {}) }
-func (e *fakeEngine) ResumeIO() error                { return e.do("resume-io", func() {}) }
-func (e *fakeEngine) SuspendIO() error               { return e.do("suspend-io", func() {}) }
-func (e *fakeEngine) PauseSync(int) error            { return e.do("pause-sync", func() {}) }
-func (e *fakeEngine) ResumeSync(int) error           { return e.do("resume-sync", func() {}) }
-func (e *fakeEngine) SyncAfter(int, bool) error      { return e.do("sync-after", func() {}) }
+func (e *fakeEngine) Invalidate(int) error       { return e.do("invalidate", func() {}) }
+func (e *fakeEngine) InvalidateRemote(int) error { return e.do("invalidate-remote", func() {}) }
+func (e *fakeEngine) ResumeIO() error            { return e.do("resume-io", func() {}) }
+func (e *fakeEngine) SuspendIO() error           { return e.do("suspend-io", func() {}) }
+func (e *fakeEngine) PauseSync(int) error        { return e.do("pause-sync", func() {}) }
+func (e *fakeEngine) ResumeSync(int) error       { return e.do("resume-sync", func() {}) }
+func (e *fakeEngine) SyncAfter(_ int, waits bool) error {
+	return e.do("sync-after", func() { e.waits = waits })
+}
 func (e *fakeEngine) Started()                       { _ = e.w.call("started", e.spec.Name) }
 func (e *fakeEngine) Outdate() error                 { return e.do("outdate", func() {}) }
 func (e *fakeEngine) Reconfigure(resourceSpec) error { return e.do("reconfigure", func() {}) }
@@ -167,6 +171,13 @@ func (e *fakeEngine) Status() adm.Resource {
 			Volume: v.Number, Minor: v.Minor, Device: v.Device, BackingDisk: v.Disk, Disk: disk, PeerDisk: "DUnknown",
 			SizeBytes: fakeSize, OpenCount: e.open,
 		})
+		last := &st.Volumes[len(st.Volumes)-1]
+		if e.syncing {
+			last.Replication = "SyncTarget"
+		}
+		if e.waits {
+			last.ResyncPausedBy = []string{"dependency"}
+		}
 	}
 	return st
 }

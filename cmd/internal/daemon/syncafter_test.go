@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/pollux-project/pollux/protocol/adm"
@@ -44,4 +45,39 @@ func TestMustWait(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestResyncAfter: the second of a chain waits while the first is resynced, the
+// third while either is.
+func TestResyncAfter(t *testing.T) {
+	after := func(text, res string) string {
+		return strings.Replace(text, "{\n", "{\n\tdisk { resync-after "+res+"; }\n", 1)
+	}
+	w := newFakeWorld()
+	startDaemon(t, w, "a.res", resText("a", 0, 7000, 1), "b.res", after(resText("b", 1, 7001, 1), "a"), "c.res", after(resText("c", 2, 7002, 1), "b/0"))
+	sync := func(res string, on bool) {
+		e := w.engine(res)
+		if err := e.do("resync", func() { e.syncing = on }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waits := func(b, c bool) func() bool {
+		return func() bool {
+			for res, want := range map[string]bool{"a": false, "b": b, "c": c} {
+				if v := w.engine(res).Status().Volumes[0]; (len(v.ResyncPausedBy) > 0) != want {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	sync("b", true)
+	sync("c", true)
+	eventually(t, "c waits for b", waits(false, true))
+	sync("a", true)
+	eventually(t, "both wait for a", waits(true, true))
+	sync("a", false)
+	eventually(t, "b goes on first", waits(false, true))
+	sync("b", false)
+	eventually(t, "c goes on last", waits(false, false))
 }
