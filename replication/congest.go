@@ -140,8 +140,6 @@ func (r *Resource) returnFromAhead() {
 		}
 		v.ahead = v.ahead[:0]
 		r.startSource(v)
-		// No write is sent before the peer knows that its copy is Inconsistent.
-		v.meta.required = v.meta.next
 	}
 }
 

@@ -60,6 +60,10 @@ func (r *Resource) runFence(v *volume) {
 
 // handlerDone takes the verdict of a handler.
 func (r *Resource) handlerDone(ev *Event) {
+	if v := r.volume(ev.Volume); v != nil && (ev.Name == beforeResyncSource || ev.Name == beforeResyncTarget) {
+		r.beforeDone(v, ev.Name, ev.ExitCode)
+		return
+	}
 	if ev.Name != "fence-peer" || !r.fenceRunning {
 		return
 	}

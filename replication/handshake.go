@@ -575,6 +575,7 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 	for _, v := range r.vols {
 		v.handshakeDone, v.havePeerUUIDs = false, false
 		v.rx, v.tx = nil, nil
+		r.dropStart(v)
 		v.active.removeKind(resyncAsked | resyncOwed)
 		v.endUnknown = r.mayBeOver(v)
 		v.strayAnswers = 0

@@ -41,6 +41,9 @@ type Config struct {
 	// a freeze (fencing resource-and-stonith) ends when the peer is back or the
 	// operator says resume-io.
 	HasFenceHandler bool
+	// HasBeforeResyncSource and HasBeforeResyncTarget are whether these handlers
+	// are configured: a resync waits for them.
+	HasBeforeResyncSource, HasBeforeResyncTarget bool
 	// CommitLazyMS is how long after its P_BARRIER an epoch of a Pollux peer is
 	// made durable at the latest, if the peer does not hurry it; 0 means 1000.
 	CommitLazyMS int64
@@ -94,6 +97,7 @@ type Resource struct {
 	pingedAt     Tick // when the peer was last asked whether it is alive
 	pingWaiters  []func()
 	resyncs      uint64 // begun
+	targetsAsk   int    // volumes whose before-resync-target runs
 
 	timers   [timerCount]Tick
 	timerSet Tick
@@ -192,6 +196,7 @@ type volume struct {
 	active  rangeSet // client writes until completed, peer writes, resync I/O
 	local   int      // local I/Os in flight
 	rs      resync
+	start   syncStart
 	ov      verification
 	rx      *drbd.BitmapReceiver
 	tx      *drbd.BitmapSender
@@ -563,7 +568,7 @@ func (r *Resource) pinged() {
 func (r *Resource) ReceivePaused() bool { return r.readPaused }
 
 func (r *Resource) maintainReceive() {
-	paused := r.strictWait || r.growing > 0 || r.terms.storing > 0 || r.held.v != nil || r.peer.used > maxPeerRequests ||
+	paused := r.strictWait || r.growing > 0 || r.terms.storing > 0 || r.held.v != nil || r.targetsAsk > 0 || r.peer.used > maxPeerRequests ||
 		r.peer.bytes > max(int64(r.net.MaxBuffers)*4096, 4<<20)
 	if r.readPaused && !paused {
 		r.emit(Action{Kind: ResumeReceive})

@@ -38,9 +38,10 @@ type resyncMark struct {
 	left uint64
 }
 
-// startSource makes this node SyncSource. The sync UUID is on disk before the
+// becomeSource makes this node SyncSource. The sync UUID is on disk before the
 // target hears of it: otherwise a crash here would make the two look unrelated.
-func (r *Resource) startSource(v *volume) {
+func (r *Resource) becomeSource(v *volume) {
+	wasAhead := v.st.Conn == drbd.Ahead
 	x := SyncUUID(&v.uuids, r.random())
 	job := v.storeAll()
 	r.beginResync(v, true)
@@ -53,6 +54,9 @@ func (r *Resource) startSource(v *volume) {
 			r.sendPacket(drbd.DataSocket, drbd.CmdSyncUUID, v.num, drbd.SyncUUID{UUID: x})
 		}
 	})
+	if wasAhead { // no write is sent before the peer knows that its copy is Inconsistent
+		v.meta.required = v.meta.next
+	}
 }
 
 func (r *Resource) beginResync(v *volume, source bool) {
@@ -70,12 +74,9 @@ func (r *Resource) beginResync(v *volume, source bool) {
 	r.setTimerOnce(timerResync, resyncTickMS)
 }
 
-// receivedSyncUUID makes this node SyncTarget. No block is asked for before
-// the superblock says Inconsistent.
-func (r *Resource) receivedSyncUUID(v *volume, x uint64) error {
-	if v.st.Conn != drbd.WFSyncUUID && v.st.Conn != drbd.Behind || v.bitmap == nil {
-		return &drbd.ProtocolError{Packet: drbd.CmdSyncUUID, Field: "state", Got: v.st.Conn, Want: "WFSyncUUID or Behind"}
-	}
+// becomeTarget makes this node SyncTarget. No block is asked for before the
+// superblock says Inconsistent.
+func (r *Resource) becomeTarget(v *volume, x uint64) {
 	v.uuids.Current = x &^ 1
 	if r.role == drbd.Primary {
 		v.uuids.Current |= 1
@@ -95,7 +96,6 @@ func (r *Resource) receivedSyncUUID(v *volume, x uint64) error {
 			r.checkResyncDone(v)
 		}
 	})
-	return nil
 }
 
 func (r *Resource) resyncTick() {

@@ -3,6 +3,7 @@ package repltest
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication"
@@ -25,6 +26,7 @@ type Node struct {
 	pausedAt *link
 	timer    int   // number of the last SetTimer
 	fence    int   // exit code of the fence-peer handler, 0: it never ends
+	before   int   // exit code of the before-resync handlers
 	fenceMS  int64 // how long that takes, if it is more than a moment
 	hangs    int   // the life in which a fence-peer handler was begun that never ends
 	stuck    stuckDisks
@@ -139,6 +141,7 @@ func (n *Node) Start() {
 	n.res = replication.New(replication.Config{
 		Name: "r0", Net: n.w.cfg.Net[n.id], NoDataSuspend: n.w.cfg.NoData,
 		Seed: uint64(n.id+1)<<32 + uint64(n.life)<<8 + n.w.cfg.Seed, HasFenceHandler: n.w.cfg.FenceAgent,
+		HasBeforeResyncSource: n.w.cfg.BeforeResync, HasBeforeResyncTarget: n.w.cfg.BeforeResync,
 	})
 	for _, v := range n.Vols {
 		n.res.AddVolume(v.num, n.w.cfg.Disk[n.id])
@@ -393,7 +396,10 @@ func (n *Node) runHandler(a *replication.Action) {
 		n.hangs = n.life
 		return
 	}
-	name, life, code := a.Name, n.life, n.fence
+	name, life, code, vol := a.Name, n.life, n.fence, a.Volume
+	if strings.HasPrefix(name, "before-resync") {
+		code = n.before
+	}
 	n.w.after(max(2000, n.fenceMS*1000)+n.w.jitter(20000), func() {
 		if life != n.life {
 			return
@@ -401,7 +407,7 @@ func (n *Node) runHandler(a *replication.Action) {
 		if name == "fence-peer" && n.w.cfg.Stonith && n.alive {
 			n.stonith()
 		}
-		n.step(&replication.Event{Kind: replication.HandlerDone, Name: name, ExitCode: code})
+		n.step(&replication.Event{Kind: replication.HandlerDone, Volume: vol, Name: name, ExitCode: code})
 	})
 }
 

@@ -21,7 +21,7 @@ const settleMS = 300
 //	up a b | start a | attach a | connect a [discard] | disconnect a [force]
 //	primary a [force] | secondary a | open a | close a | detach a [force]
 //	invalidate a | invalidate-remote a | outdate a
-//	pause-sync a | resume-sync a | sync-after a [waits]
+//	pause-sync a | resume-sync a | sync-after a [waits] | before-resync a code=1
 //	write|trim|zero|read a sector=8 size=4096 [fua] [n=3] | flush a
 //	two-primaries a yes|no [protocol=A] | delay a meta by=20 | race
 //	fail a write n=1 | cut [silent] | heal | stall a data | kill a [power]
@@ -82,7 +82,7 @@ func (s *script) create(d *directive) string {
 	c.Room, c.Internal = d.number("room", 0), d.has("internal")
 	c.Volumes = d.number("volumes", 1)
 	c.ALSlots = d.number("al-extents", 7)
-	c.FenceAgent, c.NoData = d.has("fence-handler"), d.has("suspend-io")
+	c.FenceAgent, c.NoData, c.BeforeResync = d.has("fence-handler"), d.has("suspend-io"), d.has("before-resync")
 	c.Net[0].AllowTwoPrimaries, c.Net[1].AllowTwoPrimaries = d.has("two-primaries"), d.has("two-primaries")
 	c.Version, c.Resolver = d.number("version", 0), d.number("resolver", 0)
 	switch {
@@ -245,6 +245,8 @@ func (s *script) machine(d *directive, n *Node) {
 		n.Kill(d.has("power"), 0)
 	case "grow":
 		n.Grow(n.Vols[d.number("vol", 0)], d.number("by", 0))
+	case "before-resync":
+		n.before = d.number("code", 0)
 	case "fence":
 		n.fence, n.fenceMS = d.number("code", 0), int64(d.number("after", 0))
 	case "two-primaries":

@@ -15,6 +15,10 @@ var resyncFeature = feature{
 				s.w.after(s.w.jitter(600_000), func() { s.resyncCommand(n, replication.Command{Kind: replication.CmdResumeSync}) })
 			}
 		}},
+		{"a handler refuses the next resync", 1, func(s *sim, n *Node) {
+			n.before = 1
+			s.w.after(s.w.jitter(2_000_000), func() { n.before = 0 })
+		}},
 		{"resume a resync", 2, func(s *sim, n *Node) { s.resyncCommand(n, replication.Command{Kind: replication.CmdResumeSync}) }},
 		{"another volume is resynced first", 2, func(s *sim, n *Node) {
 			s.resyncCommand(n, replication.Command{Kind: replication.CmdSyncAfter, Waits: true})
@@ -23,6 +27,7 @@ var resyncFeature = feature{
 	},
 	heal: func(s *sim) {
 		for _, n := range s.w.Nodes {
+			n.before = 0
 			s.resyncCommand(n, replication.Command{Kind: replication.CmdResumeSync})
 			s.resyncCommand(n, replication.Command{Kind: replication.CmdSyncAfter})
 		}
@@ -42,6 +47,7 @@ func (s *sim) resyncCommand(n *Node, c replication.Command) {
 func chooseResync(d *dice, c *Config) {
 	alg := []string{"", "", "", "crc32c", "sha1"}[d.pick(5)]
 	afterCrash := d.chance(0.2)
+	c.BeforeResync = d.chance(0.1)
 	thin := []uint32{0, 0, 4096, 8192, 65536, 1 << 20}[d.pick(6)]
 	min := []uint32{0, 250, 4000, 100000}[d.pick(4)]
 	for i := range c.Net {

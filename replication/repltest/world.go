@@ -12,26 +12,27 @@ import (
 // Config describes the two nodes. The zero value is one volume of 1 MiB that
 // was just created on both nodes, protocol C, two Pollux nodes, no randomness.
 type Config struct {
-	Seed       uint64 // 0: all delays are fixed
-	Sectors    int    // of each volume's data, 512 bytes
-	OtherSize  int    // of node b's, if not the same
-	Room       int    // what the devices can grow by, sectors
-	Internal   bool   // the metadata is at the end of the device
-	Litter     bool   // ... and what they grow by is not the same on both
-	Volumes    int
-	ALSlots    int
-	Features   uint32
-	Version    int // of the protocol; 0: 101
-	Resolver   int // the node that resolves conflicts, unless it is left to chance
-	Net        [2]replication.NetOptions
-	Disk       [2]replication.DiskOptions
-	NoData     bool       // on-no-data-accessible suspend-io
-	FenceAgent bool       // a fence-peer handler is configured
-	FenceCode  [2]int     // of the fence-peer handlers, 0: they never end
-	Stonith    bool       // a fence-peer handler that ends has switched the peer off
-	Terms      bool       // an arbiter hands out terms
-	Synced     bool       // both volumes begin UpToDate and equal
-	UUIDs      meta.UUIDs // then these are theirs
+	Seed         uint64 // 0: all delays are fixed
+	Sectors      int    // of each volume's data, 512 bytes
+	OtherSize    int    // of node b's, if not the same
+	Room         int    // what the devices can grow by, sectors
+	Internal     bool   // the metadata is at the end of the device
+	Litter       bool   // ... and what they grow by is not the same on both
+	Volumes      int
+	ALSlots      int
+	Features     uint32
+	Version      int // of the protocol; 0: 101
+	Resolver     int // the node that resolves conflicts, unless it is left to chance
+	Net          [2]replication.NetOptions
+	Disk         [2]replication.DiskOptions
+	NoData       bool       // on-no-data-accessible suspend-io
+	FenceAgent   bool       // a fence-peer handler is configured
+	BeforeResync bool       // the before-resync handlers are configured
+	FenceCode    [2]int     // of the fence-peer handlers, 0: they never end
+	Stonith      bool       // a fence-peer handler that ends has switched the peer off
+	Terms        bool       // an arbiter hands out terms
+	Synced       bool       // both volumes begin UpToDate and equal
+	UUIDs        meta.UUIDs // then these are theirs
 }
 
 // AllFeatures is what two Pollux nodes agree on, KernelFeatures what one agrees
