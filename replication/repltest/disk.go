@@ -116,27 +116,31 @@ func (d *dataDisk) crash(rng *dice, p float64) {
 // metaDisk is the metadata device of one volume, as bytes. It satisfies
 // meta.Device for what happens at an attach.
 type metaDisk struct {
+	base     int // bytes of data in front, which are not kept here
 	now      []byte
 	durable  []byte
 	unsynced []uint64 // a bit for each sector
 	durably  func(commit func()) bool
 }
 
-func newMetaDisk(m *arena, size int) *metaDisk {
-	return &metaDisk{now: m.disk(size), durable: m.disk(size), unsynced: make([]uint64, (size/sectorSize+63)/64)}
+func newMetaDisk(m *arena, base, end int) *metaDisk {
+	size := end - base
+	return &metaDisk{base: base, now: m.disk(size), durable: m.disk(size), unsynced: make([]uint64, (size/sectorSize+63)/64)}
 }
 
 // clone is a copy of a disk on which everything is durable.
 func (d *metaDisk) clone(m *arena) *metaDisk {
-	c := newMetaDisk(m, len(d.now))
+	c := newMetaDisk(m, d.base, d.end())
 	copy(c.now, d.now)
 	copy(c.durable, d.durable)
 	return c
 }
 
+func (d *metaDisk) end() int { return d.base + len(d.now) }
+
 // ReadAt is io.ReaderAt.
 func (d *metaDisk) ReadAt(p []byte, off int64) (int, error) {
-	if off < 0 || off+int64(len(p)) > int64(len(d.now)) {
+	if off -= int64(d.base); off < 0 || off+int64(len(p)) > int64(len(d.now)) {
 		return 0, fmt.Errorf("read of %d bytes at %d of %d", len(p), off, len(d.now))
 	}
 	return copy(p, d.now[off:]), nil
@@ -144,7 +148,7 @@ func (d *metaDisk) ReadAt(p []byte, off int64) (int, error) {
 
 // WriteAt is io.WriterAt.
 func (d *metaDisk) WriteAt(p []byte, off int64) (int, error) {
-	if off < 0 || off%sectorSize != 0 || len(p)%sectorSize != 0 || off+int64(len(p)) > int64(len(d.now)) {
+	if off -= int64(d.base); off < 0 || off%sectorSize != 0 || len(p)%sectorSize != 0 || off+int64(len(p)) > int64(len(d.now)) {
 		return 0, fmt.Errorf("write of %d bytes at %d of %d", len(p), off, len(d.now))
 	}
 	copy(d.now[off:], p)

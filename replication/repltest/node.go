@@ -111,7 +111,7 @@ func newNode(w *World, id int) *Node {
 // its first sync.
 func createdMeta(w *World, l meta.Layout, size int) *metaDisk {
 	c := w.cfg
-	d := newMetaDisk(w.mem, size)
+	d := newMetaDisk(w.mem, int(min(l.Superblock, l.AL, l.Bitmap)), size)
 	if err := meta.Create(d, l, meta.CreateOptions{}); err != nil {
 		panic(err)
 	}

@@ -3,6 +3,7 @@ package repltest
 import (
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication"
+	"github.com/pollux-project/pollux/replication/meta"
 )
 
 // operatorFeature is what operators and cluster managers ask for, right or wrong.
@@ -178,7 +179,10 @@ func (s *sim) resolve(round int) {
 			n.Attach(i)
 		}
 	}
-	if round >= 4 { // copies that nothing can compare: throw one away
+	if round >= 6 { // not even that was enough: their generations are unrelated
+		s.createMD(victim)
+		w.Run(500)
+	} else if round >= 4 { // copies that nothing can compare: throw one away
 		for i := range victim.Vols {
 			if winner.state(i).Disk > drbd.Inconsistent {
 				s.m.ExcuseVolume(victim, i)
@@ -223,5 +227,26 @@ func (s *sim) invalidateWorse(winner, victim *Node) {
 			s.m.ExcuseVolume(winner, i)
 			winner.Command(replication.Command{Kind: replication.CmdInvalidate, Volume: uint16(i)}, nil)
 		}
+	}
+}
+
+// createMD is what the message about unrelated data advises: down, create-md,
+// up, on the node whose copy does not count.
+func (s *sim) createMD(n *Node) {
+	n.Kill(false, 1)
+	for i, v := range n.Vols {
+		s.m.ExcuseVolume(n, i)
+		d := newMetaDisk(s.w.mem, v.meta.base, v.meta.end())
+		if err := meta.Create(d, v.layout, meta.CreateOptions{}); err != nil {
+			s.w.fail("%s/%d: create-md: %v", n.name, i, err)
+			return
+		}
+		d.commit()
+		d.durably = v.meta.durably
+		v.meta = d
+	}
+	n.Start()
+	for i := range n.Vols {
+		n.Attach(i)
 	}
 }

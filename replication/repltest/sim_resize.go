@@ -142,7 +142,7 @@ type recorder struct {
 
 // ReadAt reads what was noted.
 func (d *recorder) ReadAt(p []byte, off int64) (int, error) {
-	if off < 0 || off+int64(len(p)) > int64(len(d.now)) {
+	if off -= int64(d.disk.base); off < 0 || off+int64(len(p)) > int64(len(d.now)) {
 		return 0, fmt.Errorf("read of %d bytes at %d of %d", len(p), off, len(d.now))
 	}
 	return copy(p, d.now[off:]), nil
@@ -155,7 +155,7 @@ func (d *recorder) WriteAt(p []byte, off int64) (int, error) {
 		_, err := d.disk.WriteAt(b, off)
 		return err
 	}})
-	return copy(d.now[off:], p), nil
+	return copy(d.now[off-int64(d.disk.base):], p), nil
 }
 
 // Sync notes a sync.

@@ -349,7 +349,7 @@ func (t *termModel) acknowledged(n *Node, q *Request) {
 	if holds(t.w.Nodes[1-n.id]) || !v.attached {
 		return
 	}
-	sb, err := meta.DecodeSuperblock(v.meta.durable[v.layout.Superblock:])
+	sb, err := meta.DecodeSuperblock(v.meta.durable[v.layout.Superblock-int64(v.meta.base):])
 	file := v.term.record()
 	if err != nil || sb.Term.Sole == 0 || sb.Term.Sole != sb.UUIDs.Current&^1 || file.Sole != sb.Term.Sole {
 		t.w.fail("%s: write %d was answered alone, but no sole-writer mark is on disk: superblock %+v (%v), state directory %+v", n.name, q.ID, sb.Term, err, file)
