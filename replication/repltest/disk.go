@@ -138,6 +138,9 @@ func (d *metaDisk) clone(m *arena) *metaDisk {
 
 func (d *metaDisk) end() int { return d.base + len(d.now) }
 
+// durableAt is what would be found from off on after a power failure.
+func (d *metaDisk) durableAt(off int64) []byte { return d.durable[int(off)-d.base:] }
+
 // ReadAt is io.ReaderAt.
 func (d *metaDisk) ReadAt(p []byte, off int64) (int, error) {
 	if off -= int64(d.base); off < 0 || off+int64(len(p)) > int64(len(d.now)) {

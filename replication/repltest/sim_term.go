@@ -259,7 +259,7 @@ func (t *termModel) crashed(n *Node) {
 	snap := n.res.Snapshot(t.w.Tick()).Term
 	t.known[n.id] = snap.Promised > 0 && snap.Unknown == ""
 	for _, v := range n.Vols { // the very first record may not be there yet
-		sb, err := meta.DecodeSuperblock(v.meta.durable[v.layout.Superblock:])
+		sb, err := meta.DecodeSuperblock(v.meta.durableAt(v.layout.Superblock))
 		t.known[n.id] = t.known[n.id] && err == nil && sb.Term.Exists()
 	}
 }
@@ -349,7 +349,7 @@ func (t *termModel) acknowledged(n *Node, q *Request) {
 	if holds(t.w.Nodes[1-n.id]) || !v.attached {
 		return
 	}
-	sb, err := meta.DecodeSuperblock(v.meta.durable[v.layout.Superblock-int64(v.meta.base):])
+	sb, err := meta.DecodeSuperblock(v.meta.durableAt(v.layout.Superblock))
 	file := v.term.record()
 	if err != nil || sb.Term.Sole == 0 || sb.Term.Sole != sb.UUIDs.Current&^1 || file.Sole != sb.Term.Sole {
 		t.w.fail("%s: write %d was answered alone, but no sole-writer mark is on disk: superblock %+v (%v), state directory %+v", n.name, q.ID, sb.Term, err, file)
