@@ -157,19 +157,25 @@ func (v *Volume) Open(client string) (release func(), err error) {
 	}, nil
 }
 
-// Reconfigure takes over options that can change on the fly. What cannot
-// (addresses, disks, the set of volumes) is refused: it needs down and up.
+// Reconfigure takes over options that can change on the fly: on the live
+// connection, which hears of them. Other addresses cost the connection. What
+// cannot change (disks, the set of volumes) is refused: it needs down and up.
 func (e *Engine) Reconfigure(cfg Config) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	if cfg.Local != e.cfg.Local || cfg.Peer != e.cfg.Peer || len(cfg.Volumes) != len(e.cfg.Volumes) {
-		return fmt.Errorf("%s: addresses and volumes cannot change while it is up: run `polluxadm down %s`, then `up`", e.cfg.Resource, e.cfg.Resource)
+	if len(cfg.Volumes) != len(e.cfg.Volumes) {
+		return fmt.Errorf("%s: volumes cannot be added or removed while it is up: run `polluxadm down %s`, then `up`", e.cfg.Resource, e.cfg.Resource)
 	}
 	for i, v := range cfg.Volumes {
 		have := e.cfg.Volumes[i]
 		if v.Number != have.Number || v.Disk != have.Disk || v.MetaDisk != have.MetaDisk || v.MetaIndex != have.MetaIndex || v.Direct != have.Direct {
 			return fmt.Errorf("%s/%d: disk and meta-disk cannot change while it is up: run `polluxadm down %s`, then `up`", cfg.Resource, v.Number, cfg.Resource)
+		}
+	}
+	if cfg.Local != e.cfg.Local || cfg.Peer != e.cfg.Peer {
+		if err := e.readdress(cfg); err != nil {
+			return err
 		}
 	}
 	for _, v := range cfg.Volumes {
@@ -180,11 +186,25 @@ func (e *Engine) Reconfigure(cfg Config) error {
 	}
 	for i, v := range cfg.Volumes {
 		e.vols[i].mayHang.Store(v.Options.DiskTimeoutMS > 0)
+		e.vols[i].mdFlushes.Store(v.Options.MDFlushes)
 	}
 	e.mu.Lock()
 	e.net.Store(&cfg.Net)
 	e.cfg.Net, e.cfg.Volumes, e.cfg.Handlers, e.cfg.HandlerEnv = cfg.Net, cfg.Volumes, cfg.Handlers, cfg.HandlerEnv
 	e.mu.Unlock()
+	return nil
+}
+
+// readdress disconnects and takes over the addresses of cfg; the caller of
+// Reconfigure connects again, as drbdadm adjust does.
+func (e *Engine) readdress(cfg Config) error {
+	if err := e.Disconnect(false); err != nil {
+		return err
+	}
+	e.connWG.Wait() // nobody uses the old ones any more
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.cfg.Local, e.cfg.Peer = cfg.Local, cfg.Peer
 	return nil
 }
 

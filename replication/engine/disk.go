@@ -131,7 +131,7 @@ func (v *Volume) load(data, metaDev blockdev.Device) (*replication.AttachedDisk,
 	}
 	v.layout = l
 	v.rememberSize(data.Size(), sb.DeviceUUID)
-	opts := v.cfg.Options
+	opts := v.options()
 	if most := meta.MaxALExtents(l.ALBlocks); opts.ALExtents > most {
 		e.log.Warn().Int("vol", v.cfg.Number).Int("al-extents", most).Msg("the activity log has room for fewer extents than configured")
 		opts.ALExtents = most
@@ -278,7 +278,7 @@ func (v *Volume) writeMeta(job *replication.MetaJob) error {
 
 // syncMeta is a flush of the metadata; md-flushes no leaves it out.
 func (v *Volume) syncMeta() error {
-	if !v.cfg.Options.MDFlushes {
+	if !v.mdFlushes.Load() {
 		return nil
 	}
 	return v.metaDev.Sync()

@@ -2,7 +2,9 @@ package engine
 
 import (
 	"bytes"
+	"net/netip"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/pollux-project/pollux/blockdev"
@@ -108,4 +110,34 @@ func TestCheckResize(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.up()
+}
+
+// TestReaddress moves a connection to other ports without taking anything down.
+func TestReaddress(t *testing.T) {
+	a, b := newPair(t, nil)
+	a.up()
+	b.up()
+	a.await("connection", isConnected)
+	if err := a.Primary(true); err != nil {
+		t.Fatal(err)
+	}
+	a.await("sync", inSync)
+	ports := freePorts(t, 2)
+	for i, n := range []*node{a, b} {
+		cfg := n.cfg
+		cfg.Volumes = slices.Clone(cfg.Volumes)
+		cfg.Volumes[0].Options.MDFlushes = false
+		cfg.Local = netip.AddrPortFrom(cfg.Local.Addr(), uint16(ports[i]))
+		cfg.Peer = netip.AddrPortFrom(cfg.Peer.Addr(), uint16(ports[1-i]))
+		if err := n.Reconfigure(cfg); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Connect(ConnectOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := n.Volume(0).options(); got.MDFlushes {
+			t.Error("the next attach would have the old options")
+		}
+	}
+	a.await("connection at the new addresses", inSync)
 }

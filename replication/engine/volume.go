@@ -23,7 +23,9 @@ type Volume struct {
 	e        *Engine
 	cfg      VolumeConfig
 	inFlight atomic.Int32 // local I/Os
-	mayHang  atomic.Bool  // there is a disk-timeout
+
+	mdFlushes atomic.Bool // option md-flushes as it is now
+	mayHang   atomic.Bool // there is a disk-timeout
 
 	diskMu   sync.RWMutex // held shared by I/O, exclusively by open and close
 	data     blockdev.Device
@@ -45,7 +47,20 @@ func newVolume(e *Engine, cfg VolumeConfig) *Volume {
 	v := &Volume{e: e, cfg: cfg, metaJobs: make(chan *replication.MetaJob, 1), syncs: make(chan struct{}, 1)}
 	v.ioq.cond = sync.NewCond(&v.ioq.mu)
 	v.mayHang.Store(cfg.Options.DiskTimeoutMS > 0)
+	v.mdFlushes.Store(cfg.Options.MDFlushes)
 	return v
+}
+
+// options are the disk options as they are now: Reconfigure changes them.
+func (v *Volume) options() replication.DiskOptions {
+	v.e.mu.Lock()
+	defer v.e.mu.Unlock()
+	for i := range v.e.cfg.Volumes {
+		if c := &v.e.cfg.Volumes[i]; c.Number == v.cfg.Number {
+			return c.Options
+		}
+	}
+	return v.cfg.Options
 }
 
 // Config is the volume's configuration.

@@ -116,6 +116,7 @@ func (r *resource) adjustParts(skipDisk, skipNet bool) error {
 	}
 	if skipNet {
 		spec.Resource = spec.TakeNet(old.Resource)
+		spec.Resource.Local, spec.Resource.Peer = old.Local, old.Peer
 	}
 	if skipDisk {
 		for _, v := range spec.Volumes {
@@ -136,8 +137,6 @@ func (r *resource) adjustParts(skipDisk, skipNet bool) error {
 // over: what identifies the ends of the connection and the disks.
 func needsRestart(old, spec resourceSpec) string {
 	switch {
-	case old.Local.Addr != spec.Local.Addr || old.Peer.Addr != spec.Peer.Addr:
-		return "an address"
 	case old.Peer.Name != spec.Peer.Name:
 		return "the peer"
 	case len(old.Volumes) != len(spec.Volumes):

@@ -504,13 +504,18 @@ func TestReload(t *testing.T) {
 	}
 	d.write("pollux.toml", settingsText)
 	d.write("r0.res", resText("r0", 0, 7999, 1))
-	if r := d.call(adm.Request{Cmd: adm.CmdAdjust, Resource: "r0"}); r.OK || !strings.Contains(r.Error, "an address can't be changed while the resource is up") {
-		t.Errorf("changed address: %+v", r)
+	d.wantOK(adm.CmdAdjust, "r0")
+	if got := d.status()["r0"].Address; got != "127.0.0.1:7999" {
+		t.Errorf("address after adjust: %s", got)
+	}
+	d.write("r0.res", resText("r0", 9, 7999, 1))
+	if r := d.call(adm.Request{Cmd: adm.CmdAdjust, Resource: "r0"}); r.OK || !strings.Contains(r.Error, "(device, disk or meta-disk) can't be changed while the resource is up") {
+		t.Errorf("changed device: %+v", r)
 	}
 	d.wantOK(adm.CmdDown, "r0")
 	d.wantOK(adm.CmdUp, "r0")
-	if got := d.status()["r0"].Address; got != "127.0.0.1:7999" {
-		t.Errorf("address after down and up: %s", got)
+	if got := d.status()["r0"].Volumes[0].Minor; got != 9 {
+		t.Errorf("minor after down and up: %d", got)
 	}
 }
 

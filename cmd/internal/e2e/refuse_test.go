@@ -434,7 +434,7 @@ func TestE2EDiskGrown(t *testing.T) {
 		t.Fatal(err)
 	}
 	// create-md would be the wrong next step, and is not taken without a word.
-	p.a.refused(10, []string{"r0", p.a.path("disk.img"), "if it was resized, give it its old size back"}, "up", "r0")
+	p.a.refused(10, []string{"r0", p.a.path("disk.img"), "if it was enlarged, `polluxadm check-resize r0`"}, "up", "r0")
 	if r := p.a.adm("create-md", "r0"); r.code != 1 {
 		t.Errorf("create-md on a disk with data: %v", r)
 	}
@@ -442,6 +442,16 @@ func TestE2EDiskGrown(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.a.must("up", "r0")
+	p.inSync()
+	p.equalDisks("disk.img", usable32)
+	// The other way, with both daemons stopped: the metadata is moved to the new end.
+	if err := os.Truncate(p.a.path("disk.img"), 40<<20); err != nil {
+		t.Fatal(err)
+	}
+	p.a.must("check-resize", "r0")
+	p.a.must("check-resize", "r0")
+	p.a.start()
+	p.b.start()
 	p.inSync()
 	p.equalDisks("disk.img", usable32)
 }
