@@ -126,7 +126,7 @@ func (r *Resource) commandTimer() {
 	if c == nil {
 		return
 	}
-	if r.now-c.began > commandLimitMS {
+	if r.now-c.began >= commandLimitMS {
 		if c.Kind == CmdDisconnect {
 			r.finish(c, nil)
 			r.connectionLost(drbd.Disconnecting, nil)
