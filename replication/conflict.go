@@ -60,6 +60,9 @@ func (r *Resource) meetConflict(p *peerRequest) conflict {
 	}
 	r.countConflict(p.v, p.sector)
 	r.sendAck(answer, v, p.sector, p.block, p.size)
+	if !r.peerPollux {
+		r.holdBack(p, answer == drbd.CmdRetryWrite)
+	}
 	if answer == drbd.CmdRetryWrite || !r.peerPollux {
 		r.recv.leave(p.epoch)
 	} else {
@@ -70,6 +73,53 @@ func (r *Resource) meetConflict(p *peerRequest) conflict {
 		r.kick = true
 	}
 	return conflictAnswered
+}
+
+// An epochHold keeps an epoch of a kernel peer from being acknowledged. The
+// kernel counts a write that met ours until it has let it go, and drops the
+// connection if the acknowledgement counts another number. It has let go of a
+// superseded one when it answers ours, and of one that it is to retry when that
+// comes again.
+type epochHold struct {
+	epoch  uint64
+	v      *volume
+	sector drbd.Sector
+	size   uint32
+	block  uint64 // our write that is to be answered, 0 if it is
+	again  bool   // the retried write is awaited, too
+}
+
+// holdBack holds the epoch of p, which met writes of this node.
+func (r *Resource) holdBack(p *peerRequest, again bool) {
+	for i := range p.v.active.r {
+		if a := &p.v.active.r[i]; a.kind == clientWrite && a.start < p.end() && p.sector < a.end {
+			r.recv.holds = append(r.recv.holds, epochHold{p.epoch, p.v, p.sector, p.size, r.req.get(RequestID(a.id)).blockID(), again})
+		}
+	}
+}
+
+// isHeldBack reports whether an epoch must not be acknowledged yet.
+func (r *Resource) isHeldBack(epoch uint64) bool {
+	held, kept := false, r.recv.holds[:0]
+	for _, h := range r.recv.holds {
+		if q := r.req.lookup(h.block); q == nil || !q.is(netPending) {
+			h.block = 0
+		}
+		if h.v.hasDisk() && (h.block != 0 || h.again) {
+			kept, held = append(kept, h), held || h.epoch == epoch
+		}
+	}
+	r.recv.holds = kept
+	return held
+}
+
+// cameAgain notes the second attempt of a write that was to be retried.
+func (r *Resource) cameAgain(v *volume, s drbd.Sector, size uint32) {
+	for i := range r.recv.holds {
+		if h := &r.recv.holds[i]; h.v == v && h.sector == s && h.size == size {
+			h.again = false
+		}
+	}
 }
 
 // countConflict says once a connection what a cluster file system, or a guest

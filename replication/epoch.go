@@ -163,6 +163,8 @@ type recvEpochs struct {
 	base       uint64 // number of the oldest one
 	eligible   int    // how many of the oldest ones are closed and ended
 	committing int    // how many of the oldest ones the running fdatasync covers
+	stable     int    // how many of the oldest ones are stable, but held back (holds)
+	holds      []epochHold
 	waits      []syncWait
 	hurry      bool
 }
@@ -238,14 +240,16 @@ func (r *Resource) maintainEpochs() {
 					return
 				}
 			}
-			r.ackEpochs()
+			e.stable, e.committing = e.committing, 0
+			e.waits = e.waits[:0]
 		}
+		r.ackEpochs()
 		// Counted on from last time: with one write at a time there are thousands.
 		for e.eligible < e.q.len() && e.q.at(e.eligible).closed && e.q.at(e.eligible).active == 0 {
 			e.eligible++
 		}
-		if e.eligible == 0 || !r.isUp() {
-			if e.q.len() == 0 || !e.q.at(0).closed {
+		if e.eligible == e.stable || !r.isUp() {
+			if e.q.len() == e.stable || !e.q.at(e.stable).closed {
 				e.hurry, r.strictWait = false, false
 			}
 			return
@@ -273,10 +277,12 @@ func (r *Resource) flushesEpochs() bool {
 	return false
 }
 
+// ackEpochs acknowledges the oldest epochs that are stable.
 func (r *Resource) ackEpochs() {
 	e := &r.recv
-	for ; e.committing > 0; e.committing-- {
+	for e.stable > 0 && !r.isHeldBack(e.base) {
 		ep := e.q.pop()
+		e.stable--
 		e.base++
 		e.eligible--
 		if ep.size == 0 { // all of it were conflicts: the peer expects nothing
@@ -286,7 +292,6 @@ func (r *Resource) ackEpochs() {
 		r.arena = drbd.BarrierAck{Barrier: ep.barrier, SetSize: ep.size}.Append(r.arena)
 		r.endPacket(drbd.MetaSocket, start, nil)
 	}
-	e.waits = e.waits[:0]
 }
 
 // dropEpochs forgets the peer's epochs when the connection is gone: they are
@@ -296,6 +301,7 @@ func (e *recvEpochs) drop() {
 		e.q.pop()
 		e.base++
 	}
-	e.eligible, e.committing, e.hurry = 0, 0, false
+	e.eligible, e.committing, e.stable, e.hurry = 0, 0, 0, false
+	e.holds = e.holds[:0]
 	e.waits = e.waits[:0]
 }

@@ -312,6 +312,9 @@ func (r *Resource) takeWrite(v *volume, cmd drbd.Command, op Op, d drbd.Data, si
 	if err := v.checkRange(cmd, d.Sector, size); err != nil {
 		return false, err
 	}
+	if len(r.recv.holds) > 0 {
+		r.cameAgain(v, d.Sector, size)
+	}
 	p := r.peer.alloc()
 	p.kind, p.op, p.v, p.sector, p.size, p.block, p.flags = peerWrite, op, v, d.Sector, size, d.BlockID, d.Flags
 	p.epoch, p.conn, p.data = r.recv.join(), r.connGen, data

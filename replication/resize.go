@@ -211,6 +211,9 @@ func (r *Resource) letExtentsGo(v *volume) {
 	for _, id := range r.req.waiting {
 		if q := r.req.get(id); q.v == v && q.is(alHeld) {
 			q.clear(alHeld)
+			if q.is(isTainted) {
+				v.setDirty(q.sector, q.size)
+			}
 			v.al.End(meta.ExtentsOf(q.sector, q.size))
 		}
 	}
@@ -237,7 +240,11 @@ func (r *Resource) growthStored(v *volume) {
 		if connected {
 			r.askPeerToGrow(v, g)
 			g.c.phase, g.c.reply = phaseAsk, 0
+			if v.st.Pdsk < drbd.Inconsistent {
+				g.c.reply = SSSuccess // without a disk it has nothing to answer
+			}
 			r.growthOver(v, nil)
+			r.commandStep()
 			return
 		}
 		g.c.phase = phaseAsk
