@@ -89,7 +89,8 @@ func TestSelfTest(t *testing.T) {
 		for _, method := range by {
 			how, took, err := b.hunt(t.TempDir(), method, honest)
 			if err != nil {
-				t.Fatalf("%s: %v", b.name, err)
+				t.Errorf("%s: %v", b.name, err)
+				break
 			}
 			line := fmt.Sprintf("%-34s %-7s %6.1f s  %s", b.name, method, took.Seconds(), how)
 			if how == "" {
