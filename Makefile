@@ -98,7 +98,8 @@ sim-selftest: ## plant bugs, one at a time, and see the simulation find each wit
 
 .PHONY: crash
 crash: ## power cuts at every durable step of two nodes and of their metadata
-	$(GO) test -tags invariants ./replication ./replication/meta ./replication/engine ./blockdev/blocktest -run 'Crash' -count=5
+	$(GO) test -tags invariants ./replication -run 'Crash' -timeout 60m -every
+	$(GO) test ./replication/meta ./replication/engine ./blockdev/blocktest -run 'Crash' -count=5
 
 .PHONY: fuzz
 fuzz: ## every fuzz test for FUZZTIME=10s

@@ -1,12 +1,15 @@
 package replication_test
 
 import (
+	"flag"
 	"runtime/debug"
 	"strings"
 	"testing"
 
 	"github.com/pollux-project/pollux/replication/repltest"
 )
+
+var crashEvery = flag.Bool("every", false, "TestCrashPoints tries every class of what may survive a power cut")
 
 // crashPoints are the ways in which the power can go at one durable step.
 func crashPoints(step repltest.DurableStep) []repltest.CrashPoint {
@@ -17,9 +20,7 @@ func crashPoints(step repltest.DurableStep) []repltest.CrashPoint {
 		}
 		for _, after := range []bool{false, true} {
 			p := repltest.CrashPoint{Step: step.Number, After: after, Failover: failover}
-			points = append(points, p)
-			p.Seed = uint64(step.Number)
-			points = append(points, p)
+			points = append(points, repltest.SurvivalPoints(p, step.Unsynced, *crashEvery)...)
 		}
 	}
 	return points
@@ -38,9 +39,11 @@ func TestCrashPoints(t *testing.T) {
 			if len(steps) == 0 {
 				t.Fatal("nothing is durable")
 			}
-			t.Logf("%d durable steps", len(steps))
+			points := 0
+			defer func() { t.Logf("%d durable steps, %d power cuts", len(steps), points) }()
 			for _, step := range steps {
 				for _, p := range crashPoints(step) {
+					points++
 					if err := repltest.CrashAt(s, p); err != nil {
 						t.Fatalf("power cut %v: %v", p, err)
 					}

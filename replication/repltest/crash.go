@@ -21,13 +21,16 @@ type Scenario struct {
 type DurableStep struct {
 	Number   int  // from 1
 	Failover bool // it is a Primary's, whose peer could take over
+	Unsynced int  // writes of this node that were not synced before it
 }
 
 // A CrashPoint is where the power is cut and what survives.
 type CrashPoint struct {
-	Step     int    // a DurableStep's number
-	After    bool   // right after it; otherwise right before
-	Seed     uint64 // 0: nothing unsynced survives; otherwise which half of the sectors does
+	Step     int  // a DurableStep's number
+	After    bool // right after it; otherwise right before
+	Survives Survival
+	Index    int    // of the one that does, or does not
+	Seed     uint64 // which half, if it is a half
 	Failover bool   // the survivor is promoted, if it may be, before the victim returns
 	Sabotage Sabotage
 }
@@ -37,7 +40,7 @@ func (p CrashPoint) String() string {
 	if p.After {
 		when = "after"
 	}
-	s := fmt.Sprintf("%s step %d, seed %d", when, p.Step, p.Seed)
+	s := fmt.Sprintf("%s step %d, %v survives (%d)", when, p.Step, p.Survives, p.Index)
 	if p.Failover {
 		s += ", failover"
 	}
@@ -80,7 +83,7 @@ func (n *Node) durably(commit func()) bool {
 	c.count++
 	if c.count != c.point.Step {
 		if c.point.Step == 0 {
-			c.steps = append(c.steps, DurableStep{Number: c.count, Failover: n.res.Role() == drbd.Primary && n.w.paired()})
+			c.steps = append(c.steps, DurableStep{Number: c.count, Failover: n.res.Role() == drbd.Primary && n.w.paired(), Unsynced: n.unsynced()})
 		}
 		commit()
 		return true
@@ -96,11 +99,10 @@ func (w *World) cutPower(n *Node) {
 	c := &w.crash
 	c.counting, c.victim, c.halted = false, n, true
 	c.paired = w.paired()
-	keep := 0.0
-	if c.point.Seed != 0 {
-		w.dice, keep = &dice{mix(c.point.Seed)}, 0.5
+	if c.point.Survives == HalfSurvives {
+		w.dice = &dice{mix(c.point.Seed)}
 	}
-	n.Kill(true, keep)
+	n.Kill(true, 0.5)
 	w.dice = nil
 }
 

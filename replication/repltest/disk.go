@@ -97,12 +97,13 @@ func (d *dataDisk) commit(writes uint32) {
 	d.cache = d.cache[:copy(d.cache, d.cache[n:])]
 }
 
-// crash is a power failure: of what was written to each sector since it was
-// last synced, each version reaches the disk with probability p. They do so in
-// any order among the sectors; an older version may be all that arrives.
-func (d *dataDisk) crash(rng *dice, p float64) {
+// CrashClone makes the disk what a clone of it would be after a power cut: of
+// what was written to each sector since it was last synced, those versions are
+// there that survive. They do so in any order among the sectors; an older
+// version may be all that arrives.
+func (d *dataDisk) CrashClone(survives func() bool) {
 	for _, c := range d.cache {
-		if d.synced[c.sector] < c.version && rng.chance(p) {
+		if survives() && d.synced[c.sector] < c.version {
 			d.durable[c.sector], d.synced[c.sector] = c.stamp, c.version
 		}
 	}
@@ -175,10 +176,9 @@ func (d *metaDisk) Sync() error {
 
 func (d *metaDisk) commit() { d.destage(func() bool { return true }) }
 
-// crash is a power failure: each sector that is not synced survives with
-// probability p.
-func (d *metaDisk) crash(rng *dice, p float64) {
-	d.destage(func() bool { return rng.chance(p) })
+// CrashClone makes the disk what a clone of it would be after a power cut.
+func (d *metaDisk) CrashClone(survives func() bool) {
+	d.destage(survives)
 	copy(d.now, d.durable)
 }
 

@@ -232,10 +232,7 @@ func (n *Node) Kill(power bool, keep float64) {
 		v.begun = nil
 	}
 	if power {
-		for _, v := range n.Vols {
-			v.data.crash(n.w.dice, keep)
-			v.meta.crash(n.w.dice, keep)
-		}
+		n.losePower(keep)
 	}
 	n.w.Model.afterCrash(n, power)
 }
