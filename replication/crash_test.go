@@ -12,7 +12,8 @@ import (
 var crashEvery = flag.Bool("every", false, "TestCrashPoints tries every class of what may survive a power cut")
 
 // crashPoints are the ways in which the power can go at one durable step.
-func crashPoints(step repltest.DurableStep) []repltest.CrashPoint {
+func crashPoints(s repltest.Scenario, step repltest.DurableStep) []repltest.CrashPoint {
+	every := *crashEvery && s.Config.Sectors < 1<<17 // a world of 100 MiB takes its time
 	var points []repltest.CrashPoint
 	for _, failover := range []bool{false, true} {
 		if failover && !step.Failover {
@@ -20,7 +21,7 @@ func crashPoints(step repltest.DurableStep) []repltest.CrashPoint {
 		}
 		for _, after := range []bool{false, true} {
 			p := repltest.CrashPoint{Step: step.Number, After: after, Failover: failover}
-			points = append(points, repltest.SurvivalPoints(p, step.Unsynced, *crashEvery)...)
+			points = append(points, repltest.SurvivalPoints(p, step.Unsynced, every)...)
 		}
 	}
 	return points
@@ -42,7 +43,7 @@ func TestCrashPoints(t *testing.T) {
 			points := 0
 			defer func() { t.Logf("%d durable steps, %d power cuts", len(steps), points) }()
 			for _, step := range steps {
-				for _, p := range crashPoints(step) {
+				for _, p := range crashPoints(s, step) {
 					points++
 					if err := repltest.CrashAt(s, p); err != nil {
 						t.Fatalf("power cut %v: %v", p, err)
@@ -93,7 +94,7 @@ func firstLoss(t *testing.T, name string, sabotage repltest.Sabotage) error {
 			t.Fatal(err)
 		}
 		for _, step := range steps {
-			for _, p := range crashPoints(step) {
+			for _, p := range crashPoints(s, step) {
 				p.Sabotage = sabotage
 				if err := repltest.CrashAt(s, p); err != nil {
 					return err

@@ -14,6 +14,7 @@ type Scenario struct {
 	Name    string
 	Config  Config
 	Created bool // begins with copies that hold nothing: an operator may have to force one again
+	Victim  int  // the node whose changes are thrown away if a split brain is left, 0: there is none
 	Run     func(*Play)
 }
 
@@ -222,8 +223,8 @@ func (w *World) settle(s Scenario) {
 			for i := range n.Vols {
 				n.Attach(i)
 			}
-			if w.failure == nil && n.res.Snapshot(w.Tick()).Conn == drbd.StandAlone {
-				n.Command(replication.Command{Kind: replication.CmdConnect}, nil)
+			if snap := n.res.Snapshot(w.Tick()); w.failure == nil && snap.Conn == drbd.StandAlone {
+				n.Command(replication.Command{Kind: replication.CmdConnect, Force: w.givesIn(s, n, snap)}, nil)
 			}
 		}
 		if w.failure != nil || w.RunUntil(20000, w.atRest) {
@@ -238,6 +239,23 @@ func (w *World) settle(s Scenario) {
 	if w.failure == nil {
 		w.CheckQuiet()
 	}
+}
+
+// givesIn reports whether n is to discard its changes after a split brain: it is
+// the victim, or that is gone.
+func (w *World) givesIn(s Scenario, n *Node, snap replication.Snapshot) bool {
+	if s.Victim == 0 || snap.SplitBrain == "" || n.id != s.Victim {
+		return false
+	}
+	p := &Play{w}
+	if n.res.Role() == drbd.Primary {
+		for range snap.Opens {
+			p.Do(n, replication.CmdClose, false)
+		}
+		p.Do(n, replication.CmdSecondary, false)
+	}
+	w.Model.Excuse(n)
+	return true
 }
 
 func (w *World) atRest() bool {
@@ -276,9 +294,9 @@ func (p *Play) Do(n *Node, kind replication.CommandKind, force bool) {
 	if p.over() {
 		return
 	}
-	over := false
+	over, cut := false, p.w.crash.victim
 	n.Command(replication.Command{Kind: kind, Force: force}, func(err error) {
-		if over = true; err != nil {
+		if over = true; err != nil && p.w.crash.victim == cut { // a power cut meanwhile excuses it
 			p.w.fail("%s: %s: %v", n.name, commandNames[kind], err)
 		}
 	})

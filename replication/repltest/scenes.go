@@ -29,7 +29,7 @@ func Scenarios() []Scenario {
 		}
 		return c
 	}
-	return []Scenario{
+	return append([]Scenario{
 		{Name: "eviction", Config: three, Run: playEviction},
 		{Name: "eviction_kernel", Config: kernel(two), Run: playEviction},
 		{Name: "eviction_alone", Config: two, Run: playEvictionAlone},
@@ -44,7 +44,7 @@ func Scenarios() []Scenario {
 		{Name: "detach", Config: small, Run: playDetach},
 		{Name: "terms", Config: small, Run: playTerms},
 		{Name: "restart", Config: two, Run: playRestart},
-	}
+	}, recoveryScenarios()...)
 }
 
 func crashConfig(sectors int, protocol byte) Config {
