@@ -136,6 +136,7 @@ type sim struct {
 	m       *Model
 	plan    *plan
 	clients [2]*simClient
+	hot     int             // sector around which the clients write now
 	manager *clusterManager // nil: there is none
 	arbiter *arbiter        // of the term feature, if the history has terms
 	healing bool
@@ -173,6 +174,7 @@ func (s *sim) run() {
 		if r.trouble != nil {
 			w.dice.state = r.seed
 			w.trace("%s trouble: %s", w.Nodes[r.node].name, r.trouble.name)
+			s.hot = r.hot
 			r.trouble.do(s, w.Nodes[r.node])
 		}
 		for k, c := range s.clients {

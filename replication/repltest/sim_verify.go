@@ -24,8 +24,11 @@ var verifyFeature = feature{
 	troubles: []*trouble{
 		{"verify", 8, func(s *sim, n *Node) {
 			c := replication.Command{Kind: replication.CmdVerify, Volume: uint16(s.w.pick(len(n.Vols))), StartSector: replication.VerifyContinue}
-			if s.w.chance(0.5) {
+			switch s.w.pick(4) {
+			case 0:
 				c.StartSector = drbd.Sector(s.w.pick(s.w.cfg.Sectors + 100))
+			case 1, 2: // where the clients write meanwhile
+				c.StartSector = drbd.Sector(max(s.hot-s.w.pick(64), 0))
 			}
 			if s.w.chance(0.3) {
 				c.StopSector = drbd.Sector(s.w.pick(s.w.cfg.Sectors + 100))
