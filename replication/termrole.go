@@ -16,13 +16,13 @@ func (r *Resource) checkTerm(c *command) error {
 		return r.termTooLow(c.Term)
 	case !r.hasDisk():
 		return &RequestError{Code: 138, Text: fmt.Sprintf("%s: Failure: (138) Device does not have a disk-config: a term is kept with a disk: attach one first", r.cfg.Name)}
-	case t.inUse() && unknown != "":
+	case r.isUp() && r.link.Features&drbd.FeatureTerm == 0:
+		return r.peerKnowsNoTerms()
+	case (t.inUse() || r.role != drbd.Primary) && unknown != "": // a Primary without a term may be given its first
 		return &RequestError{Code: 162, Text: fmt.Sprintf("%s: Failure: (162) Invalid configuration request: no promotion under a term: what this node has promised is unknown: %s: connect the peer, or have the arbiter's term promised first",
 			r.cfg.Name, unknown)}
 	case r.net.AllowTwoPrimaries:
 		return &RequestError{Code: 162, Text: fmt.Sprintf("%s: Failure: (162) Invalid configuration request: a term has one owner, and allow-two-primaries is set: leave it out of the configuration", r.cfg.Name)}
-	case r.isUp() && r.link.Features&drbd.FeatureTerm == 0:
-		return r.peerKnowsNoTerms()
 	case !c.Sole && r.conn < drbd.Connected && r.role != drbd.Primary:
 		return r.stateError(nil, SSPrimaryNOP)
 	case c.Sole && c.Term == t.term && !t.sole && !r.wasSole(c.Term):
