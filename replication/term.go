@@ -121,6 +121,9 @@ func (r *Resource) composeTerm(v *volume, job *MetaJob) {
 		return
 	}
 	r.clearSole(v)
+	if v.sole != 0 && r.role == drbd.Primary && v.st.Disk == drbd.UpToDate {
+		v.sole = identity(v.uuids.Current) // the mark goes along with a generation that an operator begins
+	}
 	old := v.sb.Term
 	rec := meta.TermRecord{
 		Seq: old.Seq, Volume: v.num, NameHash: meta.NameHash(r.cfg.Name), DeviceUUID: v.sb.DeviceUUID,

@@ -340,13 +340,16 @@ func (t *termModel) acknowledged(n *Node, q *Request) {
 		if x == n && n.state(q.Vol).Disk != drbd.UpToDate {
 			continue // a Primary that has lost its disk goes on with its peer's copy
 		}
+		if m.powerCut[x.id] > q.start {
+			continue // it had it, perhaps, and never was asked to flush it
+		}
 		if t.arbiter.inSync[x.id] && !holds(x) {
 			t.w.fail("%s: write %d was answered under term %d, but node %s lacks it, whose copy counts under term %d", n.name, q.ID, snap.Term, x.name, t.arbiter.term)
 			return
 		}
 	}
 	v := n.Vols[q.Vol]
-	if holds(t.w.Nodes[1-n.id]) || !v.attached {
+	if holds(t.w.Nodes[1-n.id]) || m.powerCut[1-n.id] > q.start || !v.attached {
 		return
 	}
 	sb, err := meta.DecodeSuperblock(v.meta.durableAt(v.layout.Superblock))
