@@ -222,7 +222,7 @@ resource r0 {{
     device /dev/drbd1 minor 1;
     disk {disk};
     meta-disk internal;
-    disk {{ c-plan-ahead 0; resync-rate 400M; }}
+    disk {{ c-plan-ahead 0; resync-rate 400M; c-min-rate 0; }}
     net {{ protocol {protocol}; {net} }}
     on {me[0]} {{ address {me[1]}:{me[2]}; }}
     on {peer[0]} {{ address {peer[1]}:{peer[2]}; }}

@@ -124,6 +124,7 @@ resource %s {
     disk {
         resync-rate  100M;
         c-max-rate   200M;
+        c-min-rate   100M;
     }
 %s}
 `

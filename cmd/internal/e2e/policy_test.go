@@ -197,7 +197,7 @@ func TestE2EResyncInterrupted(t *testing.T) {
 	file, data := randomFile(t, usable64, 3)
 	mustRun(t, "nbdcopy", "--flush", file, p.a.uri("r0"))
 	for _, n := range []*node{p.a, p.b} { // slow enough to be seen
-		n.write("r0.res", p.resource(n, quick+" disk { c-plan-ahead 0; resync-rate 16M; }"))
+		n.write("r0.res", p.resource(n, quick+" disk { c-plan-ahead 0; resync-rate 16M; c-min-rate 0; }"))
 		n.must("adjust", "r0")
 	}
 	p.a.must("invalidate-remote", "r0")
