@@ -11,6 +11,9 @@ import (
 var twoPrimariesFeature = feature{
 	name: "two primaries",
 	choose: func(d *dice, c *Config) {
+		if d.chance(0.08) { // one connection, one ordered stream, several volumes
+			c.Volumes = 2 + d.pick(2)
+		}
 		if c.Net[0].Protocol != 'C' || !d.chance(0.25) {
 			return
 		}
