@@ -39,7 +39,7 @@ func (r *Resource) isCongested(v *volume) bool {
 	if r.net.Protocol != 'A' || v.st.Disk != drbd.UpToDate || c != drbd.Connected && !syncing {
 		return false
 	}
-	if syncing && r.net.CsumsAlg != "" {
+	if syncing && (r.net.CsumsAlg != "" || v.rs.untold) {
 		return false // blocks found equal are cleared on the peer without an answer that could be awaited
 	}
 	sent, fill, hot, extents := v.inLog>>9, r.net.CongestionFill, v.al.InUse(), r.net.CongestionExtents

@@ -577,7 +577,10 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 		v.rx, v.tx = nil, nil
 		r.dropStart(v)
 		v.active.removeKind(resyncAsked | resyncOwed)
-		v.endUnknown = r.mayBeOver(v)
+		if v.rs.untold { // the peer has the generation from before: what it never heard of must not take a place in the history
+			v.uuids.Bitmap, v.uuids.History = v.rs.before.Bitmap, v.rs.before.History
+		}
+		v.endUnknown = !v.rs.untold && r.mayBeOver(v)
 		v.strayAnswers = 0
 		r.dropGrowth(v)
 	}
@@ -682,6 +685,7 @@ func (r *Resource) failFlushesAndReads() {
 			for i := range c {
 				if q := &c[i]; q.used && q.op == OpRead && q.is(netPending) {
 					q.clear(netPending)
+					r.balancedEnded(q)
 					r.req.waiting = append(r.req.waiting, q.id)
 				}
 			}

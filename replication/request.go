@@ -26,6 +26,8 @@ const (
 	hanging     // its local I/O was given up and has not ended: the slot stays taken
 	moved       // its local I/O was given up: its data are not in the client's memory any more
 	isZombie    // over but for an I/O that hangs
+	isBalanced  // a read that the peer serves although this node could
+	localOnly   // a read that the peer has refused
 	toTarget    // the peer's copy was not UpToDate when it was sent
 )
 
@@ -174,22 +176,23 @@ func (q *ring[T]) removeFunc(del func(T) bool) {
 type rangeKind uint16
 
 const (
-	clientWrite rangeKind = 1 << iota // from its begin to the client's answer
-	peerWrite                         // while its local I/O runs
-	resyncWrite                       // a resync block being written here
-	resyncAsked                       // a resync block asked of the peer
-	resyncOwed                        // the same of a resync that is over: its answer may still come
-	resyncRead                        // a resync block being read for the peer
-	peerRead                          // a block being read for the peer
-	verifyRead                        // a block being read for an online verify, on either node
-	csumRead                          // a block of a sync target being read for its digest
+	clientWrite  rangeKind = 1 << iota // from its begin to the client's answer
+	peerWrite                          // while its local I/O runs
+	resyncWrite                        // a resync block being written here
+	resyncAsked                        // a resync block asked of the peer
+	resyncOwed                         // the same of a resync that is over: its answer may still come
+	resyncRead                         // a resync block being read for the peer
+	peerRead                           // a block being read for the peer
+	verifyRead                         // a block being read for an online verify, on either node
+	csumRead                           // a block of a sync target being read for its digest
+	balancedRead                       // a client's read that the peer serves
 )
 
 // What each kind waits for before it may begin. A resync block asked of the
 // peer does not hold up the peer's writes: on the data socket the order of
 // arrival is the order of truth (drbd84-protocol, 10.3 trap 23).
 const (
-	clientWriteWaitsFor = clientWrite | peerWrite | resyncWrite | resyncAsked | resyncRead | verifyRead
+	clientWriteWaitsFor = clientWrite | peerWrite | resyncWrite | resyncAsked | resyncRead | verifyRead | balancedRead
 	peerWriteWaitsFor   = clientWrite | peerWrite | resyncWrite | resyncRead | verifyRead
 	resyncWriteWaitsFor = clientWrite | peerWrite | resyncWrite
 	resyncReadWaitsFor  = clientWrite | peerWrite | resyncWrite

@@ -193,13 +193,15 @@ type volume struct {
 	// starved is the request (its id + 1) that could not have its extents:
 	// until it has them no other request takes new ones.
 	starved RequestID
-	active  rangeSet // client writes until completed, peer writes, resync I/O
-	local   int      // local I/Os in flight
-	rs      resync
-	start   syncStart
-	ov      verification
-	rx      *drbd.BitmapReceiver
-	tx      *drbd.BitmapSender
+	// remoteTurn is whether the last read of read-balancing round-robin went to the peer.
+	remoteTurn bool
+	active     rangeSet // client writes until completed, peer writes, resync I/O
+	local      int      // local I/Os in flight
+	rs         resync
+	start      syncStart
+	ov         verification
+	rx         *drbd.BitmapReceiver
+	tx         *drbd.BitmapSender
 	// otherSectors counts the application's I/O on this disk, the peer's included.
 	otherSectors uint64
 

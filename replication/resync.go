@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication/meta"
 )
 
 // resync is the state of one resync of a volume, on either side.
@@ -30,7 +31,9 @@ type resync struct {
 	pausedMS Tick          // all pauses that are over
 	marks    [8]resyncMark // for the rate: one a second
 	mark     int
-	sent     []span // source: blocks whose answer has not come
+	untold   bool       // source: P_SYNC_UUID is not sent yet, and
+	before   meta.UUIDs // these are the generations without it
+	sent     []span     // source: blocks whose answer has not come
 }
 
 type resyncMark struct {
@@ -42,15 +45,18 @@ type resyncMark struct {
 // target hears of it: otherwise a crash here would make the two look unrelated.
 func (r *Resource) becomeSource(v *volume) {
 	wasAhead := v.st.Conn == drbd.Ahead
+	before := v.uuids
 	x := SyncUUID(&v.uuids, r.random())
 	job := v.storeAll()
 	r.beginResync(v, true)
+	v.rs.untold, v.rs.before = true, before
 	ns := v.st
 	ns.Conn, ns.Pdsk = drbd.SyncSource, drbd.Inconsistent
 	r.setState(v, ns, "resync starts")
 	gen := r.connGen
 	v.whenStored(job, func() {
 		if gen == r.connGen && v.rs.running {
+			v.rs.untold = false
 			r.sendPacket(drbd.DataSocket, drbd.CmdSyncUUID, v.num, drbd.SyncUUID{UUID: x})
 		}
 	})

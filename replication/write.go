@@ -111,6 +111,8 @@ func (v *volume) readsRemotely() bool {
 func (r *Resource) startRead(q *request) bool {
 	v := q.v
 	switch {
+	case v.readsLocally(q.sector, q.size) && v.opts.ReadBalancing != PreferLocal && r.balances(q):
+		r.readBalanced(q)
 	case v.readsLocally(q.sector, q.size):
 		q.set(localPending)
 		v.local++
@@ -586,6 +588,7 @@ func (r *Resource) gotDataReply(v *volume, d drbd.Data, data []byte) error {
 	}
 	copy(q.data, data)
 	r.req.reads--
+	r.balancedEnded(q)
 	q.set(netOK)
 	r.progress(q)
 	return nil
@@ -602,7 +605,9 @@ func (r *Resource) gotNegDReply(v *volume, ack drbd.BlockAck) error {
 		return nil
 	}
 	r.req.reads--
+	r.balancedEnded(q)
 	if v.readsLocally(q.sector, q.size) {
+		q.set(localOnly)
 		r.startRead(q)
 		return nil
 	}

@@ -129,6 +129,10 @@ func (s *script) option(d *directive, c *Config, key, value string) {
 			c.Disk[i].Fencing = map[string]replication.Fencing{
 				"resource-only": replication.FencingResourceOnly, "resource-and-stonith": replication.FencingResourceAndStonith,
 			}[value]
+		case "read-balancing":
+			c.Disk[i].ReadBalancing = map[string]replication.ReadBalancing{
+				"prefer-remote": replication.PreferRemote, "round-robin": replication.RoundRobin, "32K-striping": replication.Striping32K,
+			}[value]
 		case "disk-timeout":
 			c.Disk[i].DiskTimeoutMS = int64(d.number(key, 0))
 		case "on-congestion":

@@ -1,9 +1,15 @@
 package repltest
 
-// hangFeature is disks that stop to answer, and disk-timeout.
+import "github.com/pollux-project/pollux/replication"
+
+// hangFeature is disks that stop to answer, disk-timeout and read-balancing.
 var hangFeature = feature{
 	name: "disk-timeout",
 	choose: func(d *dice, c *Config) {
+		if d.chance(0.3) {
+			c.Disk[0].ReadBalancing = replication.ReadBalancing(d.pick(int(replication.Striping1M) + 1))
+			c.Disk[1].ReadBalancing = replication.ReadBalancing(d.pick(int(replication.Striping1M) + 1))
+		}
 		if d.chance(0.6) {
 			return
 		}

@@ -15,7 +15,8 @@ func ignoredOptions(s resourceSpec) []string {
 	for _, v := range s.Volumes {
 		o := v.Options
 		at := fmt.Sprintf(" (volume %d)", v.Number)
-		add(o.ReadBalancing != "prefer-local", "read-balancing", o.ReadBalancing+at, "reads are local as long as the disk is good")
+		add(o.DiskBarrier, "disk-barrier", "yes"+at, "with disk-flushes the disk is flushed at the end of each epoch")
+		add(!o.DiskDrain, "disk-drain", "no"+at, "an epoch is acknowledged when its writes have ended")
 	}
 	return out
 }

@@ -39,8 +39,8 @@ func TestIgnoredOptionsAreNamed(t *testing.T) {
 	if got := ignoredOptions(specOf(t, "", "")); len(got) != 0 {
 		t.Errorf("defaults are warned about: %q", got)
 	}
-	got := strings.Join(ignoredOptions(specOf(t, "protocol A; on-congestion pull-ahead; csums-alg sha1;", "disk-timeout 50; read-balancing round-robin;")), "\n")
-	for _, want := range []string{"read-balancing round-robin"} {
+	got := strings.Join(ignoredOptions(specOf(t, "protocol A; on-congestion pull-ahead; csums-alg sha1;", "disk-timeout 50; disk-barrier; disk-drain no;")), "\n")
+	for _, want := range []string{"disk-barrier yes", "disk-drain no"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("nothing says that %s has no effect:\n%s", want, got)
 		}
