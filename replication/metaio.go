@@ -353,13 +353,10 @@ func (r *Resource) requestSync(v *volume) uint64 {
 	return s.started
 }
 
-// failFlushes answers the flushes that a failed fdatasync was for, unless the
-// peer's copy serves; they must not succeed when this disk comes back. If there
-// is none, the next one hears of it.
+// failFlushes has the flushes that are under way answered with an error: writes
+// that they were for may be lost. They must not succeed when a copy comes back.
+// If there is none, the next one hears of it.
 func (r *Resource) failFlushes(v *volume) {
-	if v.readsRemotely() || r.role != drbd.Primary {
-		return
-	}
 	v.lost = true
 	for _, id := range r.req.flushes {
 		if q := r.req.get(id); q.v == v {
@@ -389,7 +386,9 @@ func (r *Resource) synced(ev *Event) {
 		r.diskError(v, fmt.Errorf("fdatasync: %w", ev.Err), true)
 		v.strayed = v.strayed || served // what was answered may be on the peer's disk only
 		r.peerMustKeep(ev.Err)
-		r.failFlushes(v)
+		if !v.readsRemotely() && r.role == drbd.Primary { // else the peer's copy serves
+			r.failFlushes(v)
+		}
 	} else if s.wanted {
 		r.startSync(v)
 	}

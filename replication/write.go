@@ -692,6 +692,11 @@ func (r *Resource) progressFlushes() {
 	if len(r.req.flushes) == 0 {
 		return
 	}
+	for _, v := range r.vols {
+		if v.lost && !v.hasDisk() && !r.suspended() {
+			r.failFlushes(v) // they began before the node of the only copy has crashed
+		}
+	}
 	oldest := r.send_.cur
 	if r.send_.unacked.len() > 0 {
 		oldest = r.send_.unacked.at(0).epoch
@@ -700,9 +705,6 @@ func (r *Resource) progressFlushes() {
 	for _, id := range r.req.flushes {
 		q := r.req.get(id)
 		v := q.v
-		if v.lost && !v.hasDisk() && !r.suspended() {
-			v.lost, q.err = false, ErrLostWrites // it began before the only copy's node has crashed
-		}
 		if q.err != nil {
 			q.clear(localOK | netOK | inLog | netPending)
 			r.complete(q)

@@ -48,7 +48,10 @@ func chooseResync(d *dice, c *Config) {
 	alg := []string{"", "", "", "crc32c", "sha1"}[d.pick(5)]
 	afterCrash := d.chance(0.2)
 	c.BeforeResync = d.chance(0.1)
-	thin := []uint32{0, 0, 4096, 8192, 65536, 1 << 20}[d.pick(6)]
+	thin := []uint32{0, 0, 0, 0, 32768, 65536, 65536, 1 << 20}[d.pick(8)]
+	if c.Synced && d.chance(0.02) {
+		thin = 4096 // each request is as large: a full resync has 20,000 events
+	}
 	min := []uint32{0, 250, 4000, 100000}[d.pick(4)]
 	for i := range c.Net {
 		c.Net[i].CsumsAlg, c.Net[i].CsumsAfterCrashOnly = alg, afterCrash
