@@ -155,7 +155,7 @@ func (r *Resource) promote(c *command) {
 			r.announce(v, c.forced[v.num])
 		})
 		return job
-	}, r.finishing(c))
+	}, func() { r.finishTerm(c) })
 }
 
 func (r *Resource) announce(v *volume, uuids bool) {

@@ -380,12 +380,7 @@ func (r *Resource) runPromise(c *command) {
 		}
 		c.phase = phaseStore
 		r.whenAllStored((*volume).requireSuperblock, func() {
-			if !r.hasDisk() {
-				r.finish(c, &RequestError{Code: 138, Text: fmt.Sprintf("%s: term %d is not promised: the disk that was to keep it has failed", r.cfg.Name, c.Term)})
-			} else {
-				r.finish(c, nil)
-			}
-			r.commandStep()
+			r.finishTerm(c)
 		})
 	}
 }

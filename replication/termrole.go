@@ -117,9 +117,19 @@ func (r *Resource) regrant(c *command) {
 	r.kick = true
 	r.whenAllStored((*volume).requireSuperblock, func() {
 		r.stateTerm()
-		r.finish(c, nil)
-		r.commandStep()
+		r.finishTerm(c)
 	})
+}
+
+// finishTerm ends a command whose term is on disk by now, unless the disk has
+// failed meanwhile.
+func (r *Resource) finishTerm(c *command) {
+	var err error
+	if c.Term != 0 && !r.hasDisk() {
+		err = &RequestError{Code: 138, Text: fmt.Sprintf("%s: Failure: (138) Device does not have a disk-config: the disk that was to keep term %d has failed: attach one, and ask the arbiter for a new term", r.cfg.Name, c.Term)}
+	}
+	r.finish(c, err)
+	r.commandStep()
 }
 
 // leftAlone: the peer is fenced, so the owner of a term is its only writer.
