@@ -39,6 +39,10 @@ func TestResizeOnline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.await("resync of the new part", func(s Status) bool {
+		r := s.Volumes[0].Resync
+		return inSync(s) || r != nil && !r.Source && r.WantBytesPerSec > 0
+	})
 	a.await("resync of the new part", inSync)
 	b.await("resync of the new part", inSync)
 	for _, n := range []*node{a, b} {

@@ -109,6 +109,7 @@ func (e *Engine) Status() Status {
 			st.Resync = &ResyncStatus{
 				Source: r.Source, Paused: r.Paused, TotalBytes: r.TotalBytes, LeftBytes: r.LeftBytes,
 				RateBytesPerSec: r.RateBytesPerSec, ETASeconds: -1,
+				WantBytesPerSec: r.WantBytesPerSec, FailedBytes: r.FailedBytes, SameBytes: r.SameBytes,
 			}
 			st.Resync.estimate()
 			st.Resync.average(now - r.BeganAt)

@@ -129,7 +129,7 @@ func pauseNote(r adm.Resource, v adm.Volume) string {
 	for _, p := range v.ResyncPausedBy {
 		switch p {
 		case "user":
-			who = append(who, "an operator here (resume-sync)")
+			who = append(who, "an operator here")
 		case "peer":
 			who = append(who, r.Peer)
 		case "dependency":

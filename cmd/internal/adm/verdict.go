@@ -107,6 +107,8 @@ func oneGoodCopy(r adm.Resource, v adm.Volume, now time.Time) verdict {
 		return verdict{degraded, fmt.Sprintf("%sthe connection cannot keep up: %s gets the changes later, %s by now", which, r.Peer, formatBytes(v.OutOfSyncBytes)), ""}
 	case v.Replication == "Behind":
 		return verdict{degraded, fmt.Sprintf("%sthe connection cannot keep up: this node gets the changes later; only %s has all the data", which, r.Peer), ""}
+	case v.Resync != nil && v.Resync.Paused:
+		return verdict{degraded, fmt.Sprintf("%s%s lacks changes, and the resync is paused%s", which, targetOf(r, v), pauseNote(r, v)), resumeSyncAdvice(r, v)}
 	case v.Resync != nil && v.Resync.Source:
 		return verdict{degraded, fmt.Sprintf("%s%s is being brought up to date, %.1f %% done", which, r.Peer, v.Resync.Done()), ""}
 	case v.Resync != nil:
@@ -125,6 +127,22 @@ func oneGoodCopy(r adm.Resource, v adm.Volume, now time.Time) verdict {
 		return verdict{degraded, fmt.Sprintf("%sonly this node has all the data, %s's disk is %s", which, r.Peer, v.PeerDisk), ""}
 	}
 	return verdict{degraded, fmt.Sprintf("%sonly %s has all the data, the disk here is %s", which, r.Peer, v.Disk), ""}
+}
+
+// targetOf is the node that a resync brings up to date.
+func targetOf(r adm.Resource, v adm.Volume) string {
+	if v.Resync.Source {
+		return r.Peer
+	}
+	return "this node"
+}
+
+// resumeSyncAdvice is what ends a pause that was ordered on this node.
+func resumeSyncAdvice(r adm.Resource, v adm.Volume) string {
+	if slices.Contains(v.ResyncPausedBy, "user") {
+		return "polluxadm resume-sync " + r.Name
+	}
+	return ""
 }
 
 // resumeAdvice is what ends a suspension by an operator.
