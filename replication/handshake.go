@@ -266,7 +266,7 @@ func (r *Resource) receivedSizes(v *volume, b []byte) error {
 		size = v.size // asked for what this node has; it will hear of a change
 	}
 	if size != 0 && size != v.size {
-		v.grewBoth = !v.handshakeDone && v.sb.LASize != 0 && in.MySize != 0 && size > v.size && p.CSize != 0 && size > p.CSize
+		v.grewBoth = v.hasGrown(size, p)
 		if v.handshakeDone && size < v.size && r.role == drbd.Primary {
 			r.giveUp("volume %d: the peer wants to shrink it to %d sectors while it is in use", v.num, size)
 			return nil
@@ -274,7 +274,7 @@ func (r *Resource) receivedSizes(v *volume, b []byte) error {
 		r.resize(v, size)
 	}
 	if v.hasDisk() && v.sb.LASize != v.size {
-		v.storeSuperblock()
+		v.requireSuperblock() // durable before anything is written there
 	}
 	if v.handshakeDone && !first && p.CSize != v.size {
 		r.sendSizes(v, v.size)

@@ -323,12 +323,21 @@ func (r *Resource) growthOver(v *volume, err error) {
 	}
 }
 
+// hasGrown reports whether size, which follows from the peer's p, is more than
+// either node had: they meet again, or one attaches its disk. An attaching node
+// hears the size that the other has taken already.
+func (v *volume) hasGrown(size drbd.Sector, p drbd.Sizes) bool {
+	return v.hasDisk() && v.sb.LASize != 0 && size > v.size && p.CSize != 0 &&
+		(size > p.CSize || v.handshakeDone && v.st.Disk == drbd.Negotiating)
+}
+
 // growBoth has the new part synced if both devices have grown while the nodes
 // were not connected. The kernel leaves its bits set and does nothing.
 func (r *Resource) growBoth(v *volume, peerRole drbd.Role, res *HandshakeResult) {
-	if !v.grewBoth || !r.peerPollux || res.Conn != drbd.Connected || v.st.Disk == drbd.Negotiating {
+	if !v.grewBoth || !r.peerPollux || res.Conn != drbd.Connected {
 		return
 	}
+	v.grewBoth = false
 	isSource := r.link.ResolveConflicts
 	if (r.role == drbd.Primary) != (peerRole == drbd.Primary) {
 		isSource = r.role == drbd.Primary

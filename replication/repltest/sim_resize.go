@@ -19,8 +19,9 @@ var resizeFeature = feature{
 			c.Internal = d.chance(0.7)
 			c.Litter = d.chance(0.8)
 			if c.Features&drbd.FeaturePollux == 0 {
-				// A kernel leaves the rest of a block that was in use in part unsynced.
-				c.Sectors, c.OtherSize = c.Sectors&^7, c.OtherSize&^7
+				// With a kernel, the rest of a block that was in use in part, and what
+				// both devices have grown by while they were apart, is not synced.
+				c.Litter = false
 			}
 		}
 	},
