@@ -38,7 +38,7 @@ func isPair(s drbd.State) bool {
 
 // handlerRun checks the reasons for which the core calls a handler.
 func (m *Model) handlerRun(n *Node, vol uint16, name string) {
-	if mv := &m.vols[vol]; name == "initial-split-brain" && !(mv.alone[0] && mv.alone[1]) {
+	if mv := &m.vols[vol]; name == "initial-split-brain" && !(mv.alone[0] && mv.alone[1]) && !m.bothPrimary() {
 		m.w.fail("%s/%d: a split brain is seen, but not both nodes have gone on alone: %v", n.name, vol, mv.alone)
 	}
 }
@@ -58,4 +58,15 @@ func (m *Model) newUUID(n *Node, kind replication.CommandKind) {
 			m.vols[i].alone[n.id] = true
 		}
 	}
+}
+
+// bothPrimary reports whether both nodes are Primary: then a crash, or a disk
+// that was in use without its node, is a split brain by rule 41 alone.
+func (m *Model) bothPrimary() bool {
+	for _, n := range m.w.Nodes {
+		if !n.alive || n.res.Role() != drbd.Primary {
+			return false
+		}
+	}
+	return true
 }
