@@ -491,6 +491,8 @@ func (r *Resource) runInvalidate(c *command) {
 			r.finish(c, r.stateError(v, SSNoRemoteDisk))
 		case c.reply < SSSuccess:
 			r.finish(c, r.refusedByPeer(c))
+		case !v.hasDisk(): // it has failed while the peer was asked
+			r.finish(c, r.stateError(v, SSNoLocalDisk))
 		default:
 			r.finish(c, nil)
 			if remote {

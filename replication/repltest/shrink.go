@@ -55,6 +55,7 @@ func (p *plan) only(parts []part) *plan {
 		}
 	}
 	small.cfg = chooseConfig(p.seed, small.chosen)
+	small.cfg.Volumes, small.cfg.Sectors = p.cfg.Volumes, p.cfg.Sectors // what requests may reach
 	return small
 }
 
