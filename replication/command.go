@@ -532,6 +532,10 @@ func (r *Resource) startFullSync(v *volume, conn drbd.ConnState) {
 	ns = v.st
 	ns.Conn, ns.Disk = drbd.WFSyncUUID, drbd.Inconsistent
 	r.setState(v, ns, "full sync by the operator")
+	if x := v.start.early; x != 0 {
+		v.start.early = 0
+		r.takeSyncUUID(v, x)
+	}
 }
 
 func (r *Resource) runOutdate(c *command) {

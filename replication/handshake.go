@@ -581,6 +581,11 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 			v.uuids.Bitmap, v.uuids.History = v.rs.before.Bitmap, v.rs.before.History
 		}
 		v.endUnknown = !v.rs.untold && r.mayBeOver(v)
+		if r.role == drbd.Primary && v.st.Peer == drbd.Primary && v.isSyncSource() && v.rs.running && !v.rs.untold && !v.endUnknown {
+			// A target that is Primary, too, and has not heard of the resync goes on
+			// alone: a new generation from the one that both have shows that.
+			ClearBitmap(&v.uuids)
+		}
 		v.strayAnswers = 0
 		r.dropGrowth(v)
 	}

@@ -20,6 +20,7 @@ type syncStart struct {
 	conn    drbd.ConnState // in which it was asked
 	uuid    uint64         // target: the sync UUID
 	late    int            // handlers of earlier connections that have not ended
+	early   uint64         // target: a sync UUID that came before the peer's answer to invalidate
 }
 
 // startSource makes this node SyncSource, once the handler has agreed.
@@ -35,15 +36,23 @@ func (r *Resource) startSource(v *volume) {
 // Until then nothing that follows on the data socket is looked at: a copy that
 // is not yet Inconsistent on disk must not become a mixture.
 func (r *Resource) receivedSyncUUID(v *volume, x uint64) error {
+	if c := r.cmd; v.st.Conn == drbd.Connected && c != nil && c.Kind == CmdInvalidate && c.phase == phaseAsk && c.Volume == v.num {
+		v.start.early = x // it has overtaken the answer, which comes on the other socket
+		return nil
+	}
 	if v.st.Conn != drbd.WFSyncUUID && v.st.Conn != drbd.Behind || v.bitmap == nil {
 		return &drbd.ProtocolError{Packet: drbd.CmdSyncUUID, Field: "state", Got: v.st.Conn, Want: "WFSyncUUID or Behind"}
 	}
-	if !r.cfg.HasBeforeResyncTarget {
-		r.becomeTarget(v, x)
-		return nil
-	}
-	r.askBefore(v, beforeResyncTarget, x)
+	r.takeSyncUUID(v, x)
 	return nil
+}
+
+func (r *Resource) takeSyncUUID(v *volume, x uint64) {
+	if r.cfg.HasBeforeResyncTarget {
+		r.askBefore(v, beforeResyncTarget, x)
+		return
+	}
+	r.becomeTarget(v, x)
 }
 
 func (r *Resource) askBefore(v *volume, handler string, uuid uint64) {
@@ -85,6 +94,7 @@ func (r *Resource) beforeDone(v *volume, name string, code int) {
 // dropStart forgets a start that waits; its handler, which may still run, is
 // not listened to.
 func (r *Resource) dropStart(v *volume) {
+	v.start.early = 0
 	if v.start.handler == "" {
 		return
 	}
