@@ -78,7 +78,7 @@ func (r *Resource) requestsMustHold() {
 		if has := q.v.active.has(clientWrite, uint32(q.id)); q.is(isActive) != has {
 			r.broken("request %d: active %v, its range stands among the active ones: %v", q.id, q.is(isActive), has)
 		}
-		if !q.is(localPending|netPending|inLog|isPostponed) && !listed[q.id] {
+		if !q.is(localPending|netPending|inLog|isPostponed|hanging) && !listed[q.id] {
 			r.broken("request %d (flags %#x) waits for nothing", q.id, q.flags)
 		}
 	}
@@ -105,7 +105,7 @@ func (r *Resource) epochsMustHold() {
 		active += r.recv.q.at(i).active
 	}
 	for _, p := range r.usedPeer() {
-		if p.kind == peerWrite && p.conn == r.connGen {
+		if p.kind == peerWrite && !p.hanging && p.conn == r.connGen {
 			writes++
 		}
 	}
