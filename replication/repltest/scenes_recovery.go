@@ -21,7 +21,7 @@ func recoveryScenarios() []Scenario {
 	pages.ALSlots = 2
 	room := small
 	room.Room, room.Internal = 1024, true
-	return []Scenario{
+	return append([]Scenario{
 		{Name: "full_sync", Config: small, Run: playFullSync},
 		{Name: "resync_resumed", Config: slow, Run: playResyncResumed},
 		{Name: "split_brain", Config: small, Victim: 1, Run: playSplitBrain},
@@ -30,7 +30,7 @@ func recoveryScenarios() []Scenario {
 		{Name: "bitmap_pages", Config: pages, Run: playBitmapPages},
 		{Name: "reattach", Config: small, Run: playReattach},
 		{Name: "grow", Config: room, Run: playGrow},
-	}
+	}, growScenarios()...)
 }
 
 // b was away for two generations of a: the bitmap does not say what it lacks,
