@@ -586,7 +586,7 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 			// alone: a new generation from the one that both have shows that.
 			ClearBitmap(&v.uuids)
 		}
-		v.strayAnswers = 0
+		v.strayAnswers, v.verifyOwed = 0, 0
 		r.dropGrowth(v)
 	}
 	text := reason.String()
