@@ -33,7 +33,8 @@ type Node struct {
 	faults   map[fault]int
 	flips    int // so many packets are damaged on their way
 	handlers []string
-	asleep   int64 // until when its process is stopped (SIGSTOP)
+	asleep   int64    // until when its process is stopped (SIGSTOP)
+	kept     []func() // commands given to it meanwhile
 	tags     int
 	slow     int64                // µs that each disk operation takes longer
 	skew     int64                // ms that the clock is ahead of the World's
@@ -222,7 +223,7 @@ func (n *Node) Kill(power bool, keep float64) {
 			n.closeLink()
 		}
 	}
-	n.wantLink, n.pausedAt, n.discard, n.asleep = false, nil, false, 0
+	n.wantLink, n.pausedAt, n.discard, n.asleep, n.kept = false, nil, false, 0, nil
 	for _, v := range n.Vols { // what is under way may happen, with power to its end
 		if v.begun != nil && n.w.chance(0.5) {
 			if err := v.begun(); err != nil {
@@ -423,12 +424,31 @@ func (n *Node) Command(c replication.Command, done func(error)) {
 		return
 	}
 	if n.w.now < n.asleep {
-		n.w.at(n.asleep, func() { n.Command(c, done) })
+		if len(n.kept) == 0 {
+			n.w.at(n.asleep, n.wake)
+		}
+		n.kept = append(n.kept, func() { n.Command(c, done) })
 		return
 	}
 	n.tags++
 	c.Tag = &commandTag{command: c, done: done}
 	n.step(&replication.Event{Kind: replication.Commanded, Command: c})
+}
+
+// wake runs the commands that a stopped process has not read from its socket,
+// in their order. Those for one that was killed are lost.
+func (n *Node) wake() {
+	if n.w.now < n.asleep {
+		if len(n.kept) > 0 {
+			n.w.at(n.asleep, n.wake)
+		}
+		return
+	}
+	kept := n.kept
+	n.kept = nil
+	for _, f := range kept {
+		f()
+	}
 }
 
 type commandTag struct {

@@ -60,6 +60,7 @@ var termFeature = feature{
 	heal: func(s *sim) {
 		for _, n := range s.w.Nodes {
 			n.asleep = 0
+			n.wake()
 		}
 	},
 }
