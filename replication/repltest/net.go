@@ -17,6 +17,7 @@ type link struct {
 	feature   uint32
 	integrity [2]integrity // by receiver
 	timing    [2]bool      // the end of the node's patience is set
+	hashed    map[hashedRange]uint32
 }
 
 // stalled reports whether a stream of l is dead.
@@ -128,8 +129,8 @@ func (n *Node) send(a *replication.Action) {
 		copy(b[len(b)-len(sum):], sum)
 	}
 	n.w.tracePacket(n, a.Socket, b, a.Data)
-	if h, err := drbd.DecodeHeader100(b); err == nil && h.Command == drbd.CmdOVResult {
-		n.w.verdict(n, h, b[drbd.HeaderSize100:])
+	if h, err := drbd.DecodeHeader100(b); err == nil {
+		n.w.watchVerify(n, h, b[drbd.HeaderSize100:])
 	}
 	s := &l.streams[n.id][a.Socket]
 	if s.dead {
