@@ -9,9 +9,22 @@ const bitmapBurst = 64
 
 // startBitmap begins to send the bitmap of v; clients' writes wait meanwhile.
 func (r *Resource) startBitmap(v *volume) {
+	r.markUnstable(v)
 	v.tx = drbd.NewBitmapSender(v.bitmap, r.net.UseRLE)
 	r.setTimer(timerHandshake, handshakeMS)
 	r.sendBitmaps()
+}
+
+// markUnstable marks what was sent to the peer before its disk went and came
+// back: its refusal comes on the other socket, behind this bitmap, and a block
+// that only one of the bitmaps has would be left out of the resync.
+func (r *Resource) markUnstable(v *volume) {
+	for i := range r.req.log.len() {
+		if q := r.req.get(*r.req.log.at(i)); q.v == v {
+			v.setDirty(q.sector, q.size)
+			q.set(isExchanged)
+		}
+	}
 }
 
 // sendBitmaps files bitmap packets, some at a time.

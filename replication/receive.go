@@ -321,6 +321,9 @@ func (r *Resource) takeWrite(v *volume, cmd drbd.Command, op Op, d drbd.Data, si
 	r.peer.bytes += int64(size)
 	v.stats.ReceivedBytes += uint64(size)
 	v.otherSectors += uint64(size >> 9)
+	if v.st.Pdsk < drbd.Inconsistent {
+		v.setDirty(d.Sector, size) // now: the disk that the peer may attach before this begins lacks it
+	}
 	if d.Flags&drbd.DPSendReceiveAck != 0 {
 		r.sendAck(drbd.CmdRecvAck, v, d.Sector, d.BlockID, size)
 	}
@@ -437,7 +440,6 @@ func (r *Resource) startPeer(p *peerRequest) bool {
 		// keeps its own log of what its peer lacks (3.2 step 7).
 		first, last := meta.ExtentsOf(p.sector, p.size)
 		if !p.alHeld {
-			v.setDirty(p.sector, p.size)
 			ready, err := v.al.Begin(first, last)
 			if err != nil {
 				return false

@@ -29,6 +29,7 @@ const (
 	isBalanced  // a read that the peer serves although this node could
 	localOnly   // a read that the peer has refused
 	toTarget    // the peer's copy was not UpToDate when it was sent
+	isExchanged // its bits are in a bitmap that the peer has: the resync copies it
 )
 
 // request is a slot of the table of client requests.

@@ -511,6 +511,8 @@ func (r *Resource) destroy(q *request) {
 	v := q.v
 	if q.changesData() && v.bitmap != nil && q.flags&(localOK|netOK|isTainted) != 0 {
 		switch {
+		case q.is(isExchanged) && q.flags&(localOK|netOK) == localOK:
+			// Marked already, and maybe copied since.
 		case q.flags&(localOK|netOK) != localOK|netOK:
 			v.setDirty(q.sector, q.size)
 		case q.is(rsWriteAck|isTainted) && !q.is(keepsBits):
