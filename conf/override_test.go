@@ -45,8 +45,12 @@ resource r0 {
 	}
 	var oe *OverrideError
 	for _, bad := range []map[string]string{
-		{"protocol": "D"}, {"size": "8"}, {"nonsense": "1"}, {"allow-two-primaries": "yes", "protocol": "A"},
-		{"on-congestion": "pull-ahead"}, {"timeout": "100000"},
+		{"protocol": "D"},
+		{"size": "8"},
+		{"nonsense": "1"},
+		{"allow-two-primaries": "yes", "protocol": "A"},
+		{"on-congestion": "pull-ahead"},
+		{"timeout": "100000"},
 	} {
 		if _, err := file.WithNet(bad, false); !errors.As(err, &oe) {
 			t.Errorf("%v: %v", bad, err)

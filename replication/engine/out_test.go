@@ -26,8 +26,9 @@ func tcpPair(t *testing.T) (from, to *net.TCPConn) {
 	if to, err = ln.AcceptTCP(); err != nil {
 		t.Fatal(err)
 	}
-	from.SetWriteBuffer(64 << 10)
-	to.SetReadBuffer(64 << 10)
+	if err := errors.Join(from.SetWriteBuffer(64<<10), to.SetReadBuffer(64<<10)); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() { from.Close(); to.Close() })
 	return from, to
 }

@@ -84,6 +84,6 @@ func replaceFile(path string, b []byte) error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close() //nolint:errcheck // only read
+	defer dir.Close()
 	return dir.Sync()
 }

@@ -113,9 +113,16 @@ func describe(c adm.Command, t target, args adm.Args) string {
 	for _, o := range []struct {
 		on   bool
 		name string
-	}{{args.Force, "--force"}, {args.DiscardMyData, "--discard-my-data"}, {args.Tentative, "--tentative"},
-		{args.AssumeClean, "--assume-clean"}, {args.AssumePeerHasSpace, "--assume-peer-has-space"}, {args.ClearBitmap, "--clear-bitmap"},
-		{args.SkipDisk, "--skip-disk"}, {args.SkipNet, "--skip-net"}} {
+	}{
+		{args.Force, "--force"},
+		{args.DiscardMyData, "--discard-my-data"},
+		{args.Tentative, "--tentative"},
+		{args.AssumeClean, "--assume-clean"},
+		{args.AssumePeerHasSpace, "--assume-peer-has-space"},
+		{args.ClearBitmap, "--clear-bitmap"},
+		{args.SkipDisk, "--skip-disk"},
+		{args.SkipNet, "--skip-net"},
+	} {
 		if o.on {
 			s += " " + o.name
 		}
