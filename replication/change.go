@@ -116,7 +116,11 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 	if v.endUnknown && !r.suspFen && ns.Role == drbd.Primary && ns.Disk == drbd.UpToDate && ns.Conn < drbd.Connected {
 		// Two that write in one generation would not see the split brain.
 		v.endUnknown = false
-		r.rotateCurrent(v)
+		if v.uuids.Bitmap == 0 {
+			r.newCurrent(v)
+		} else {
+			r.rotateCurrent(v)
+		}
 	}
 	if servesAlone(ns) && !servesAlone(os) && v.uuids.Bitmap == 0 {
 		r.newCurrent(v) // a diskless peer writes here alone; it adopts this UUID

@@ -577,15 +577,7 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 		v.rx, v.tx = nil, nil
 		r.dropStart(v)
 		v.active.removeKind(resyncAsked | resyncOwed)
-		if v.rs.untold { // the peer has the generation from before: what it never heard of must not take a place in the history
-			v.uuids.Bitmap, v.uuids.History = v.rs.before.Bitmap, v.rs.before.History
-		}
-		v.endUnknown = !v.rs.untold && r.mayBeOver(v)
-		if r.role == drbd.Primary && v.st.Peer == drbd.Primary && v.isSyncSource() && v.rs.running && !v.rs.untold && !v.endUnknown {
-			// A target that is Primary, too, and has not heard of the resync goes on
-			// alone: a new generation from the one that both have shows that.
-			ClearBitmap(&v.uuids)
-		}
+		r.targetLost(v)
 		v.strayAnswers, v.verifyOwed = 0, 0
 		r.dropGrowth(v)
 	}

@@ -11,10 +11,11 @@ import (
 type resync struct {
 	running  bool
 	source   bool
-	ready    bool // target: Inconsistent is on disk, blocks may be asked for
-	begun    bool // source: the target has asked for a block, so the sync UUID is on its disk
-	ending   bool // target: all blocks are here, the end is being made durable
-	peerDone bool // source: the target says it has everything
+	ready    bool   // target: Inconsistent is on disk, blocks may be asked for
+	begun    bool   // source: the target has asked for a block, so the sync UUID is on its disk
+	ending   bool   // target: all blocks are here, the end is being made durable
+	base     uint64 // source: the target's generation before, without the Primary bit
+	peerDone bool   // source: the target says it has everything
 	total    uint64
 	failed   uint64           // blocks
 	same     uint64           // bytes that a digest found equal
@@ -49,7 +50,7 @@ func (r *Resource) becomeSource(v *volume) {
 	x := SyncUUID(&v.uuids, r.random())
 	job := v.storeAll()
 	r.beginResync(v, true)
-	v.rs.untold, v.rs.before = true, before
+	v.rs.untold, v.rs.before, v.rs.base = true, before, v.peerUUIDs.Current&^1
 	ns := v.st
 	ns.Conn, ns.Pdsk = drbd.SyncSource, drbd.Inconsistent
 	r.setState(v, ns, "resync starts")
@@ -206,11 +207,27 @@ func (r *Resource) finishTarget(v *volume) {
 	r.emit(Action{Kind: RunHandler, Volume: v.num, Name: "after-resync-target"})
 }
 
-// mayBeOver reports whether the target of the resync that v is the source of may
-// be finished, and its word, or that of its last blocks, was lost: it has
-// begun, or it had nothing to ask for.
-func (r *Resource) mayBeOver(v *volume) bool {
-	return v.isSyncSource() && v.rs.running && v.bitmap != nil && (v.rs.begun || v.bitmap.Weight() == 0)
+// targetLost settles what the UUIDs of v say about a target whose connection
+// is lost: its own may be those from before the resync, the sync UUID, or, if
+// its last word was lost, this node's.
+func (r *Resource) targetLost(v *volume) {
+	s, u := &v.rs, &v.uuids
+	v.endUnknown = false
+	if !v.isSyncSource() || !s.running {
+		return
+	}
+	switch {
+	case s.untold: // what it never heard of must not take a place in the history
+		u.Bitmap, u.History = s.before.Bitmap, s.before.History
+	case s.begun || v.bitmap == nil || v.bitmap.Weight() == 0:
+		v.endUnknown = v.bitmap != nil
+		return
+	case s.base != s.before.Bitmap&^1: // not the plain case, in which the handshake sees a lost sync UUID
+		u.Bitmap, u.History = s.before.Bitmap, [2]uint64{u.Bitmap, s.before.History[0]}
+	default:
+		return
+	}
+	v.endUnknown = u.Bitmap == 0 && r.role == drbd.Primary // it may have the same generation
 }
 
 // sourceMayFinish ends the source's part: the target has said that it is
