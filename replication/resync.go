@@ -223,7 +223,11 @@ func (r *Resource) targetLost(v *volume) {
 		v.endUnknown = v.bitmap != nil
 		return
 	case s.base != s.before.Bitmap&^1: // not the plain case, in which the handshake sees a lost sync UUID
-		u.Bitmap, u.History = s.before.Bitmap, [2]uint64{u.Bitmap, s.before.History[0]}
+		x, second := u.Bitmap, s.before.History[0]
+		if s.base == s.before.History[1]&^1 {
+			second = s.before.History[1] // the only generation that both know
+		}
+		u.Bitmap, u.History = s.before.Bitmap, [2]uint64{x, second}
 	default:
 		return
 	}
