@@ -568,37 +568,3 @@ func (r *Resource) runOutdate(c *command) {
 	}
 	r.whenAllStored((*volume).storeSuperblock, r.finishing(c))
 }
-
-// runSetOptions takes new options over on the running connection.
-func (r *Resource) runSetOptions(c *command) {
-	if err := r.checkTwoPrimaries(&c.Net); err != nil {
-		r.finish(c, err)
-		return
-	}
-	for _, v := range r.vols {
-		if v.ov.running && c.Net.VerifyAlg != r.net.VerifyAlg {
-			r.finish(c, &RequestError{Code: 149, Text: fmt.Sprintf(
-				"%s: Failure: (149) Can not change verify-alg while online verify runs: wait until it is done, or disconnect", r.cfg.Name)})
-			return
-		}
-	}
-	if v := r.volume(c.Volume); v != nil {
-		old := v.opts
-		v.opts = c.Disk
-		v.opts.SizeSectors = old.SizeSectors // a matter of resize
-		if v.al != nil {                     // these take effect at the next attach
-			v.opts.ALExtents, v.opts.ALUpdates = old.ALExtents, old.ALUpdates
-		}
-		r.repace(v)
-		if r.conn >= drbd.Connected {
-			r.sendPacket(drbd.DataSocket, drbd.CmdSyncParam89, v.num, r.syncParam(v))
-		}
-	}
-	old := r.protocolPacket()
-	r.net = c.Net
-	if r.conn >= drbd.Connected && r.protocolPacket() != old {
-		r.sendPacket(drbd.DataSocket, drbd.CmdProtocolUpdate, 0, r.protocolPacket())
-		r.setIntegrity(r.net.DataIntegrityAlg)
-	}
-	r.finish(c, nil)
-}

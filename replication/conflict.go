@@ -307,13 +307,12 @@ func (r *Resource) conflictsProven(q *request) {
 	}
 }
 
-// answersMissing is a write among the n oldest that the peer has not answered, or nil.
+// answersMissing is a write among the n oldest that the peer has not answered
+// although it was asked to, or nil. Which protocol it was sent under counts, not
+// the one of today.
 func (r *Resource) answersMissing(n uint32) *request {
-	if r.net.Protocol == 'A' {
-		return nil
-	}
 	for i := range int(n) {
-		if q := r.req.get(*r.req.log.at(i)); q.is(netPending) {
+		if q := r.req.get(*r.req.log.at(i)); q.is(netPending) && q.pos == 0 {
 			return q
 		}
 	}

@@ -30,6 +30,7 @@ const (
 	localOnly   // a read that the peer has refused
 	toTarget    // the peer's copy was not UpToDate when it was sent
 	isExchanged // its bits are in a bitmap that the peer has: the resync copies it
+	byReceipt   // protocol B: P_RECV_ACK answers it
 )
 
 // request is a slot of the table of client requests.

@@ -319,11 +319,11 @@ func (r *Resource) settledForVerify(v *volume, c *verifyChunk) bool {
 // be under way on the peer's disk. A Pollux peer orders a verify behind the
 // writes that it has received; drbd.ko relies on the other node's log.
 func (r *Resource) peerMayLack(v *volume, start, end drbd.Sector) bool {
-	if r.peerPollux || r.net.Protocol == 'C' {
+	if r.peerPollux {
 		return false
 	}
 	for i := range r.req.log.len() {
-		if q := r.req.get(*r.req.log.at(i)); q.v == v && q.sector < end && start < q.end() {
+		if q := r.req.get(*r.req.log.at(i)); q.v == v && q.sector < end && start < q.end() && !q.is(writeAcked) {
 			r.hurry()
 			return true
 		}

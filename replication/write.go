@@ -281,6 +281,8 @@ func (r *Resource) replicate(q *request) {
 	case r.net.Protocol == 'B':
 		flags |= drbd.DPSendReceiveAck
 	}
+	q.pos = 0
+	q.clear(byReceipt)
 	if q.fua {
 		flags |= drbd.DPFUA
 	}
@@ -292,6 +294,9 @@ func (r *Resource) replicate(q *request) {
 		flags &^= drbd.DPSendReceiveAck
 	}
 	q.set(netPending)
+	if flags&drbd.DPSendReceiveAck != 0 {
+		q.set(byReceipt)
+	}
 	if v.st.Pdsk != drbd.UpToDate {
 		q.set(toTarget)
 	}
@@ -562,7 +567,7 @@ func (r *Resource) gotBlockAck(cmd drbd.Command, v *volume, ack drbd.BlockAck) e
 	case drbd.CmdWriteAck:
 		q.set(writeAcked)
 	case drbd.CmdRecvAck:
-		if r.net.Protocol == 'C' {
+		if !q.is(byReceipt) {
 			return nil // not what we asked for; the write ack decides
 		}
 	}

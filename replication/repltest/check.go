@@ -25,9 +25,9 @@ func (m *Model) stateChanged(n *Node, v *Volume, from, to drbd.State) {
 	if (from.Disk == drbd.Diskless || from.Disk == drbd.Negotiating) && to.Disk == drbd.UpToDate && to.Role != drbd.Primary && to.Pdsk != drbd.UpToDate {
 		m.lower(int(v.num), n.id, v.data.now) // what its clients saw meanwhile was the peer's copy
 	}
-	if m.w.cfg.Net[n.id].Protocol != 'C' && to.Disk < drbd.UpToDate && to.Conn < drbd.Connected && (from.Disk == drbd.UpToDate || from.Conn >= drbd.Connected) {
+	if m.anyWeak && to.Disk < drbd.UpToDate && to.Conn < drbd.Connected && (from.Disk == drbd.UpToDate || from.Conn >= drbd.Connected) {
 		// Both the disk and the peer are gone: A and B do not promise more than the peer has.
-		m.lower(int(v.num), n.id, pv.data.now)
+		m.lowerWeak(int(v.num), n.id, pv.data.now)
 	}
 	if v.absent && to.Role != drbd.Primary && to.Conn < drbd.Connected && to.Disk >= drbd.Outdated && (from.Disk < drbd.Inconsistent || from.Disk == drbd.Negotiating) {
 		m.lower(int(v.num), n.id, v.data.now) // it comes back as it was left, and nobody here knows better
@@ -44,7 +44,7 @@ func (m *Model) stateChanged(n *Node, v *Volume, from, to drbd.State) {
 	}
 	if to.Disk == drbd.UpToDate && to.Conn == drbd.Connected && from.Disk != drbd.UpToDate && v.torn {
 		v.torn = false
-		if m.w.cfg.Net[n.id].Protocol == 'C' {
+		if n.protocol == 'C' && p.protocol == 'C' {
 			m.compare(v, pv, n.name+" has finished its resync")
 		}
 	}
@@ -91,7 +91,7 @@ func (m *Model) becomesTarget(n *Node, v, source *Volume) {
 			continue
 		}
 		switch {
-		case m.vols[vol].excused[n.id], m.w.cfg.Net[n.id].Protocol != 'C', m.policies(), m.reqs[f.ID].flushed == [2]bool{} && m.powerCut[1-n.id] > f.start:
+		case m.vols[vol].excused[n.id], f.weak, m.policies(), m.reqs[f.ID].flushed == [2]bool{} && m.powerCut[1-n.id] > f.start:
 			m.vols[vol].floor[n.id][i] = source.data.now[i]
 		case m.olderThan(vol, i, v.data.now[i], f): // lost before
 		default:
@@ -127,6 +127,9 @@ func (w *World) observe(n *Node, h drbd.Header, _ *replication.Event) {
 	if (h.Command == drbd.CmdRSDataReply || h.Command == drbd.CmdRSDeallocated) && int(h.Volume) < len(n.Vols) {
 		n.Vols[h.Volume].torn = true
 	}
+	if h.Command == drbd.CmdProtocolUpdate {
+		w.after(0, n.noteProtocol)
+	}
 	if w.terms != nil {
 		w.terms.received(n, h)
 	}
@@ -139,7 +142,7 @@ func (m *Model) settle() {}
 // mirrored: they are equal but for blocks that are marked or being written.
 func (w *World) checkEqual() {
 	a, b := w.Nodes[0], w.Nodes[1]
-	if !a.alive || !b.alive || a.link == nil || a.link != b.link || w.cfg.Net[0].Protocol != 'C' {
+	if !a.alive || !b.alive || a.link == nil || a.link != b.link || a.protocol != 'C' || b.protocol != 'C' {
 		return
 	}
 	for i := range a.Vols {
@@ -157,7 +160,7 @@ func (m *Model) compare(x, y *Volume, when string) {
 	for k, word := range x.data.differ {
 		for ; word != 0; word &= word - 1 {
 			i := k*64 + bits.TrailingZeros64(word)
-			if i >= m.w.exported(int(x.num)) || m.differMarked(x, y, i) || m.beingWritten(int(x.num), i) || m.isPlanted(x.num, i) {
+			if i >= m.w.exported(int(x.num)) || m.differMarked(x, y, i) || m.beingWritten(int(x.num), i) || m.isPlanted(x.num, i) || m.onItsWay(int(x.num), i) {
 				continue
 			}
 			m.w.fail("%s, but sector %d holds %d on one node and %d on the other, and no bit is set", when, i, x.data.now[i], y.data.now[i])

@@ -27,6 +27,7 @@ type Request struct {
 	start   int64
 	end     int64   // when its effect is over at the latest; MaxInt64 while unknown
 	flushed [2]bool // an acknowledged flush, or FUA, covers it on this node
+	weak    bool    // answered while protocol A or B was in force: the peer may lack it
 	hear    func(*Request)
 }
 
@@ -50,6 +51,7 @@ type Model struct {
 	vols     []modelVolume
 	inflight [2][]*inflight
 	planted  map[plant]bool
+	anyWeak  bool     // a write was answered under protocol A or B
 	powerCut [2]int64 // when the node last lost its power
 	renamed  bool     // generations were made by hand: nothing is said of what they look like
 	sessions [2]session
@@ -240,8 +242,10 @@ func (m *Model) ack(n *Node, q *Request) {
 		m.w.terms.acknowledged(n, q)
 	}
 	p := m.w.Nodes[1-n.id]
+	q.weak = !n.safeSince(q.start)
+	m.anyWeak = m.anyWeak || q.weak
 	local := n.Vols[q.Vol].attached && n.state(q.Vol).Disk == drbd.UpToDate
-	remote := m.mirrored(n, q.Vol) && (m.w.cfg.Net[n.id].Protocol == 'C' || !local) || !local && m.servedByPeer(n, q.Vol)
+	remote := m.mirrored(n, q.Vol) && (!q.weak || !local) || !local && m.servedByPeer(n, q.Vol)
 	for _, x := range []*Node{n, p} {
 		if x == n && !local || x == p && !remote {
 			continue
@@ -303,7 +307,7 @@ func (m *Model) checkFlush(n *Node, q *Request) {
 	if n.Vols[q.Vol].attached && n.state(q.Vol).Disk == drbd.UpToDate {
 		disks = append(disks, n)
 	}
-	if m.w.cfg.Net[n.id].Protocol == 'C' && m.mirrored(n, q.Vol) {
+	if n.safeSince(q.start) && m.mirrored(n, q.Vol) {
 		disks = append(disks, m.w.Nodes[1-n.id])
 	}
 	if len(disks) == 0 {
@@ -335,13 +339,24 @@ func (m *Model) checkFlush(n *Node, q *Request) {
 // lower makes what node's copy holds, or is about to hold, its floor wherever
 // that is older.
 func (m *Model) lower(vol, node int, content []stamp) {
+	m.lowerThose(vol, node, content, func(stamp) bool { return true })
+}
+
+// lowerWeak is lower for what was answered under protocol A or B.
+func (m *Model) lowerWeak(vol, node int, content []stamp) {
+	if m.anyWeak {
+		m.lowerThose(vol, node, content, func(s stamp) bool { return m.reqs[s].weak })
+	}
+}
+
+func (m *Model) lowerThose(vol, node int, content []stamp, those func(stamp) bool) {
 	m.sessions[node].void = true
 	v := &m.vols[vol]
 	for i, s := range content {
-		if f := v.floor[node][i]; f != 0 && m.olderThan(vol, i, s, m.reqs[f]) {
+		if f := v.floor[node][i]; f != 0 && those(f) && m.olderThan(vol, i, s, m.reqs[f]) {
 			v.floor[node][i] = s // none for zeroes: then anything goes
 		}
-		if f := v.dfloor[node][i]; f != 0 && m.olderThan(vol, i, s, m.reqs[f]) {
+		if f := v.dfloor[node][i]; f != 0 && those(f) && m.olderThan(vol, i, s, m.reqs[f]) {
 			v.dfloor[node][i] = s
 		}
 	}
@@ -445,6 +460,9 @@ func (m *Model) applying(n *Node, v *Volume, sector int, s []stamp, mine bool) {
 func (m *Model) synced(*Node, *Volume) {}
 
 func (m *Model) commandDone(n *Node, c *replication.Command, err error) {
+	if c.Kind == replication.CmdSetOptions {
+		n.noteProtocol()
+	}
 	m.newUUID(n, c.Kind)
 	if m.w.terms != nil && err == nil {
 		m.w.terms.commandDone(n, c)

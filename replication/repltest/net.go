@@ -11,6 +11,7 @@ import (
 // in both directions. It dies on each side separately.
 type link struct {
 	id        int
+	since     int64        // µs
 	streams   [2][2]stream // by sender, by socket
 	up        [2]bool      // the node has not been told that it is down, and has not closed it
 	sent      [2]uint64    // bytes filed for the data socket
@@ -77,7 +78,7 @@ func (w *World) maybeConnect() {
 
 func (w *World) connect() {
 	w.links++
-	l := &link{id: w.links, feature: w.cfg.Features}
+	l := &link{id: w.links, since: w.now, feature: w.cfg.Features}
 	rc := (w.cfg.Resolver + w.pick(2)) % 2 // who accepted the meta socket
 	for i, n := range w.Nodes {
 		n.link = l

@@ -22,7 +22,9 @@ type Node struct {
 	life     int // number of the process
 	link     *link
 	wantLink bool
-	discard  bool // connect --discard-my-data, one shot
+	discard  bool  // connect --discard-my-data, one shot
+	protocol byte  // in force in its process
+	unsafe   int64 // µs: when that was last changed
 	pausedAt *link
 	timer    int   // number of the last SetTimer
 	fence    int   // exit code of the fence-peer handler, 0: it never ends
@@ -149,6 +151,7 @@ func (n *Node) Start() {
 		v.attached, v.bitmap, v.jobs = false, nil, 0
 	}
 	n.room = n.res.Room()
+	n.noteProtocol()
 	n.w.trace("%s start", n.name)
 }
 

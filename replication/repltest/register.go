@@ -119,7 +119,7 @@ const sampled = 4
 // a write.
 func (m *Model) record(q *Request, got []stamp) {
 	s := &m.sessions[q.node.id]
-	if s.void || m.w.cfg.Net[q.node.id].AllowTwoPrimaries || m.w.cfg.Net[q.node.id].Protocol != 'C' {
+	if s.void || m.w.cfg.Net[q.node.id].AllowTwoPrimaries || q.node.protocol != 'C' {
 		return // the other's clients write too, or less is promised
 	}
 	o := registerOp{start: q.start, end: m.w.now, write: got == nil, value: q.ID}

@@ -260,6 +260,13 @@ func (s *script) machine(d *directive, n *Node) {
 			net.Protocol = p[0]
 		}
 		n.Command(replication.Command{Kind: replication.CmdSetOptions, Net: net, Disk: s.w.cfg.Disk[n.id]}, nil)
+	case "adjust": // the options of a node, as in its config file now
+		c := s.w.cfg
+		for key, value := range d.args {
+			s.option(d, &c, key, value)
+		}
+		s.w.cfg.Net[n.id], s.w.cfg.Disk[n.id] = c.Net[n.id], c.Disk[n.id]
+		n.Command(replication.Command{Kind: replication.CmdSetOptions, Net: c.Net[n.id], Disk: c.Disk[n.id]}, nil)
 	case "delay":
 		sock := drbd.DataSocket
 		if d.has("meta") {

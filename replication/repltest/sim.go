@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication"
 )
 
 // Simulate runs one history: clients on whoever is Primary, an operator who
@@ -140,6 +141,9 @@ type sim struct {
 	manager *clusterManager // nil: there is none
 	arbiter *arbiter        // of the term feature, if the history has terms
 	healing bool
+	// changes of the config files so far, and how many of them each node has.
+	changes  []func(*replication.NetOptions, *replication.DiskOptions)
+	adjusted [2]int
 }
 
 func newSim(p *plan, mem *arena) *sim {

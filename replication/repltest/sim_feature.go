@@ -40,6 +40,7 @@ var features = []*feature{
 	&resizeFeature,
 	&termFeature,
 	&hangFeature,
+	&optionsFeature,
 }
 
 // allTroubles returns those of all features, and the sum of their weights.

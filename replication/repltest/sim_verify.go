@@ -126,7 +126,7 @@ func (w *World) verdict(n *Node, vol int, a drbd.BlockAck) {
 	seen, ok := n.link.hashed[hashedRange{p.id, vol, a.Sector, a.Size}]
 	late := ok && !equal
 	for i := from; i < to; i++ {
-		if w.Model.beingWritten(vol, i) {
+		if w.Model.beingWritten(vol, i) || w.Model.onItsWay(vol, i) {
 			return // a write has begun behind the comparison
 		}
 		late = late && (x[i] == y[i] || d.version[i] > seen)
