@@ -120,7 +120,8 @@ type metaDisk struct {
 	base     int // bytes of data in front, which are not kept here
 	now      []byte
 	durable  []byte
-	unsynced []uint64 // a bit for each sector
+	unsynced []uint64  // a bit for each sector
+	changes  [2]uint64 // how often each image has changed
 	durably  func(commit func()) bool
 }
 
@@ -155,6 +156,7 @@ func (d *metaDisk) WriteAt(p []byte, off int64) (int, error) {
 	if off -= int64(d.base); off < 0 || off%sectorSize != 0 || len(p)%sectorSize != 0 || off+int64(len(p)) > int64(len(d.now)) {
 		return 0, fmt.Errorf("write of %d bytes at %d of %d", len(p), off, len(d.now))
 	}
+	d.changes[now]++
 	copy(d.now[off:], p)
 	for i := int(off) / sectorSize; i < (int(off)+len(p))/sectorSize; i++ {
 		d.unsynced[i>>6] |= 1 << (i & 63)
@@ -178,12 +180,14 @@ func (d *metaDisk) commit() { d.destage(func() bool { return true }) }
 
 // CrashClone makes the disk what a clone of it would be after a power cut.
 func (d *metaDisk) CrashClone(survives func() bool) {
+	d.changes[now]++
 	d.destage(survives)
 	copy(d.now, d.durable)
 }
 
 // destage writes those of the unsynced sectors that it is told to.
 func (d *metaDisk) destage(write func() bool) {
+	d.changes[durable]++
 	for k, word := range d.unsynced {
 		for ; word != 0; word &= word - 1 {
 			if i := k*64 + bits.TrailingZeros64(word); write() {

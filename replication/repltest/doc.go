@@ -31,5 +31,7 @@
 // Model knows what was promised. A payload has the number of its write in each
 // sector, so that a sector's content tells which write it is from; the floor of a
 // sector is the youngest write that a copy must hold. What clients read must be
-// linearizable (register.go).
+// linearizable (register.go). And at any moment each block that differs between
+// the two disks is marked on one of them, also if the power went just then
+// (check_marked.go).
 package repltest

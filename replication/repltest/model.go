@@ -65,6 +65,7 @@ type modelVolume struct {
 	zeroEnd map[int]int64 // of each sector, end of the last write of zeroes
 	excused [2]bool       // by node: its copy may be overwritten, the operator said so
 	solo    [2]bool       // it answered writes that the peer has not seen
+	once    bool          // the copies have been equal, and the nodes knew it
 	alone   [2]bool       // it may have begun a generation of its own since the copies were equal
 }
 

@@ -66,7 +66,8 @@ type Volume struct {
 	// first block of a resync to its end.
 	torn bool
 	// absent: clients of this node wrote without this disk.
-	absent bool
+	absent    bool
+	knowledge [2]knowledge // see known
 }
 
 // A fault is a kind of operation that is to fail.
@@ -213,6 +214,7 @@ func (n *Node) Kill(power bool, keep float64) {
 		return
 	}
 	n.w.trace("%s killed power=%v", n.name, power)
+	n.w.checkMarks("before a crash")
 	n.w.Model.crashed(n, power)
 	if n.w.terms != nil {
 		n.w.terms.crashed(n)
@@ -239,6 +241,7 @@ func (n *Node) Kill(power bool, keep float64) {
 		n.losePower(keep)
 	}
 	n.w.Model.afterCrash(n, power)
+	n.w.checkMarks("after a crash")
 }
 
 // event is an Event for step, which takes it back.

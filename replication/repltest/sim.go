@@ -148,6 +148,7 @@ type sim struct {
 
 func newSim(p *plan, mem *arena) *sim {
 	w := newWorld(p.cfg, mem)
+	w.judging = true
 	s := &sim{w: w, m: w.Model, plan: p}
 	d := &dice{mix(p.cfg.Seed, mixName("clients"))}
 	for i, n := range w.Nodes {

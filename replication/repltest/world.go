@@ -77,6 +77,7 @@ type World struct {
 	failure    error
 	terms      *termModel // what was promised of terms; nil if there are none
 	steps      int
+	judging    bool // a simulation: checkMarks
 }
 
 // NewWorld returns two nodes that are not started.
@@ -166,6 +167,7 @@ func (w *World) Run(ms int64) {
 		w.steps++
 		if w.steps%64 == 0 {
 			w.checkEqual()
+			w.checkMarks("now")
 		}
 	}
 	if !w.crash.halted {
