@@ -40,6 +40,7 @@ func (v *Volume) attach() error {
 	if s := e.Status(); s.volume(v.cfg.Number).Disk != drbd.Diskless {
 		return e.refuse(codeAttached, "%s/%d: Failure: (124) Device is attached to a disk (use detach first)", e.cfg.Resource, v.cfg.Number)
 	}
+	v.awaitClosed()
 	data, metaDev, err := v.open()
 	if err != nil {
 		return err
@@ -51,6 +52,7 @@ func (v *Volume) attach() error {
 	}
 	v.diskMu.Lock()
 	v.data, v.metaDev, v.direct = data, metaDev, data.Direct()
+	v.closed = make(chan struct{})
 	v.diskMu.Unlock()
 	e.background.Add(2)
 	stop := make(chan struct{})
@@ -61,6 +63,17 @@ func (v *Volume) attach() error {
 	done := make(chan error, 1)
 	e.event(replication.Event{Kind: replication.Attached, Volume: uint16(v.cfg.Number), Disk: disk, Tag: done})
 	return <-done
+}
+
+// awaitClosed waits until the devices of the attach before are let go: the state
+// is Diskless a moment earlier.
+func (v *Volume) awaitClosed() {
+	v.diskMu.RLock()
+	closed := v.closed
+	v.diskMu.RUnlock()
+	if closed != nil {
+		<-closed
+	}
 }
 
 // open claims the backing and the metadata device.
@@ -175,7 +188,7 @@ func (v *Volume) metaPath() string {
 // closeDisk releases the devices after the core has let the disk go.
 func (v *Volume) closeDisk() {
 	v.diskMu.Lock()
-	data, metaDev := v.data, v.metaDev
+	data, metaDev, closed := v.data, v.metaDev, v.closed
 	v.data, v.metaDev = nil, nil
 	stop := v.stopDisk
 	v.stopDisk = nil
@@ -185,6 +198,7 @@ func (v *Volume) closeDisk() {
 	}
 	if data != nil {
 		closeAll(data, metaDev)
+		close(closed)
 	}
 }
 

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"slices"
 	"sync"
 	"testing"
 
@@ -58,7 +59,7 @@ func (h *hanging) WriteAt(p []byte, off int64) (int, error) {
 // with the peer's copy, in other memory than the one that the disk may still
 // write to. It is attached again only once it has ended what it was asked for.
 func TestHangingDisk(t *testing.T) {
-	a, b := newPair(t, func(c *Config) { c.Volumes[0].Options.DiskTimeoutMS = 200 })
+	a, b := newPair(t, nil)
 	g := &gate{below: 15 << 20}
 	a.open1 = func(path string, o blockdev.Options) (blockdev.Device, error) {
 		dev, err := blockdev.Open(path, o)
@@ -77,6 +78,17 @@ func TestHangingDisk(t *testing.T) {
 	c.write(0, old)
 	c.write(1<<20, old)
 
+	// Only while it hangs: the disk of a busy machine may be slow at any time.
+	diskTimeout := func(ms int64) {
+		t.Helper()
+		cfg := a.cfg
+		cfg.Volumes = slices.Clone(cfg.Volumes)
+		cfg.Volumes[0].Options.DiskTimeoutMS = ms
+		if err := a.Reconfigure(cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	diskTimeout(200)
 	g.close()
 	memory := make([]byte, 8192)
 	read := c.submit(blockdev.OpRead, 1<<20, memory, 8192)
@@ -99,6 +111,7 @@ func TestHangingDisk(t *testing.T) {
 	newer := pattern(3, 8192)
 	c.write(0, newer)
 
+	diskTimeout(0)
 	g.open()
 	a.await("the end of the late write", func(s Status) bool { return s.Volumes[0].Disk == drbd.Diskless })
 	if err := a.Attach(0); err != nil {

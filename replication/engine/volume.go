@@ -34,6 +34,7 @@ type Volume struct {
 	next     meta.Layout // of the last probe: where metadata moves to
 	direct   bool
 	stopDisk chan struct{}
+	closed   chan struct{} // closed once the devices of the last attach are; nil before the first
 
 	metaJobs chan *replication.MetaJob // capacity 1: the core has one under way
 	syncs    chan struct{}             // likewise
