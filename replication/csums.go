@@ -86,7 +86,7 @@ func (r *Resource) answerResync(p *peerRequest, digest []byte, err error) {
 	case v.st.Conn == drbd.Ahead:
 		r.sendAck(drbd.CmdRSCancel, v, p.sector, p.block, p.size)
 		r.maybeReturn(v)
-	case err != nil:
+	case err != nil, v.st.Disk != drbd.UpToDate:
 		v.rs.failed += uint64(p.size+4095) / 4096
 		r.sendAck(drbd.CmdNegRSDReply, v, p.sector, p.block, p.size)
 	case p.expect != nil && bytes.Equal(digest, p.expect):

@@ -106,6 +106,7 @@ func (r *Resource) sendUUIDs(v *volume, extra uint64) {
 	if v.bitmap != nil {
 		dirty = v.bitmap.Weight()
 	}
+	v.sentBits = dirty
 	r.sendPacket(drbd.DataSocket, drbd.CmdUUIDs, v.num, drbd.UUIDs{
 		Current: v.uuids.Current, Bitmap: v.uuids.Bitmap, History: v.uuids.History, DirtyBits: dirty, Flags: flags,
 	})
@@ -480,7 +481,7 @@ func (r *Resource) handshake(v *volume, peerRole drbd.Role, peerDisk drbd.DiskSt
 			ResolveConflicts: r.link.ResolveConflicts, Version: r.link.Version, Features: r.link.Features,
 		},
 		Resource: r.cfg.Name, DeviceOpen: r.opens > 0, Disk: v.st.Disk, NegotiatedDisk: v.negDisk, PeerDisk: peerDisk,
-		SelfBits: v.bitmap.Weight(), PeerBits: v.peerBits,
+		SelfBits: v.sentBits, PeerBits: v.peerBits,
 		AfterSB0P: r.net.AfterSB0P, AfterSB1P: r.net.AfterSB1P, AfterSB2P: r.net.AfterSB2P, RRConflict: r.net.RRConflict,
 		AlwaysASBP: r.net.AlwaysASBP, DiscardMyData: v.discardMyData,
 		PeerDiscardMyData: v.peerUUIDFlags&drbd.UUIDDiscardMyData != 0,

@@ -536,6 +536,9 @@ func (r *Resource) answerPeer(p *peerRequest, digest []byte, err error) {
 	switch p.kind {
 	case peerWrite:
 		switch {
+		case err == nil && v.st.Pdsk < drbd.Inconsistent && !v.isSettled():
+			r.answerWhenSettled(p)
+			return
 		case err != nil:
 			r.sendAck(drbd.CmdNegAck, v, p.sector, p.block, p.size)
 		case p.flags&drbd.DPMaySetInSync != 0 && !p.stale && v.st.Conn >= drbd.SyncSource && v.st.Conn <= drbd.PausedSyncT:
@@ -559,6 +562,9 @@ func (r *Resource) answerPeer(p *peerRequest, digest []byte, err error) {
 		}
 		r.sendAck(drbd.CmdRSWriteAck, v, p.sector, drbd.ResyncID, p.size)
 	case peerRead:
+		if v.st.Disk != drbd.UpToDate {
+			err = ErrNoData // a write that it waited for has failed: it may have read what was there before
+		}
 		r.answerRead(p, drbd.CmdDataReply, drbd.CmdNegDReply, err)
 	case resyncRead:
 		r.answerResync(p, digest, err)
@@ -567,6 +573,25 @@ func (r *Resource) answerPeer(p *peerRequest, digest []byte, err error) {
 	case verifyRead:
 		r.answerVerify(p, digest, err)
 	}
+}
+
+// answerWhenSettled answers a write that has ended once the new generation is on
+// disk: it was sent before the peer lost its disk, and this is the only copy now.
+// Without that UUID the peer's old disk would be taken for its equal.
+func (r *Resource) answerWhenSettled(p *peerRequest) {
+	v, gen := p.v, r.connGen
+	sector, block, size, flags, epoch := p.sector, p.block, p.size, p.flags, p.epoch
+	v.whenStored(v.meta.required, func() {
+		switch {
+		case gen != r.connGen || !r.isUp():
+			return
+		case !v.hasDisk():
+			r.sendAck(drbd.CmdNegAck, v, sector, block, size)
+		case flags&drbd.DPSendWriteAck != 0:
+			r.sendAck(drbd.CmdWriteAck, v, sector, block, size)
+		}
+		r.recv.ended(epoch)
+	})
 }
 
 func (r *Resource) answerRead(p *peerRequest, reply, refusal drbd.Command, err error) {

@@ -163,6 +163,7 @@ type volume struct {
 	peerUUIDs     meta.UUIDs
 	peerBits      uint64
 	peerUUIDFlags uint64
+	sentBits      uint64 // what this node's last P_UUIDS said: both decide by the same numbers
 	havePeerSizes bool
 	tooSmall      string // why the peer may refuse our size, empty if it has no reason
 	peerSizes     drbd.Sizes

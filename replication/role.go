@@ -130,6 +130,7 @@ func (r *Resource) promote(c *command) {
 	c.phase = phaseStore
 	r.own(c)
 	r.role = drbd.Primary
+	begun := map[*volume]bool{} // generations of which the peer is to hear
 	for _, v := range r.vols {
 		forced := c.forced[v.num]
 		alone := v.st.Conn < drbd.Connected || v.st.Pdsk <= drbd.Failed
@@ -140,6 +141,7 @@ func (r *Resource) promote(c *command) {
 				ClearBitmap(&v.uuids)
 			}
 			NewCurrent(&v.uuids, r.random(), true)
+			begun[v] = true
 		}
 		r.setState(v, c.promoted(v), "promoted")
 		v.exposed = v.uuids.Current
@@ -152,7 +154,7 @@ func (r *Resource) promote(c *command) {
 		job := v.requireSuperblock()
 		v.whenStored(job, func() {
 			r.stateTerm()
-			r.announce(v, c.forced[v.num])
+			r.announce(v, begun[v] || c.forced[v.num]) // a diskless peer, too, may be promoted: it uses this copy
 		})
 		return job
 	}, func() { r.finishTerm(c) })
