@@ -297,6 +297,7 @@ func (r *Resource) conflictsProven(q *request) {
 		if first.conflicts == 0 || !first.barrier || int32(first.epoch-q.epoch) >= 0 || r.answersMissing(first.count) != nil {
 			break
 		}
+		e.proven, e.provenEnd = true, first.epoch+1
 		r.releaseEpoch()
 	}
 	if q == r.proof {

@@ -17,6 +17,8 @@ type sendEpochs struct {
 	unacked   ring[sentEpoch]
 	hurried   bool // the peer was asked to make its epochs durable now
 	hurriedAt Tick
+	proven    bool   // a proof has let go of epochs that may still be acknowledged,
+	provenEnd uint32 // up to before this one
 }
 
 type sentEpoch struct {
@@ -110,6 +112,9 @@ func (r *Resource) hurry() {
 // gotBarrierAck: the oldest epoch is stable on the peer.
 func (r *Resource) gotBarrierAck(ack drbd.BarrierAck) error {
 	e := &r.send_
+	if e.proven && int32(ack.Barrier-e.provenEnd) < 0 {
+		return nil // of an epoch with conflicts that has been let go already
+	}
 	r.skipConflicts(ack.Barrier)
 	if e.unacked.len() == 0 {
 		return &drbd.ProtocolError{Packet: drbd.CmdBarrierAck, Field: "barrier", Got: ack.Barrier, Want: "none outstanding"}

@@ -162,6 +162,10 @@ func (r *Resource) thaw(peerIsBack bool) {
 		case !peerIsBack || v.st.Pdsk < drbd.Inconsistent:
 			r.newCurrent(v)
 		case r.bothPrimary(): // both repeat what they had begun
+		case r.peerFrozen && r.role != drbd.Primary:
+			// Both were Primary, and this node had answered all that it had begun
+			// before it was demoted: the peer has it. If either is to begin a
+			// generation, it is the one that is still Primary.
 		case v.st.Conn == drbd.Connected && v.bitmap.Weight() > 0:
 			r.newCurrent(v)
 			r.sourceAfterThaw(v)

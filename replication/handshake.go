@@ -423,7 +423,7 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 			return nil
 		}
 	}
-	r.peerRole = ps.Role
+	r.peerRole, r.peerFrozen = ps.Role, ps.SuspFen
 	v.handshakeDone = true
 	if os.Conn > drbd.WFReportParams && ns.Conn > drbd.Connected && os.Conn != ns.Conn &&
 		ps.Conn <= drbd.Connected && ps.Disk != drbd.Negotiating { // 11
@@ -646,7 +646,7 @@ func (r *Resource) failNetwork() {
 	for e.unacked.len() > 0 {
 		e.unacked.pop()
 	}
-	e.open, e.hurried = false, false
+	e.open, e.hurried, e.proven = false, false, false
 	if e.writes > 0 {
 		e.cur, e.writes = e.cur+1, 0
 	}

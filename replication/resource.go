@@ -64,7 +64,10 @@ type Resource struct {
 	susp     bool           // by the user
 	suspFen  bool           // until the peer is fenced
 	peerRole drbd.Role
-	opens    int
+	// peerFrozen: the peer has come back with its I/O frozen, so it has not
+	// crashed since the contact was lost.
+	peerFrozen bool
+	opens      int
 
 	link          Link
 	peerPollux    bool

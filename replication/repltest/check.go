@@ -33,6 +33,9 @@ func (m *Model) stateChanged(n *Node, v *Volume, from, to drbd.State) {
 		m.lower(int(v.num), n.id, v.data.now) // it comes back as it was left, and nobody here knows better
 		v.absent = false
 	}
+	if m.vols[v.num].excused[n.id] && to.Disk < drbd.Inconsistent && from.Conn < drbd.Connected && to.Conn >= drbd.Connected && to.Pdsk == drbd.UpToDate {
+		m.lower(int(v.num), n.id, pv.data.now) // its changes are thrown away, and without a disk it sees the peer's
+	}
 	isTarget := func(c drbd.ConnState) bool { return c == drbd.SyncTarget || c == drbd.PausedSyncT }
 	becomesTarget := isTarget(to.Conn) && !isTarget(from.Conn)
 	if becomesTarget {

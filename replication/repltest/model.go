@@ -264,7 +264,7 @@ func (m *Model) ack(n *Node, q *Request) {
 		}
 	}
 	m.raise(n.id, q)
-	n.Vols[q.Vol].absent = n.Vols[q.Vol].absent || !n.Vols[q.Vol].attached
+	n.Vols[q.Vol].absent = n.Vols[q.Vol].absent || !n.Vols[q.Vol].attached || n.state(q.Vol).Disk < drbd.Inconsistent
 	v := &m.vols[q.Vol]
 	for i := q.Sector; i < q.Sector+q.Count && n.state(q.Vol).Conn < drbd.Connected; i++ {
 		v.solo[n.id] = v.solo[n.id] || m.olderThan(q.Vol, i, p.Vols[q.Vol].data.now[i], q)
