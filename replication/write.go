@@ -372,9 +372,11 @@ func (r *Resource) localDone(ev *Event) {
 	}
 	v.setDirty(q.sector, q.size)
 	r.diskError(v, ev.Err, false)
-	if q.op == OpRead && v.readsRemotely() {
+	switch {
+	case q.op == OpRead && v.readsRemotely():
 		r.readRemote(q) // the peer's copy serves; the client does not notice
-	} else {
+	case q.changesData() && !q.is(isActive|completed): // what the peer wants retried has begun anew
+	default:
 		q.err = ev.Err
 		r.progress(q)
 		r.resubmitDiskless(q)
