@@ -122,6 +122,11 @@ interop-smoke: build ## polluxd with the kernel's DRBD 8.4 as its peer (4 minute
 	@$(BOOTSTRAP) interop
 	scripts/lab/interop-smoke
 
+.PHONY: interop
+interop: interop-smoke ## the same, then two Primaries with the kernel's DRBD, and what it does to a term record (8 minutes or less)
+	scripts/lab/interop-smoke --two-primaries
+	scripts/lab/superblock-facts
+
 .PHONY: interop-nbd
 interop-nbd: go-present ## attach-device = "nbd" with a real kernel's nbd driver (2 minutes or less)
 	@$(BOOTSTRAP) build interop

@@ -1,9 +1,15 @@
 package daemon
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+	"time"
+)
 
 // ignoredOptions names the configured options that are understood and have no
-// effect yet, each with what happens instead: nobody is to rely on them.
+// effect yet, each with what happens instead: nobody is to rely on them. Options
+// that only tune the kernel's DRBD (unplug-watermark, cpu-mask and the like)
+// promise nothing and are not among them.
 func ignoredOptions(s resourceSpec) []string {
 	var out []string
 	add := func(isSet bool, option, value, instead string) {
@@ -12,6 +18,18 @@ func ignoredOptions(s resourceSpec) []string {
 		}
 	}
 	add(s.Options.Quorum != "off", "quorum", s.Options.Quorum, "two nodes have none; the peer's state and fencing decide")
+	start := s.Startup
+	add(len(start.BecomePrimaryOn) > 0, "become-primary-on", strings.Join(start.BecomePrimaryOn, " "),
+		"no node becomes Primary by itself: run `polluxadm primary`, or enable the unit pollux-vm@NAME")
+	for _, o := range []struct {
+		option      string
+		value, base time.Duration
+	}{
+		{"degr-wfc-timeout", start.DegrWFCTimeout, start.WFCTimeout},
+		{"outdated-wfc-timeout", start.OutdatedWFCTimeout, start.DegrWFCTimeout},
+	} {
+		add(o.value != o.base, o.option, fmt.Sprint(o.value.Seconds()), "wait-connect waits for wfc-timeout")
+	}
 	for _, v := range s.Volumes {
 		o := v.Options
 		at := fmt.Sprintf(" (volume %d)", v.Number)
