@@ -83,6 +83,9 @@ func (r *Resource) setRole(role drbd.Role, reason string) {
 // afterState is what follows from the step of v from os to ns.
 func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 	r.kick = true
+	if r.awaitsSize(v) && (ns.Disk < drbd.Inconsistent || ns.Pdsk < drbd.Inconsistent) {
+		r.kickCommand = true
+	}
 	if replicates(os) && !replicates(ns) {
 		r.keepBits(v)
 	}

@@ -57,7 +57,7 @@ func (r *Resource) runResize(c *command) {
 		r.setTimer(timerCommand, commandLimitMS)
 		r.beginGrowth(v, g)
 	case phaseAsk: // our size is told, the peer answers with its own
-		if r.conn < drbd.Connected || c.reply != 0 {
+		if r.conn < drbd.Connected || c.reply != 0 || v.st.Disk < drbd.Inconsistent || v.st.Pdsk < drbd.Inconsistent {
 			r.finish(c, r.grown(c, v))
 		}
 	}
@@ -92,6 +92,8 @@ func (r *Resource) grown(c *command, v *volume) error {
 		want = min(want, u)
 	}
 	switch {
+	case v.st.Disk < drbd.Inconsistent:
+		return r.requestError(v, 138, "Device does not have a disk-config", "it was lost meanwhile")
 	case v.size >= want, !c.wider && drbd.Sector(c.SizeSectors) <= v.size:
 		return nil
 	case r.conn < drbd.Connected:
