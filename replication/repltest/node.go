@@ -36,7 +36,7 @@ type Node struct {
 	flips    int // so many packets are damaged on their way
 	handlers []string
 	asleep   int64    // until when its process is stopped (SIGSTOP)
-	kept     []func() // commands given to it meanwhile
+	kept     []func() // what it would have done meanwhile
 	tags     int
 	slow     int64                // µs that each disk operation takes longer
 	skew     int64                // ms that the clock is ahead of the World's
@@ -273,15 +273,37 @@ func (n *Node) awake(f func()) func() {
 	if !n.w.cfg.Terms {
 		return f // nobody stops it
 	}
-	var g func()
-	g = func() {
+	return func() {
 		if n.w.now < n.asleep {
-			n.w.at(n.asleep, g)
+			n.keep(f)
 			return
 		}
 		f()
 	}
-	return g
+}
+
+// keep has f done when a stopped process goes on: what waits in its sockets.
+func (n *Node) keep(f func()) {
+	if len(n.kept) == 0 {
+		n.w.at(n.asleep, n.wake)
+	}
+	n.kept = append(n.kept, f)
+}
+
+// wake does what a stopped process was kept from, in that order. What was meant
+// for one that was killed is lost.
+func (n *Node) wake() {
+	if n.w.now < n.asleep {
+		if len(n.kept) > 0 {
+			n.w.at(n.asleep, n.wake)
+		}
+		return
+	}
+	kept := n.kept
+	n.kept = nil
+	for _, f := range kept {
+		f()
+	}
 }
 
 // step gives the core one event and does what it says.
@@ -430,31 +452,12 @@ func (n *Node) Command(c replication.Command, done func(error)) {
 		return
 	}
 	if n.w.now < n.asleep {
-		if len(n.kept) == 0 {
-			n.w.at(n.asleep, n.wake)
-		}
-		n.kept = append(n.kept, func() { n.Command(c, done) })
+		n.keep(func() { n.Command(c, done) })
 		return
 	}
 	n.tags++
 	c.Tag = &commandTag{command: c, done: done}
 	n.step(&replication.Event{Kind: replication.Commanded, Command: c})
-}
-
-// wake runs the commands that a stopped process has not read from its socket,
-// in their order. Those for one that was killed are lost.
-func (n *Node) wake() {
-	if n.w.now < n.asleep {
-		if len(n.kept) > 0 {
-			n.w.at(n.asleep, n.wake)
-		}
-		return
-	}
-	kept := n.kept
-	n.kept = nil
-	for _, f := range kept {
-		f()
-	}
 }
 
 type commandTag struct {
