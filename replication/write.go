@@ -414,12 +414,16 @@ func (r *Resource) complete(q *request) bool {
 		if q.is(toTarget) && q.v.st.Pdsk != drbd.UpToDate && (!q.is(localOK) || q.v.st.Disk != drbd.UpToDate) {
 			q.clear(netOK) // nor is one in the middle of a resync whose source is gone
 		}
-		unshared := !q.is(netOK) && r.sharesTerm()
+		// pass_on kept the only good copy, and that lacks this write: whatever
+		// the peer says, the client hears of the error. If it waited for the peer's
+		// copy to be good, the resync of that would wait for it.
+		passOn := q.err != nil && q.v.st.Disk == drbd.UpToDate
+		unshared := !q.is(netOK) && !passOn && r.sharesTerm()
 		if unshared && q.v.replicates() && !q.is(inLog) && !r.suspended() {
 			r.resubmit(q) // the peer is back: it gets what it has missed before anybody hears of it
 			return false
 		}
-		if !q.v.isSettled() || r.suspended() && !q.is(netOK) || unshared {
+		if !q.v.isSettled() || r.suspended() && !q.is(netOK) && !passOn || unshared {
 			if !q.is(isParked) {
 				q.set(isParked)
 				r.req.parked = append(r.req.parked, q.id)
@@ -439,9 +443,7 @@ func (r *Resource) complete(q *request) bool {
 		if r.terms.abandon && !q.is(netOK) {
 			ok, q.err = false, ErrTermOver
 		}
-		if q.err != nil && q.v.st.Disk == drbd.UpToDate {
-			ok = false // pass_on kept the only good copy, and that lacks this write
-		}
+		ok = ok && !passOn
 		if ok && !good && !q.v.hasDisk() {
 			q.v.strayed = true
 		}
