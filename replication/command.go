@@ -139,7 +139,7 @@ func (r *Resource) commandTimer() {
 
 func (r *Resource) finish(c *command, err error) {
 	c.phase = phaseDone
-	if v := r.volume(c.Volume); c.Kind == CmdResize && v != nil && v.grow != nil && v.grow.c == c {
+	if v := r.volume(c.Volume); v != nil && v.grow != nil && v.grow.c == c {
 		r.dropGrowth(v)
 	}
 	if c.holding != nil {

@@ -218,9 +218,11 @@ type MetaJob struct {
 	Term    []byte
 	ResetAL bool // write the initial block over the whole ring, before the superblock
 	// Move takes the metadata to its place on a device of the size that was
-	// probed last (meta.Relocation): Marked is the superblock for meanwhile, Pages
-	// are all pages of the bitmap that are not zero.
-	Move   bool
+	// probed last (meta.Relocation): Pages are all pages of the bitmap that are
+	// not zero.
+	Move bool
+	// Marked is the superblock for meanwhile: of a Move, and of a ResetAL, if it is
+	// not nil, where it is durable before the ring is written.
 	Marked []byte
 }
 

@@ -24,6 +24,7 @@ type metaIO struct {
 	wantSB    bool
 	wantBM    bool // all dirty pages
 	resetAL   bool // clean shutdown: re-initialise the ring
+	relog     bool // the same in the midst of use: for an activity log with other slots
 	touched   bool // the bitmap was changed since the lazy writer looked
 	forceSync bool // the next job makes the data durable first
 	inAL      bool // the running job carries a transaction
@@ -32,6 +33,7 @@ type metaIO struct {
 	taken     int
 	endsSB    bool   // ... and ends with the superblock
 	endsReset bool   // ... and with an initialised ring
+	endsRelog bool   // ... that goes on being used
 	move      bool   // the next job takes all of it to its new place
 	required  uint64 // no write begins and no client is answered before this job is on disk
 	waiters   []metaWaiter
@@ -125,7 +127,7 @@ func (r *Resource) maintainMeta(v *volume) {
 		return
 	}
 	if !m.more {
-		if !m.wantSB && !m.wantBM && !m.resetAL && !v.al.Pending() {
+		if !m.wantSB && !m.wantBM && !m.resetAL && !m.relog && !v.al.Pending() {
 			return
 		}
 		m.begin(v.bitmap)
@@ -133,7 +135,7 @@ func (r *Resource) maintainMeta(v *volume) {
 	job := &MetaJob{SyncData: m.forceSync}
 	m.forceSync = false
 	m.pages = m.pages[:0]
-	if v.al.Pending() && !m.endsReset {
+	if v.al.Pending() && !m.endsReset && !m.endsRelog {
 		r.transaction(v, job)
 	}
 	begun := m.taken
@@ -163,13 +165,13 @@ const jobPages = 2048
 // begin takes what is wanted into the next job; it has the number next.
 func (m *metaIO) begin(b *meta.Bitmap) {
 	m.dirty, m.taken = m.dirty[:0], 0
-	if m.wantBM || m.resetAL {
+	if m.wantBM || m.resetAL || m.relog {
 		m.touched = false
 		m.dirty = b.DirtyPages(m.dirty)
 	}
-	m.endsSB, m.endsReset = m.wantSB || m.resetAL, m.resetAL
-	m.forceSync = m.forceSync || m.resetAL
-	m.wantSB, m.wantBM, m.resetAL = false, false, false
+	m.endsSB, m.endsReset, m.endsRelog = m.wantSB || m.resetAL || m.relog, m.resetAL, m.relog && !m.resetAL
+	m.forceSync = m.forceSync || m.resetAL || m.relog
+	m.wantSB, m.wantBM, m.resetAL, m.relog = false, false, false, false
 	m.next++
 }
 
@@ -187,6 +189,9 @@ func (m *metaIO) finish(v *volume, job *MetaJob) {
 	v.fill(m.endsReset)
 	v.sb.Encode(m.sb)
 	job.Superblock, job.ResetAL = m.sb, m.endsReset
+	if m.endsRelog {
+		job.ResetAL, job.Marked = true, v.withoutLog()
+	}
 }
 
 // transaction puts the pending changes of the activity log into job, with the

@@ -20,6 +20,7 @@ type growth struct {
 	disk   AttachedDisk // as measured
 	size   drbd.Sector  // that will be exported
 	wider  bool         // the device has more room than before
+	relog  bool         // not the size: the activity log begins anew (relog.go)
 }
 
 type growthStage uint8
@@ -173,6 +174,10 @@ func (r *Resource) drainGrowth(v *volume) {
 	}
 	r.letExtentsGo(v)
 	if v.al.InUse() > 0 || v.al.Pending() || v.al.Writing() || v.active.busy(0, ^drbd.Sector(0), clientWrite|peerWrite|resyncWrite) {
+		return
+	}
+	if g.relog {
+		r.storeLog(v, g)
 		return
 	}
 	g.stage = growthStore
@@ -369,7 +374,11 @@ func (r *Resource) growthFailed(v *volume) {
 	if g := v.grow; g != nil {
 		v.grow, v.held, r.kick = nil, false, true
 		r.growing--
-		if g.c != nil && g.c == r.cmd {
+		switch {
+		case g.c == nil || g.c != r.cmd:
+		case g.relog: // the next attach has the new options
+			r.finish(g.c, nil)
+		default:
 			r.finish(g.c, r.requestError(v, 138, "Device does not have a disk-config", "it was lost meanwhile"))
 		}
 	}
@@ -378,7 +387,7 @@ func (r *Resource) growthFailed(v *volume) {
 // durableSize is the size that the superblock has to say: the one in force, or
 // the one that will be as soon as it does.
 func (v *volume) durableSize() drbd.Sector {
-	if v.grow != nil && v.grow.stage == growthStore {
+	if v.grow != nil && v.grow.stage == growthStore && !v.grow.relog {
 		return v.grow.size
 	}
 	return v.size

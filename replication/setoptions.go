@@ -9,6 +9,13 @@ import (
 // runSetOptions takes new options over on the running connection. The peer
 // adopts protocol, policies and algorithms; nothing answers.
 func (r *Resource) runSetOptions(c *command) {
+	if c.phase == phaseStore {
+		return
+	}
+	if c.phase == phaseCheck { // all but the activity log is in force
+		r.changeLog(c)
+		return
+	}
 	if err := r.mayChange(&c.Net); err != nil {
 		r.finish(c, err)
 		return
@@ -23,7 +30,7 @@ func (r *Resource) runSetOptions(c *command) {
 		old := v.opts
 		v.opts = c.Disk
 		v.opts.SizeSectors = old.SizeSectors // a matter of resize
-		if v.al != nil {                     // these take effect at the next attach
+		if v.al != nil {                     // see changeLog
 			v.opts.ALExtents, v.opts.ALUpdates = old.ALExtents, old.ALUpdates
 		}
 		r.repace(v)
@@ -31,7 +38,7 @@ func (r *Resource) runSetOptions(c *command) {
 			r.sendPacket(drbd.DataSocket, drbd.CmdSyncParam89, v.num, r.syncParam(v))
 		}
 	}
-	r.finish(c, nil)
+	r.changeLog(c)
 }
 
 // mayChange is why net cannot be taken over now, or nil. The numbers are DRBD's

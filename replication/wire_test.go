@@ -133,6 +133,7 @@ func replay(t *testing.T, events []wiretest.Event) *transcript {
 			n.Attach(0)
 			if wiretest.Option(events, "fencing") == "resource-only" { // set while attached, as in the capture
 				opts := replication.DefaultDiskOptions()
+				opts.ALExtents = c.ALSlots
 				opts.Fencing = replication.FencingResourceOnly
 				n.Command(replication.Command{Kind: replication.CmdSetOptions, Net: c.Net[0], Disk: opts}, nil)
 			}

@@ -161,6 +161,7 @@ func (r *Resource) startWrite(q *request) bool {
 	}
 	if first, last := meta.ExtentsOf(q.sector, q.size); local && v.opts.ALUpdates && int(last-first) >= v.al.Slots() {
 		q.err = fmt.Errorf("%w: %d of %d", ErrALTooSmall, last-first+1, v.al.Slots())
+		r.satisfied(q)
 		r.progress(q)
 		return true
 	}

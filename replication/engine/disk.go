@@ -269,6 +269,14 @@ func (v *Volume) writeMeta(job *replication.MetaJob) error {
 			return err
 		}
 	}
+	if job.ResetAL && job.Marked != nil {
+		if _, err := v.metaDev.WriteAt(job.Marked, v.layout.Superblock); err != nil {
+			return err
+		}
+		if err := v.syncMeta(); err != nil {
+			return err
+		}
+	}
 	if job.ResetAL {
 		if err := meta.InitRing(v.metaDev, v.layout); err != nil {
 			return err

@@ -149,7 +149,7 @@ func (al *ActivityLog) reset(slots int) {
 		al.slots[i] = slot{extent: noExtent, onDisk: noExtent}
 		al.pushTail(&al.free, int32(i))
 	}
-	al.cycle = 0
+	al.cycle, al.number = 0, 0
 }
 
 // Slots is the number of slots (al-extents).
@@ -343,9 +343,13 @@ func (al *ActivityLog) HotExtents() []Extent {
 	return out
 }
 
+// MaxSlots is the largest number of slots that its ring can describe.
+func (al *ActivityLog) MaxSlots() int { return MaxALExtents(al.stripes * al.stripeSize4k) }
+
 // Resize changes the number of slots (al-extents). All extents become cold:
-// the caller must have made the data and the bitmap pages of HotExtents stable
-// before. It returns ErrALBusy while a request holds an extent or a change
+// before its next transaction the caller makes the data and the bitmap pages of
+// HotExtents stable and then initialises the ring, in which the old
+// transactions do not tell what the new slots hold. It returns ErrALBusy while a request holds an extent or a change
 // waits, and panics as NewActivityLog does.
 func (al *ActivityLog) Resize(slots int) error {
 	mustHoldSlots(slots, al.stripes*al.stripeSize4k)

@@ -181,6 +181,9 @@ func (n *Node) writeMeta(a *replication.Action) {
 		steps = append(steps, sync)
 	}
 	pages := len(steps)
+	if job.ResetAL && len(job.Marked) > 0 {
+		steps = append(steps, write(v.layout.Superblock, job.Marked), sync)
+	}
 	if job.ResetAL {
 		for i := range v.layout.ALBlocks {
 			steps = append(steps, write(v.layout.RingBlock(i), initialALBlock()))

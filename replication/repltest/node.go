@@ -187,9 +187,9 @@ func (n *Node) Attach(i int) {
 	v.alone = sb.Flags&meta.MDFPrimaryInd != 0 && sb.Flags&meta.MDFConnectedInd == 0 && sb.UUIDs.Bitmap != 0 &&
 		sb.Flags&meta.MDFWasUpToDate != 0
 	opts := n.w.cfg.Disk[n.id]
-	opts.ALExtents = n.w.cfg.ALSlots
+	al := meta.NewActivityLog(opts.ALExtents, v.layout.Stripes, v.layout.StripeSize4k)
 	n.step(&replication.Event{Kind: replication.Attached, Volume: v.num, Disk: &replication.AttachedDisk{
-		Superblock: sb, Bitmap: bm, AL: meta.NewActivityLog(n.w.cfg.ALSlots, v.layout.Stripes, v.layout.StripeSize4k),
+		Superblock: sb, Bitmap: bm, AL: al,
 		Usable: v.layout.Usable, BlockSize: sectorSize, Options: opts, Term: v.term.record(),
 	}})
 	if n.w.terms != nil && n.w.failure == nil {

@@ -30,7 +30,7 @@ func recoveryScenarios() []Scenario {
 		{Name: "bitmap_pages", Config: pages, Run: playBitmapPages},
 		{Name: "reattach", Config: small, Run: playReattach},
 		{Name: "grow", Config: room, Run: playGrow},
-	}, growScenarios()...)
+	}, append(growScenarios(), logScenarios()...)...)
 }
 
 // b was away for two generations of a: the bitmap does not say what it lacks,

@@ -143,6 +143,8 @@ func (s *script) option(d *directive, c *Config, key, value string) {
 			c.Net[i].CongestionFill = uint64(d.number(key, 0))
 		case "congestion-extents":
 			c.Net[i].CongestionExtents = d.number(key, 0)
+		case "al-extents":
+			c.Disk[i].ALExtents = d.number(key, 0)
 		case "al-updates":
 			c.Disk[i].ALUpdates = value != "no"
 		case "csums-alg":

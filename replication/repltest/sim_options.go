@@ -26,6 +26,12 @@ var optionsFeature = feature{
 				net.VerifyAlg, net.CsumsAlg = verify, csums
 			})
 		}},
+		{"change the activity log", 3, func(s *sim, n *Node) {
+			extents, updates := []int{2, 3, 5, 900, 2500}[s.w.pick(5)], !s.w.chance(0.1)
+			s.adjust(n, func(_ *replication.NetOptions, disk *replication.DiskOptions) {
+				disk.ALExtents, disk.ALUpdates = extents, updates
+			})
+		}},
 	},
 	heal: func(s *sim) {
 		for _, n := range s.w.Nodes { // alike on both, or they do not connect

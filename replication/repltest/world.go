@@ -85,6 +85,9 @@ func NewWorld(cfg Config) *World { return newWorld(cfg, &arena{}) }
 
 func newWorld(cfg Config, mem *arena) *World {
 	mem.reset()
+	for i := range cfg.Disk {
+		cfg.Disk[i].ALExtents = cfg.ALSlots
+	}
 	w := &World{cfg: cfg, mem: mem, Reachable: true, now: 1000, queue: mem.queue[:0]}
 	if cfg.Seed != 0 {
 		w.dice = &dice{cfg.Seed}
