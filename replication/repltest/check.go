@@ -47,9 +47,13 @@ func (m *Model) stateChanged(n *Node, v *Volume, from, to drbd.State) {
 	}
 	if to.Disk == drbd.UpToDate && to.Conn == drbd.Connected && from.Disk != drbd.UpToDate && v.torn {
 		v.torn = false
+		m.mustBeRemade(n, v)
 		if n.protocol == 'C' && p.protocol == 'C' {
 			m.compare(v, pv, n.name+" has finished its resync")
 		}
+	}
+	if to.Disk == drbd.UpToDate {
+		mv.remade[n.id] = 0
 	}
 	if from.Conn > drbd.Connected && mirrored && from.Disk < drbd.UpToDate {
 		if n.link != nil && p.link == n.link { // what either wrote alone is on both, or thrown away
@@ -126,7 +130,10 @@ func (m *Model) Excuse(n *Node) {
 func (m *Model) ExcuseVolume(n *Node, vol int) { m.vols[vol].excused[n.id] = true }
 
 // observe sees every packet before it is stepped.
-func (w *World) observe(n *Node, h drbd.Header, _ *replication.Event) {
+func (w *World) observe(n *Node, h drbd.Header, ev *replication.Event) {
+	if h.Command == drbd.CmdState && int(h.Volume) < len(n.Vols) {
+		w.announced(n, int(h.Volume), ev.Fixed)
+	}
 	if (h.Command == drbd.CmdRSDataReply || h.Command == drbd.CmdRSDeallocated) && int(h.Volume) < len(n.Vols) {
 		n.Vols[h.Volume].torn = true
 	}

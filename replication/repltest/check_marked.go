@@ -1,7 +1,9 @@
 package repltest
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"math/bits"
 	"slices"
 
@@ -48,7 +50,7 @@ func (w *World) marksMustHold(vol int, when string) {
 	a, b := w.Nodes[0], w.Nodes[1]
 	linked := a.alive && b.alive && a.link != nil && a.link == b.link && v[0].attached && v[1].attached &&
 		a.state(vol).Conn >= drbd.Connected && b.state(vol).Conn >= drbd.Connected
-	byLog := !linked || w.cfg.Net[0].Protocol != 'C'
+	byLog := !linked || a.protocol != 'C' || b.protocol != 'C'
 	end := w.fromTheFirst()
 	for k, word := range v[0].data.differ {
 		for ; word != 0; word &= word - 1 {
@@ -70,6 +72,24 @@ func (w *World) describe(node, vol int) string {
 		return "is down"
 	}
 	return fmt.Sprint(n.state(vol))
+}
+
+// mustBeRemade: at the end of the resync that an invalidate asked for, nothing
+// differs of what was there before, whatever the disks had lied about.
+func (m *Model) mustBeRemade(n *Node, v *Volume) {
+	until := m.vols[v.num].remade[n.id]
+	pv := m.w.Nodes[1-n.id].Vols[v.num]
+	for _, p := range slices.SortedFunc(maps.Keys(m.planted), func(x, y plant) int { return cmp.Or(x.vol-y.vol, x.block-y.block) }) {
+		if p.vol != int(v.num) || m.planted[p] > until {
+			continue
+		}
+		for i := p.block * 8; i < min(p.block*8+8, m.w.fromTheFirst()); i++ {
+			if v.data.now[i] != pv.data.now[i] && !m.differMarked(v, pv, i) && !m.beingWritten(p.vol, i) {
+				m.w.fail("%s/%d was invalidated and made anew, but sector %d holds %d, and %d on the other node", n.name, v.num, i, v.data.now[i], pv.data.now[i])
+				return
+			}
+		}
+	}
 }
 
 // fromTheFirst is how many sectors both disks have had from the beginning, in

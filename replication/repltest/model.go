@@ -50,10 +50,10 @@ type Model struct {
 	acked    []*Request // acknowledged writes that no flush covers
 	vols     []modelVolume
 	inflight [2][]*inflight
-	planted  map[plant]bool
-	anyWeak  bool     // a write was answered under protocol A or B
-	powerCut [2]int64 // when the node last lost its power
-	renamed  bool     // generations were made by hand: nothing is said of what they look like
+	planted  map[plant]stamp // its number among the writes
+	anyWeak  bool            // a write was answered under protocol A or B
+	powerCut [2]int64        // when the node last lost its power
+	renamed  bool            // generations were made by hand: nothing is said of what they look like
 	sessions [2]session
 
 	Acked, Reads, Flushes, Errors int
@@ -65,6 +65,7 @@ type modelVolume struct {
 	zeroEnd map[int]int64 // of each sector, end of the last write of zeroes
 	excused [2]bool       // by node: its copy may be overwritten, the operator said so
 	solo    [2]bool       // it answered writes that the peer has not seen
+	remade  [2]stamp      // by node: an invalidate promised to repair what disks have lied about before this write
 	once    bool          // the copies have been equal, and the nodes knew it
 	alone   [2]bool       // it may have begun a generation of its own since the copies were equal
 }
@@ -418,14 +419,28 @@ func (m *Model) afterCrash(n *Node, power bool) {
 		return
 	}
 	m.powerCut[n.id] = m.w.now
+	p := m.w.Nodes[1-n.id]
 	for k := range m.vols {
 		v := &m.vols[k]
+		if p.alive && p.usesPeersCopy(k) { // what its clients saw is lost
+			for i, f := range v.floor[p.id] {
+				if f != 0 && !m.reqs[f].flushed[n.id] {
+					v.floor[p.id][i] = v.dfloor[n.id][i]
+				}
+			}
+		}
 		for i, f := range v.floor[n.id] {
 			if f != 0 && !m.reqs[f].flushed[n.id] {
 				v.floor[n.id][i] = v.dfloor[n.id][i]
 			}
 		}
 	}
+}
+
+// usesPeersCopy reports whether the clients of n see only the peer's copy of volume i.
+func (n *Node) usesPeersCopy(i int) bool {
+	s := n.state(i)
+	return s.Disk < drbd.UpToDate && s.Conn >= drbd.Connected && s.Pdsk == drbd.UpToDate
 }
 
 func (m *Model) mustNotOverlap(n *Node, v *Volume, f *inflight) {
@@ -465,6 +480,15 @@ func (m *Model) commandDone(n *Node, c *replication.Command, err error) {
 		n.noteProtocol()
 	}
 	m.newUUID(n, c.Kind)
+	if err == nil {
+		m.mustBeStored(n, c)
+	}
+	if victim := n.id; err == nil && (c.Kind == replication.CmdInvalidate || c.Kind == replication.CmdInvalidateRemote) {
+		if c.Kind == replication.CmdInvalidateRemote {
+			victim = 1 - n.id
+		}
+		m.vols[c.Volume].remade[victim] = c.Tag.(*commandTag).from
+	}
 	if m.w.terms != nil && err == nil {
 		m.w.terms.commandDone(n, c)
 	}

@@ -183,6 +183,9 @@ func (n *Node) Attach(i int) {
 		n.w.fail("%s/%d: the copy is in the middle of a resync, but its superblock says %v", n.name, i, sb.Flags)
 		return
 	}
+	if sb.Flags&meta.MDFConsistent != 0 {
+		n.w.Model.vols[i].remade[n.id] = 0 // it was not to be
+	}
 	v.attached, v.bitmap = true, bm
 	v.alone = sb.Flags&meta.MDFPrimaryInd != 0 && sb.Flags&meta.MDFConnectedInd == 0 && sb.UUIDs.Bitmap != 0 &&
 		sb.Flags&meta.MDFWasUpToDate != 0
@@ -456,7 +459,8 @@ func (n *Node) Command(c replication.Command, done func(error)) {
 		return
 	}
 	n.tags++
-	c.Tag = &commandTag{command: c, done: done}
+	t := &commandTag{command: c, done: done, from: n.w.Model.nextID}
+	t.command.Tag, c.Tag = t, t
 	n.step(&replication.Event{Kind: replication.Commanded, Command: c})
 }
 
@@ -464,6 +468,7 @@ type commandTag struct {
 	command replication.Command
 	done    func(error)
 	over    bool
+	from    stamp // the youngest write when it was given
 }
 
 func (n *Node) commandDone(a *replication.Action) {

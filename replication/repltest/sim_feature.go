@@ -41,6 +41,7 @@ var features = []*feature{
 	&termFeature,
 	&hangFeature,
 	&optionsFeature,
+	&blocksFeature,
 }
 
 // allTroubles returns those of all features, and the sum of their weights.

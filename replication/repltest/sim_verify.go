@@ -56,9 +56,9 @@ func (n *Node) corrupt(vol, sector int) {
 	m.reqs = append(m.reqs, &Request{ID: m.nextID, Op: replication.OpWrite, Vol: vol, Sector: sector, Count: 1, Done: true, end: math.MaxInt64})
 	d.writeThrough(sector, []stamp{m.nextID})
 	if m.planted == nil {
-		m.planted = map[plant]bool{}
+		m.planted = map[plant]stamp{}
 	}
-	m.planted[plant{vol, sector / (blockSize / sectorSize)}] = true
+	m.planted[plant{vol, sector / (blockSize / sectorSize)}] = m.nextID
 	n.w.trace("%s corrupted vol=%d sector=%d", n.name, vol, sector)
 }
 
@@ -66,7 +66,7 @@ func (n *Node) corrupt(vol, sector int) {
 type plant struct{ vol, block int }
 
 func (m *Model) isPlanted(vol uint16, sector int) bool {
-	return len(m.planted) > 0 && m.planted[plant{int(vol), sector / (blockSize / sectorSize)}]
+	return len(m.planted) > 0 && m.planted[plant{int(vol), sector / (blockSize / sectorSize)}] != 0
 }
 
 // mirrors reports whether both copies are to be equal in state c.
