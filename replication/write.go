@@ -255,9 +255,6 @@ func (r *Resource) satisfied(q *request) {
 }
 
 func (r *Resource) canReplicate(q *request) bool {
-	if q.op == OpZero && r.integrity != "" && !r.peerPollux && r.link.Features&drbd.FeatureWZeroes != 0 {
-		return false // drbd.ko loses the stream (drbd84-protocol, 10.3 no. 3)
-	}
 	switch q.op {
 	case OpTrim:
 		return r.link.Features&(drbd.FeatureTrim|drbd.FeatureWZeroes) != 0
@@ -307,6 +304,9 @@ func (r *Resource) replicate(q *request) {
 	case q.op == OpWrite:
 		d.Flags = flags
 		r.sendData(drbd.CmdData, v, d, q.data)
+	case r.noZeroes(q):
+		d.Flags = flags
+		r.sendData(drbd.CmdData, v, d, zeroes[:q.size])
 	case q.op == OpTrim && r.link.Features&drbd.FeatureTrim != 0, r.link.Features&drbd.FeatureWZeroes == 0:
 		d.Flags = flags | drbd.DPDiscard
 		r.sendTrim(drbd.CmdTrim, v, drbd.Trim{Data: d, Size: q.size})
@@ -324,6 +324,16 @@ func (r *Resource) replicate(q *request) {
 	}
 	r.setTimerOnce(timerRequest, Tick(r.net.TimeoutMS))
 }
+
+// noZeroes reports whether q goes to the peer as plain data. With P_ZEROES drbd.ko
+// loses the stream if data-integrity-alg is set (drbd84-protocol, 10.3 no. 3). Then
+// the handshake leaves the packet out; but the option may have come since.
+func (r *Resource) noZeroes(q *request) bool {
+	return q.op == OpZero && r.integrity != "" && !r.peerPollux && r.link.Features&drbd.FeatureWZeroes != 0 && q.size <= drbd.MaxRequestSize
+}
+
+// zeroes is the data of such a write; it is never written to.
+var zeroes = make([]byte, drbd.MaxRequestSize)
 
 func (r *Resource) sendTrim(cmd drbd.Command, v *volume, t drbd.Trim) {
 	start := r.beginPacket(cmd, v.num, 28)

@@ -23,6 +23,7 @@ const settleMS = 300
 //	invalidate a | invalidate-remote a | outdate a
 //	pause-sync a | resume-sync a | sync-after a [waits] | before-resync a code=1
 //	write|trim|zero|read a sector=8 size=4096 [fua] [n=3] | flush a
+//	integrity alg=crc32c (both nodes, live)
 //	two-primaries a yes|no [protocol=A] | delay a meta by=20 | race
 //	fail a write n=1 | cut [silent] | heal | stall a data | kill a [power]
 //	set a current=C1 bitmap=B1+p history=D1,E1 flags=consistent,crashed dirty=3 | verdict
@@ -216,6 +217,8 @@ func (s *script) run(d *directive) {
 		w.Heal()
 	case "barrier-ack":
 		s.barrierAck(d)
+	case "integrity":
+		w.SetIntegrity(d.args["alg"])
 	case "check":
 		w.Run(int64(d.number("ms", settleMS)))
 		w.CheckQuiet()

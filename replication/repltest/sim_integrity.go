@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication"
 )
 
 // integrityFeature configures data-integrity-alg and damages packets that have
@@ -21,8 +22,18 @@ var integrityFeature = feature{
 	},
 	troubles: []*trouble{
 		{"flip a byte on the wire", 3, func(_ *sim, n *Node) { n.flips++ }},
+		{"turn data-integrity-alg on", 1, func(s *sim, _ *Node) { s.w.SetIntegrity("crc32c") }},
 	},
 	heal: func(s *sim) { s.w.Nodes[0].flips, s.w.Nodes[1].flips = 0, 0 },
+}
+
+// SetIntegrity changes data-integrity-alg on both nodes at once, also while they
+// are connected.
+func (w *World) SetIntegrity(alg string) {
+	for _, n := range w.Nodes {
+		w.cfg.Net[n.id].DataIntegrityAlg = alg
+		n.Command(replication.Command{Kind: replication.CmdSetOptions, Net: w.cfg.Net[n.id], Disk: w.cfg.Disk[n.id]}, nil)
+	}
 }
 
 // integrity is the receiver's side of data-integrity-alg, as the engine's
@@ -44,6 +55,10 @@ func (in *integrity) receive(n *Node, h drbd.Header, b *[]byte, data []byte) err
 			return fmt.Errorf("%v: %s digest differs", h.Command, in.alg)
 		}
 		*b = (*b)[:drbd.HeaderSize100+drbd.FixedLen(h.Command)]
+	case drbd.CmdZeroes:
+		if in.alg != "" && n.w.cfg.Features&drbd.FeaturePollux == 0 {
+			n.w.fail("%s: P_ZEROES with data-integrity-alg: drbd.ko loses the stream", n.name)
+		}
 	default:
 	}
 	return nil
