@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
@@ -284,8 +285,9 @@ func (r *Resource) askPeerToGrow(v *volume, g *growth) {
 	r.sendSizesFlags(v, trigger, g.flags)
 }
 
-// syncGrowth begins the resync of the new part: from the Primary or, if the
-// roles are alike, from the node that accepted the meta socket.
+// syncGrowth begins the resync of the new part: from the only copy that is
+// UpToDate; of two, from the Primary's or, if the roles are alike, from that of
+// the node that accepted the meta socket.
 func (r *Resource) syncGrowth(v *volume, grew bool, flags uint16) {
 	grew, v.growPending = grew || v.growPending, false
 	if !grew || v.st.Conn != drbd.Connected || v.st.Disk < drbd.Inconsistent || v.st.Pdsk < drbd.Inconsistent {
@@ -298,6 +300,16 @@ func (r *Resource) syncGrowth(v *volume, grew bool, flags uint16) {
 	isSource := r.link.ResolveConflicts
 	if (r.role == drbd.Primary) != (v.st.Peer == drbd.Primary) {
 		isSource = r.role == drbd.Primary
+	}
+	switch mine, its := v.st.Disk == drbd.UpToDate, v.st.Pdsk == drbd.UpToDate; {
+	case !mine && !its:
+		return // nobody has what the other could be given
+	case mine != its && !r.peerPollux:
+		// A kernel goes by the roles alone, and would call the bad copy good.
+		r.connectionLost(drbd.NetworkFailure, errors.New("the volume has grown while one copy is Inconsistent: the handshake settles which one is the source"))
+		return
+	case mine != its:
+		isSource = mine
 	}
 	if isSource {
 		r.startSource(v)
