@@ -169,6 +169,11 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 	if ns.Disk == drbd.UpToDate {
 		v.strayed = false
 	}
+	if v.unproven && ns.Conn >= drbd.Connected && ns.Pdsk == drbd.UpToDate {
+		gone := ns.Disk < drbd.Negotiating // and the peer may have lost them with its power
+		v.lost = v.lost || gone && r.role == drbd.Primary
+		v.unproven = !gone && v.bitmap.Weight() > 0
+	}
 	if ns.Role != drbd.Primary && os.Role == drbd.Primary && v.hasDisk() {
 		v.uuids.Current &^= 1
 		v.storeSuperblock()

@@ -42,7 +42,8 @@ const (
 	MetaDone
 	// Synced: the fdatasync of Volume's data ended with Err.
 	Synced
-	// Attached: the disk of Volume was opened; Disk has what was read from it.
+	// Attached: the disk of Volume was opened, what an earlier process wrote to it was
+	// made durable, and Disk has what was read from it.
 	Attached
 	// SocketsUp: both sockets stand and features are agreed; Link says on what.
 	SocketsUp

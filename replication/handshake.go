@@ -291,7 +291,7 @@ func (r *Resource) receivedUUIDs(v *volume, b []byte) error {
 	v.havePeerUUIDs = true
 	v.peerUUIDs = meta.UUIDs{Current: p.Current, Bitmap: p.Bitmap, History: p.History}
 	v.peerBits, v.peerUUIDFlags = p.DirtyBits, p.Flags
-	if v.owed && !v.handshakeDone {
+	if v.owed {
 		v.lost = v.lost || p.Flags&drbd.UUIDCrashedPrimary != 0
 		v.owed = false
 	}
@@ -329,6 +329,9 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 		return r.refusal(t.peer.Term)
 	}
 	os := v.st
+	if os.Pdsk == drbd.Failed && ps.Disk > drbd.Negotiating && os.Conn >= drbd.Connected {
+		ps.Disk = drbd.Failed // said before the peer heard that its detach is granted: nothing is sent to that disk any more
+	}
 	real := ps.Disk
 	if ps.Disk == drbd.Negotiating { // 1
 		real = drbd.Consistent
@@ -657,7 +660,11 @@ func (r *Resource) failNetwork() {
 		q := r.req.get(r.req.log.pop())
 		q.v.setDirty(q.sector, q.size)
 		q.v.inLog -= uint64(q.size)
-		if !q.v.hasDisk() && q.is(completed) {
+		switch {
+		case !q.is(completed):
+		case q.v.hasDisk():
+			q.v.unproven = true
+		default:
 			q.v.owed = true
 			q.v.lost = q.v.lost || !q.is(writeAcked) // protocol A or B: it may never have arrived
 		}

@@ -177,6 +177,9 @@ type volume struct {
 	// owed: this diskless Primary lost the connection before the peer, the only
 	// copy, had acknowledged all epochs; lost: that peer has crashed since.
 	owed, lost bool
+	// unproven: the connection was lost before the peer had acknowledged all epochs
+	// that clients were answered for, and they were not resynced since.
+	unproven bool
 	// endUnknown: the connection was lost when the target of the resync from here
 	// may have finished it, and may go on alone with the generation of this node.
 	endUnknown bool

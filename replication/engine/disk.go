@@ -83,6 +83,10 @@ func (v *Volume) open() (data, metaDev blockdev.Device, err error) {
 	if err != nil {
 		return nil, nil, e.openError(v, codeOpenDisk, "backing device", err)
 	}
+	if err := data.Sync(); err != nil { // what a process before this one has written
+		data.Close() //nolint:errcheck // nothing was written
+		return nil, nil, e.openError(v, codeOpenDisk, "backing device", err)
+	}
 	if v.cfg.MetaDisk == "" {
 		return data, data, nil
 	}

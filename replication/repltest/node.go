@@ -166,6 +166,7 @@ func (n *Node) Attach(i int) {
 	if !n.checkResize(v) {
 		return
 	}
+	v.data.commit(v.data.writes) // as polluxd does: an earlier process may have left unsynced writes
 	_, err := meta.ApplyAL(v.meta, v.layout)
 	if !n.alive {
 		return // the power went meanwhile
