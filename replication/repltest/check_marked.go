@@ -55,7 +55,7 @@ func (w *World) marksMustHold(vol int, when string) {
 	for k, word := range v[0].data.differ {
 		for ; word != 0; word &= word - 1 {
 			i := k*64 + bits.TrailingZeros64(word)
-			if i >= end || w.knows(0, v[0], i, byLog) || w.knows(1, v[1], i, byLog) || w.Model.beingWritten(vol, i) ||
+			if i >= end || w.knows(0, v[0], i, byLog) || w.knows(1, v[1], i, byLog) || w.Model.beingWritten(vol, i) || w.Model.onItsWay(vol, i) ||
 				w.Model.isPlanted(uint16(vol), i) || w.unrelated(v) {
 				continue
 			}
