@@ -185,6 +185,8 @@ func (r *Resource) runCommand(c *command) {
 		r.runOutdate(c)
 	case CmdSetOptions:
 		r.runSetOptions(c)
+	case CmdSetHandlers:
+		r.runSetHandlers(c)
 	case CmdPauseSync, CmdResumeSync:
 		r.runPause(c)
 	case CmdSyncAfter:

@@ -258,6 +258,7 @@ const (
 	CmdResize         // SizeSectors, AssumeClean, Force (assume-peer-has-space)
 	CmdNewCurrentUUID // AssumeClean: --clear-bitmap
 	CmdPromiseTerm    // Term: never again accept writes of a lower one
+	CmdSetHandlers    // Handlers: which are configured from now on
 )
 
 // A Command is an operator's wish; Tag comes back with CommandDone.
@@ -275,6 +276,7 @@ type Command struct {
 	Term                    uint64 // CmdPromiseTerm; CmdPrimary: under this term, 0 = no terms
 	Sole                    bool   // CmdPrimary: the arbiter's record for Term names this node alone
 	Waits                   bool   // CmdSyncAfter
+	Handlers                Handlers
 }
 
 // A RequestError is a refusal with a DRBD request error number (101..170).

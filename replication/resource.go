@@ -37,6 +37,14 @@ type Config struct {
 	Net           NetOptions
 	NoDataSuspend bool   // on-no-data-accessible suspend-io
 	Seed          uint64 // of the source of UUIDs; random in production
+	Handlers
+	// CommitLazyMS is how long after its P_BARRIER an epoch of a Pollux peer is
+	// made durable at the latest, if the peer does not hurry it; 0 means 1000.
+	CommitLazyMS int64
+}
+
+// Handlers are those of the configured ones that the core waits for.
+type Handlers struct {
 	// HasFenceHandler is whether a fence-peer handler is configured. Without one
 	// a freeze (fencing resource-and-stonith) ends when the peer is back or the
 	// operator says resume-io.
@@ -44,9 +52,6 @@ type Config struct {
 	// HasBeforeResyncSource and HasBeforeResyncTarget are whether these handlers
 	// are configured: a resync waits for them.
 	HasBeforeResyncSource, HasBeforeResyncTarget bool
-	// CommitLazyMS is how long after its P_BARRIER an epoch of a Pollux peer is
-	// made durable at the latest, if the peer does not hurry it; 0 means 1000.
-	CommitLazyMS int64
 }
 
 // A Resource decides everything for one replicated resource: roles, states,

@@ -41,6 +41,18 @@ func (r *Resource) runSetOptions(c *command) {
 	r.changeLog(c)
 }
 
+// runSetHandlers takes over which handlers are configured. What waits for one
+// that is gone hears of its end as of any other; I/O that is frozen because there
+// was none to fence the peer has one now.
+func (r *Resource) runSetHandlers(c *command) {
+	had := r.cfg.HasFenceHandler
+	r.cfg.Handlers = c.Handlers
+	if r.cfg.HasFenceHandler && !had && r.suspFen && !r.isUp() {
+		r.startFencing()
+	}
+	r.finish(c, nil)
+}
+
 // mayChange is why net cannot be taken over now, or nil. The numbers are DRBD's
 // ERR_CSUMS_RESYNC_RUNNING and ERR_VERIFY_RUNNING, and those of checkTwoPrimaries.
 func (r *Resource) mayChange(net *NetOptions) error {

@@ -178,6 +178,12 @@ func (e *Engine) Reconfigure(cfg Config) error {
 			return err
 		}
 	}
+	e.mu.Lock() // before the core asks for one that is new
+	e.cfg.Handlers, e.cfg.HandlerEnv = cfg.Handlers, cfg.HandlerEnv
+	e.mu.Unlock()
+	if err := e.do(replication.Command{Kind: replication.CmdSetHandlers, Handlers: cfg.awaited()}); err != nil {
+		return err
+	}
 	for _, v := range cfg.Volumes {
 		c := replication.Command{Kind: replication.CmdSetOptions, Volume: uint16(v.Number), Net: cfg.Net, Disk: v.Options}
 		if err := e.do(c); err != nil {
@@ -190,9 +196,18 @@ func (e *Engine) Reconfigure(cfg Config) error {
 	}
 	e.mu.Lock()
 	e.net.Store(&cfg.Net)
-	e.cfg.Net, e.cfg.Volumes, e.cfg.Handlers, e.cfg.HandlerEnv = cfg.Net, cfg.Volumes, cfg.Handlers, cfg.HandlerEnv
+	e.cfg.Net, e.cfg.Volumes = cfg.Net, cfg.Volumes
 	e.mu.Unlock()
 	return nil
+}
+
+// awaited are the handlers that the core waits for.
+func (c *Config) awaited() replication.Handlers {
+	return replication.Handlers{
+		HasFenceHandler:       c.Handlers["fence-peer"] != "",
+		HasBeforeResyncSource: c.Handlers["before-resync-source"] != "",
+		HasBeforeResyncTarget: c.Handlers["before-resync-target"] != "",
+	}
 }
 
 // readdress disconnects and takes over the addresses of cfg; the caller of

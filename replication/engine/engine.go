@@ -134,9 +134,7 @@ func New(cfg Config) (*Engine, error) {
 		handlers: map[int]*handlerQueue{},
 		core: replication.New(replication.Config{
 			Name: cfg.Resource, Net: cfg.Net, NoDataSuspend: cfg.NoDataSuspend, Seed: binary.LittleEndian.Uint64(seed[:]),
-			HasFenceHandler:       cfg.Handlers["fence-peer"] != "",
-			HasBeforeResyncSource: cfg.Handlers["before-resync-source"] != "",
-			HasBeforeResyncTarget: cfg.Handlers["before-resync-target"] != "", CommitLazyMS: commitLazyMS,
+			Handlers: cfg.awaited(), CommitLazyMS: commitLazyMS,
 		}),
 	}
 	e.room = sync.NewCond(&e.mu)

@@ -144,8 +144,7 @@ func (n *Node) Start() {
 	n.life++
 	n.res = replication.New(replication.Config{
 		Name: "r0", Net: n.w.cfg.Net[n.id], NoDataSuspend: n.w.cfg.NoData,
-		Seed: uint64(n.id+1)<<32 + uint64(n.life)<<8 + n.w.cfg.Seed, HasFenceHandler: n.w.cfg.FenceAgent,
-		HasBeforeResyncSource: n.w.cfg.BeforeResync, HasBeforeResyncTarget: n.w.cfg.BeforeResync,
+		Seed: uint64(n.id+1)<<32 + uint64(n.life)<<8 + n.w.cfg.Seed, Handlers: n.w.cfg.handlers(),
 	})
 	for _, v := range n.Vols {
 		n.res.AddVolume(v.num, n.w.cfg.Disk[n.id])
@@ -501,7 +500,7 @@ var commandNames = map[replication.CommandKind]string{
 	replication.CmdClose:       "close", replication.CmdSetOptions: "set-options",
 	replication.CmdSuspendIO: "suspend-io", replication.CmdResumeIO: "resume-io", replication.CmdNewCurrentUUID: "new-current-uuid",
 	replication.CmdVerify: "verify",
-	replication.CmdResize: "resize",
+	replication.CmdResize: "resize", replication.CmdSetHandlers: "set-handlers",
 }
 
 func codeOf(err error) string {

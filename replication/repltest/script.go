@@ -265,6 +265,9 @@ func (s *script) machine(d *directive, n *Node) {
 			net.Protocol = p[0]
 		}
 		n.Command(replication.Command{Kind: replication.CmdSetOptions, Net: net, Disk: s.w.cfg.Disk[n.id]}, nil)
+	case "handlers": // those that its config file has now
+		s.w.cfg.FenceAgent, s.w.cfg.BeforeResync = d.has("fence-peer"), d.has("before-resync")
+		n.Command(replication.Command{Kind: replication.CmdSetHandlers, Handlers: s.w.cfg.handlers()}, nil)
 	case "adjust": // the options of a node, as in its config file now
 		c := s.w.cfg
 		for key, value := range d.args {

@@ -26,6 +26,10 @@ var optionsFeature = feature{
 				net.VerifyAlg, net.CsumsAlg = verify, csums
 			})
 		}},
+		{"configure handlers", 2, func(s *sim, n *Node) {
+			s.w.cfg.FenceAgent, s.w.cfg.BeforeResync = s.w.chance(0.5), s.w.chance(0.3)
+			n.Command(replication.Command{Kind: replication.CmdSetHandlers, Handlers: s.w.cfg.handlers()}, nil)
+		}},
 		{"change the activity log", 3, func(s *sim, n *Node) {
 			extents, updates := []int{2, 3, 5, 900, 2500}[s.w.pick(5)], !s.w.chance(0.1)
 			s.adjust(n, func(_ *replication.NetOptions, disk *replication.DiskOptions) {

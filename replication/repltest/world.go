@@ -35,6 +35,11 @@ type Config struct {
 	UUIDs        meta.UUIDs // then these are theirs
 }
 
+// handlers are those that are configured.
+func (c *Config) handlers() replication.Handlers {
+	return replication.Handlers{HasFenceHandler: c.FenceAgent, HasBeforeResyncSource: c.BeforeResync, HasBeforeResyncTarget: c.BeforeResync}
+}
+
 // AllFeatures is what two Pollux nodes agree on, KernelFeatures what one agrees
 // on with drbd.ko of Linux 6.1, as far as the core knows.
 const (
