@@ -219,6 +219,7 @@ func (s *sim) invalidateWorse(winner, victim *Node) {
 		mine, its := winner.state(i).Disk, victim.state(i).Disk
 		switch {
 		case mine < drbd.UpToDate && its < drbd.UpToDate:
+			s.demoteNow(winner, 3) // to force a Primary that has lost its good copy does nothing
 			s.promote(winner, true)
 		case its < drbd.UpToDate:
 			s.m.ExcuseVolume(victim, i)

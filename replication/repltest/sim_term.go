@@ -133,6 +133,7 @@ func (s *sim) manage(n *Node) {
 		return
 	}
 	t := n.res.Snapshot(s.w.Tick()).Term
+	s.w.terms.saw(n, &t)
 	switch {
 	case !t.Owned || t.Term < t.Promised:
 	case t.Frozen != "":
@@ -240,6 +241,16 @@ type termModel struct {
 	promised [2]uint64 // what each node has answered
 	known    [2]bool   // it knew what it had promised when it crashed
 	unknown  [2]bool   // another program wrote since it was last attached
+	taken    [2]uint64 // the highest term that each node has taken up
+	shared   [2]uint64 // the highest of these that it was seen to share with its peer
+}
+
+// saw notes under which term a node cannot be the only writer any more: what was
+// granted before and comes late, or once more, must not make it that.
+func (t *termModel) saw(n *Node, snap *replication.TermSnapshot) {
+	if snap.Owned && snap.Term <= t.taken[n.id] && !snap.Sole && !snap.Marked && !snap.Override {
+		t.shared[n.id] = max(t.shared[n.id], snap.Term)
+	}
 }
 
 // foreign is a program without terms that writes the superblocks of a dead node.
@@ -289,12 +300,16 @@ func (t *termModel) attached(n *Node) {
 // commandDone is a command that has ended well.
 func (t *termModel) commandDone(n *Node, c *replication.Command) {
 	snap := n.res.Snapshot(t.w.Tick()).Term
+	if c.Kind == replication.CmdPrimary && c.Sole && c.Term != 0 && c.Term <= t.shared[n.id] {
+		t.w.fail("%s: is the only writer once more under term %d, which it has shared with its peer since", n.name, c.Term)
+	}
 	switch {
 	case c.Kind == replication.CmdPromiseTerm:
 		t.promised[n.id] = max(t.promised[n.id], c.Term)
 	case c.Kind == replication.CmdPrimary && c.Term != 0 && c.Term < t.promised[n.id]:
 		t.w.fail("%s: became Primary under term %d, but has promised %d", n.name, c.Term, t.promised[n.id])
 	case c.Kind == replication.CmdPrimary && c.Term != 0:
+		t.taken[n.id] = max(t.taken[n.id], c.Term)
 		t.promised[n.id] = max(t.promised[n.id], c.Term)
 		if snap.Unknown != "" && n.state(0).Disk >= drbd.Inconsistent { // else its disk has failed meanwhile
 			t.w.fail("%s: became Primary under term %d, but does not know what it has promised: %s", n.name, c.Term, snap.Unknown)
