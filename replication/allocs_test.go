@@ -27,7 +27,7 @@ type queue struct {
 	len []int
 }
 
-func newPair(tb testing.TB, protocol byte) *pair {
+func newPair(tb testing.TB, protocol byte, pollux uint32) *pair {
 	p := &pair{tb: tb, now: 1, data: make([]byte, 4096)}
 	for i := range p.res {
 		net := replication.DefaultNetOptions()
@@ -52,7 +52,7 @@ func newPair(tb testing.TB, protocol byte) *pair {
 	}
 	for i := range p.res {
 		p.step(i, replication.Event{Kind: replication.SocketsUp, Link: replication.Link{
-			Version: 101, ResolveConflicts: i == 1, Features: drbd.FeatureTrim | drbd.FeatureWSame | drbd.FeatureWZeroes | drbd.FeaturePollux,
+			Version: 101, ResolveConflicts: i == 1, Features: drbd.FeatureTrim | drbd.FeatureWSame | drbd.FeatureWZeroes | pollux,
 		}})
 	}
 	p.deliver()
@@ -102,6 +102,9 @@ func (p *pair) do(i int, acts []replication.Action) {
 			ev.Kind = replication.LocalDone
 		case replication.DoPeerLocal:
 			ev.Kind = replication.PeerLocalDone
+			if a.Op == replication.OpRead {
+				ev.Data = p.data[:a.Size]
+			}
 		case replication.WriteMeta:
 			ev.Kind = replication.MetaDone
 		default:
@@ -142,7 +145,7 @@ func (p *pair) packet(to int, sock drbd.Socket, b []byte) {
 		p.tb.Fatal(err)
 	}
 	ev := replication.Event{Kind: replication.Received, Socket: sock, Header: h, Fixed: b[16:]}
-	if h.Command == drbd.CmdData {
+	if h.Command == drbd.CmdData || h.Command == drbd.CmdDataReply {
 		ev.Fixed, ev.Data = ev.Fixed[:24], p.data
 	}
 	p.step(to, ev)
@@ -167,25 +170,31 @@ func (p *pair) epochs() {
 }
 
 // TestWriteAllocs: in the steady state a write costs no allocation on either
-// node, from the request to the acknowledgement of its epoch.
+// node, from the request to the acknowledgement of its epoch, and with a kernel
+// peer to the proof of its flush.
 func TestWriteAllocs(t *testing.T) {
-	for _, protocol := range []byte("ABC") {
-		p := newPair(t, protocol)
-		round := func() {
-			for i := range 64 {
-				p.write(drbd.Sector(i * 8))
+	for _, pollux := range []uint32{drbd.FeaturePollux, 0} {
+		for _, protocol := range []byte("ABC") {
+			p := newPair(t, protocol, pollux)
+			round := func() {
+				for i := range 64 {
+					p.write(drbd.Sector(i * 8))
+				}
+				p.epochs()
 			}
-			p.epochs()
-		}
-		for range 8 {
-			round()
-		}
-		p.done = 0
-		if n := testing.AllocsPerRun(20, round); n != 0 {
-			t.Errorf("protocol %c: %v allocations in 64 writes", protocol, n)
-		}
-		if p.done != 21*64 {
-			t.Errorf("protocol %c: %d writes were answered, want %d", protocol, p.done, 21*64)
+			for range 8 {
+				round()
+			}
+			p.done = 0
+			if n := testing.AllocsPerRun(20, round); n != 0 {
+				t.Errorf("protocol %c, features %#x: %v allocations in 64 writes", protocol, pollux, n)
+			}
+			if p.done != 21*64 {
+				t.Errorf("protocol %c, features %#x: %d writes were answered, want %d", protocol, pollux, p.done, 21*64)
+			}
+			if room := p.res[0].Room(); room != 32768 {
+				t.Errorf("protocol %c, features %#x: room for %d requests is left, want all 32768", protocol, pollux, room)
+			}
 		}
 	}
 }
@@ -193,7 +202,7 @@ func TestWriteAllocs(t *testing.T) {
 // BenchmarkWrite is one protocol C write through both cores; ns/step is one
 // Step on the hot path.
 func BenchmarkWrite(b *testing.B) {
-	p := newPair(b, 'C')
+	p := newPair(b, 'C', drbd.FeaturePollux)
 	b.ReportAllocs()
 	n := 0
 	for b.Loop() {

@@ -157,6 +157,9 @@ func (r *Resource) gotConflictAnswer(cmd drbd.Command, v *volume, ack drbd.Block
 		r.leaveEpoch(q)
 	}
 	q.clear(netPending)
+	if !r.peerPollux {
+		r.flushedBefore(q.epoch)
+	}
 	if cmd == drbd.CmdSuperseded {
 		q.set(netOK | writeAcked)
 		r.progress(q)
@@ -239,6 +242,7 @@ func (r *Resource) leaveEpoch(q *request) {
 	r.req.log.removeFunc(func(id RequestID) bool { return id == q.id })
 	q.clear(inLog)
 	q.v.inLog -= uint64(q.size)
+	r.needProof = !r.peerPollux
 	for i := range e.unacked.len() {
 		if u := e.unacked.at(i); u.epoch == q.epoch {
 			u.count--
@@ -257,55 +261,6 @@ func (r *Resource) dropEmptyEpochs() {
 	}
 	r.progressFlushes()
 	r.kick = true
-}
-
-// skipConflicts lets go what a kernel peer never acknowledges: epochs in which
-// some writes met its own. That it acknowledges a later one shows that they are
-// stable: it flushes its disks at each P_BARRIER before it reads on.
-func (r *Resource) skipConflicts(barrier uint32) {
-	e := &r.send_
-	for e.unacked.len() > 1 {
-		if first := e.unacked.at(0); r.peerPollux || first.conflicts == 0 || first.epoch == barrier || !first.barrier || r.answersMissing(first.count) != nil {
-			return
-		}
-		r.releaseEpoch()
-	}
-}
-
-// proveConflicts asks a kernel peer for a proof of what it never acknowledges:
-// a small read behind the barrier, answered after its flush.
-func (r *Resource) proveConflicts() {
-	e := &r.send_
-	if r.peerPollux || r.proof != nil || e.unacked.len() == 0 || e.unacked.at(0).conflicts == 0 || !e.unacked.at(0).barrier {
-		return
-	}
-	first := e.unacked.at(0)
-	if q := r.answersMissing(first.count); q != nil || r.req.used == maxRequests {
-		return // called again when there is an answer
-	}
-	q := r.req.alloc()
-	q.op, q.v, q.epoch = OpFlush, r.req.get(*r.req.log.at(0)).v, first.epoch+1
-	r.proof = q
-	r.sendProof(q)
-}
-
-// conflictsProven releases the epochs of which q was the proof.
-func (r *Resource) conflictsProven(q *request) {
-	e := &r.send_
-	for e.unacked.len() > 0 {
-		first := e.unacked.at(0)
-		if first.conflicts == 0 || !first.barrier || int32(first.epoch-q.epoch) >= 0 || r.answersMissing(first.count) != nil {
-			break
-		}
-		e.proven, e.provenEnd = true, first.epoch+1
-		r.releaseEpoch()
-	}
-	if q == r.proof {
-		r.proof = nil
-		r.req.release(q)
-		r.kick = true
-		r.proveConflicts()
-	}
 }
 
 // answersMissing is a write among the n oldest that the peer has not answered

@@ -19,13 +19,17 @@ type sendEpochs struct {
 	hurriedAt Tick
 	proven    bool   // a proof has let go of epochs that may still be acknowledged,
 	provenEnd uint32 // up to before this one
+	// flushed is for a kernel peer: what is older than this epoch is stable
+	// there once it is acknowledged. See proof.go.
+	flushed uint32
 }
 
 type sentEpoch struct {
 	epoch   uint32
 	count   uint32
 	barrier bool
-	at      Tick // when the barrier was sent
+	acked   bool // by a kernel peer, whose flush of it is not proven
+	at      Tick // when the barrier was sent, and then: when it was acknowledged
 	// conflicts is how many writes have left it, because they met writes of the
 	// peer: a kernel peer does not acknowledge what is left.
 	conflicts uint32
@@ -81,7 +85,6 @@ func (r *Resource) countWrite(q *request) {
 	r.req.log.push(q.id)
 	q.v.inLog += uint64(q.size)
 	q.set(inLog | replicated)
-	r.needProof = true
 	if e.writes >= r.net.MaxEpochSize {
 		r.closeEpoch()
 	}
@@ -102,25 +105,28 @@ func (r *Resource) hurry() {
 	r.closeEpoch()
 	r.barrierIfDue()
 	if !r.peerPollux {
-		r.proveConflicts()
+		r.prove()
 	} else if !r.send_.hurried && r.send_.unacked.len() > 0 {
 		r.send_.hurried, r.send_.hurriedAt = true, r.now
 		r.sendEmpty(drbd.DataSocket, drbd.CmdUnplugRemote)
 	}
 }
 
-// gotBarrierAck: the oldest epoch is stable on the peer.
+// gotBarrierAck: the oldest epoch is stable on the peer, or will be before a
+// kernel peer reads on.
 func (r *Resource) gotBarrierAck(ack drbd.BarrierAck) error {
 	e := &r.send_
 	if e.proven && int32(ack.Barrier-e.provenEnd) < 0 {
 		return nil // of an epoch with conflicts that has been let go already
 	}
-	r.skipConflicts(ack.Barrier)
+	if !r.peerPollux {
+		r.flushedBefore(ack.Barrier) // what it never acknowledges is skipped, too
+	}
 	if e.unacked.len() == 0 {
 		return &drbd.ProtocolError{Packet: drbd.CmdBarrierAck, Field: "barrier", Got: ack.Barrier, Want: "none outstanding"}
 	}
 	first := *e.unacked.at(0)
-	if !first.barrier || ack.Barrier != first.epoch {
+	if !first.barrier || first.acked || ack.Barrier != first.epoch {
 		return &drbd.ProtocolError{Packet: drbd.CmdBarrierAck, Field: "barrier", Got: ack.Barrier, Want: first.epoch}
 	}
 	if ack.SetSize != first.count && (r.peerPollux || ack.SetSize != first.count+first.conflicts) {
@@ -132,12 +138,13 @@ func (r *Resource) gotBarrierAck(ack drbd.BarrierAck) error {
 			Want: fmt.Sprintf("the acknowledgement of sector %d first", q.sector),
 		}
 	}
-	r.releaseEpoch()
-	for _, v := range r.vols {
-		r.sourceMayFinish(v)
-		r.maybeReturn(v)
+	if r.peerPollux || int32(e.flushed-first.epoch) > 0 {
+		r.releaseEpoch()
+	} else {
+		r.awaitProof()
 	}
-	if e.unacked.len() > 0 && e.unacked.at(e.unacked.len()-1).barrier && (r.req.used > hurryRequests || len(r.req.flushes) > 0) {
+	r.epochsOver()
+	if r.peerPollux && e.unacked.len() > 0 && e.unacked.at(e.unacked.len()-1).barrier && (r.req.used > hurryRequests || len(r.req.flushes) > 0) {
 		r.hurry()
 	}
 	return nil
@@ -159,6 +166,14 @@ func (r *Resource) releaseEpoch() {
 	}
 	r.kick = true
 	r.progressFlushes()
+}
+
+// epochsOver looks at what waits for the end of epochs.
+func (r *Resource) epochsOver() {
+	for _, v := range r.vols {
+		r.sourceMayFinish(v)
+		r.maybeReturn(v)
+	}
 }
 
 // recvEpochs is the receiver's half: epochs in the order of their writes, the

@@ -565,7 +565,7 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 	} else if err != nil && reason != drbd.TearDown {
 		r.lastError = fmt.Sprintf("connection lost (%v): %v", reason, err)
 	}
-	for _, t := range []timerKind{timerPing, timerPong, timerRequest, timerBarrier, timerCommit, timerResync, timerHandshake, timerAhead, timerVerify} {
+	for _, t := range []timerKind{timerPing, timerPong, timerRequest, timerBarrier, timerCommit, timerResync, timerHandshake, timerAhead, timerVerify, timerProof} {
 		r.stopTimer(t)
 	}
 	r.stateSent = false
@@ -653,6 +653,7 @@ func (r *Resource) failNetwork() {
 	if e.writes > 0 {
 		e.cur, e.writes = e.cur+1, 0
 	}
+	e.flushed = e.cur
 	for r.req.byPos.len() > 0 {
 		r.req.byPos.pop()
 	}
@@ -720,7 +721,7 @@ func (r *Resource) checkRequestTimeout() {
 	limit := Tick(r.net.TimeoutMS) * Tick(r.net.KoCount)
 	if e := &r.send_; e.unacked.len() > 0 && e.unacked.at(0).barrier {
 		switch first := e.unacked.at(0); {
-		case !r.peerPollux && first.conflicts > 0: // never acknowledged: proveConflicts
+		case !r.peerPollux && (first.acked || first.conflicts > 0): // its proof is awaited, or the next one's acknowledgement
 		case !r.peerPollux:
 			look(first.at)
 		case e.hurried:

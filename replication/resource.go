@@ -23,6 +23,7 @@ const (
 // Our own pacing, in milliseconds.
 const (
 	barrierIdleMS  = 50   // a closed epoch is sent to the peer after so long without a further write
+	proofIdleMS    = 200  // a kernel peer is asked for the proof of its flush so long after its last acknowledgement
 	commitLazyMS   = 1000 // default of Config.CommitLazyMS
 	resyncTickMS   = 100  // drbd84-protocol, 7.2: SLEEP_TIME
 	bitmapLazyMS   = 2000 // changed bitmap pages reach the disk so long after the change
@@ -95,9 +96,9 @@ type Resource struct {
 
 	dataPos      uint64   // bytes filed for the data socket of this connection
 	connGen      uint32   // number of the connection
-	needProof    bool     // kernel peer: written to since its last proven flush
+	needProof    bool     // kernel peer: a write has left its epoch since the last proven FLUSH
 	strictWait   bool     // kernel peer: reading stopped at a P_BARRIER
-	proof        *request // kernel peer: asked for what it never acknowledges, nil if not
+	proof        *request // kernel peer: asked for what it has not flushed for sure, nil if not
 	conflictTold bool     // the operator has heard of this connection's conflicts
 	readPaused   bool
 	lastReceived Tick
@@ -463,6 +464,7 @@ const (
 	timerAhead
 	timerDisk
 	timerVerify
+	timerProof
 	timerCount
 )
 
@@ -506,6 +508,8 @@ func (r *Resource) timerFired() {
 			r.checkRequestTimeout()
 		case timerBarrier:
 			r.barrierIdle()
+		case timerProof:
+			r.proofIdle()
 		case timerCommit:
 			r.recv.hurry = true
 		case timerResync:

@@ -133,7 +133,7 @@ func (r *Resource) startRead(q *request) bool {
 func (r *Resource) readRemote(q *request) {
 	r.barrierIfDue()
 	q.set(netPending)
-	q.since = r.now
+	q.since, q.epoch = r.now, r.send_.cur
 	r.req.reads++
 	start := r.beginPacket(drbd.CmdDataRequest, q.v.num, 24)
 	r.arena = drbd.BlockRequest{Sector: q.sector, BlockID: q.blockID(), Size: q.size}.Append(r.arena)
@@ -575,6 +575,7 @@ func (r *Resource) gotBlockAck(cmd drbd.Command, v *volume, ack drbd.BlockAck) e
 			r.newCurrent(v)
 		}
 		q.clear(netPending | netOK)
+		r.answeredBehind(q)
 		r.progress(q)
 		return nil
 	case drbd.CmdRSWriteAck:
@@ -586,6 +587,7 @@ func (r *Resource) gotBlockAck(cmd drbd.Command, v *volume, ack drbd.BlockAck) e
 			return nil // not what we asked for; the write ack decides
 		}
 	}
+	r.answeredBehind(q)
 	if q.is(netPending) {
 		q.clear(netPending)
 		q.set(netOK)
@@ -601,6 +603,7 @@ func (r *Resource) gotDataReply(v *volume, d drbd.Data, data []byte) error {
 		return &drbd.ProtocolError{Packet: drbd.CmdDataReply, Field: "block_id", Got: d.BlockID, Want: "an outstanding read of this sector"}
 	}
 	q.clear(netPending)
+	r.answeredBehind(q)
 	if q.is(needsProof) {
 		r.proven(q)
 		return nil
@@ -622,6 +625,7 @@ func (r *Resource) gotNegDReply(v *volume, ack drbd.BlockAck) error {
 		return &drbd.ProtocolError{Packet: drbd.CmdNegDReply, Field: "block_id", Got: ack.BlockID, Want: "an outstanding read"}
 	}
 	q.clear(netPending)
+	r.answeredBehind(q)
 	if q.is(needsProof) { // refused, but read behind the flush all the same
 		r.proven(q)
 		return nil
@@ -678,36 +682,13 @@ func (r *Resource) flushPeer(q *request) {
 	}
 	q.epoch = e.cur
 	q.set(inLog) // here: epochs before q.epoch are outstanding
-	r.hurry()
-	if !r.peerPollux {
-		r.sendProof(q)
+	if r.peerPollux {
+		r.hurry()
+		return
 	}
+	r.barrierIfDue()
+	r.sendProof(q)
 }
-
-// sendProof has a kernel peer read a little for q: its answer follows the flush
-// of all that was sent before.
-func (r *Resource) sendProof(q *request) {
-	q.set(needsProof | netPending)
-	q.since = r.now
-	q.sector = 0
-	start := r.beginPacket(drbd.CmdDataRequest, q.v.num, 24)
-	r.arena = drbd.BlockRequest{BlockID: q.blockID(), Size: proofBytes}.Append(r.arena)
-	r.endPacket(drbd.DataSocket, start, nil)
-}
-
-// proven: the kernel peer has flushed whatever was sent before the flush q.
-// Until this answer a later flush needs a proof of its own, although the
-// epochs may be acknowledged: the kernel acknowledges before it flushes.
-func (r *Resource) proven(q *request) {
-	if int32(q.epoch-r.send_.last) > 0 {
-		r.needProof = false
-	}
-	r.conflictsProven(q)
-	r.progressFlushes()
-}
-
-// proofBytes is the size of the read that proves a kernel peer's flush.
-const proofBytes = 4096
 
 // progressFlushes completes the flushes whose parts are all over.
 func (r *Resource) progressFlushes() {

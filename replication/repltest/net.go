@@ -17,6 +17,7 @@ type link struct {
 	sent      [2]uint64    // bytes filed for the data socket
 	feature   uint32
 	integrity [2]integrity // by receiver
+	early     [2]earlyAck  // by receiver
 	timing    [2]bool      // the end of the node's patience is set
 	hashed    map[hashedRange]uint32
 }
@@ -112,6 +113,14 @@ func (n *Node) send(a *replication.Action) {
 		n.w.fail("%s: packet without a connection", n.name)
 		return
 	}
+	if !l.early[n.id].sending(n, a) {
+		return
+	}
+	n.file(l, a)
+}
+
+// file has a packet go its way.
+func (n *Node) file(l *link, a *replication.Action) {
 	b := n.w.mem.header(len(a.Bytes))
 	copy(b, a.Bytes)
 	if a.Socket == drbd.DataSocket {
@@ -202,6 +211,7 @@ func (n *Node) receive(sock drbd.Socket, b, data []byte) {
 	ev := n.event()
 	*ev = replication.Event{Kind: replication.Received, Socket: sock, Header: h, Fixed: b[drbd.HeaderSize100:], Data: data}
 	n.w.observe(n, h, ev)
+	n.link.early[n.id].received(n, h, ev.Fixed)
 	n.step(ev)
 }
 

@@ -38,11 +38,14 @@ type Node struct {
 	asleep   int64    // until when its process is stopped (SIGSTOP)
 	kept     []func() // what it would have done meanwhile
 	tags     int
-	slow     int64                // µs that each disk operation takes longer
-	skew     int64                // ms that the clock is ahead of the World's
-	late     int64                // µs that timers fire late
-	room     int                  // of the empty table of requests
-	free     []*replication.Event // for event
+	// cutAtEarlyAck: its power goes when it has acknowledged an epoch, before the
+	// flush (Config.EarlyAck).
+	cutAtEarlyAck bool
+	slow          int64                // µs that each disk operation takes longer
+	skew          int64                // ms that the clock is ahead of the World's
+	late          int64                // µs that timers fire late
+	room          int                  // of the empty table of requests
+	free          []*replication.Event // for event
 }
 
 // A Volume is one volume of a node: what is on its disks, and what its process

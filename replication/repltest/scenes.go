@@ -21,6 +21,10 @@ func Scenarios() []Scenario {
 		c.Features = KernelFeatures
 		return c
 	}
+	early := func(c Config) Config {
+		c.Features, c.EarlyAck = KernelFeatures, true
+		return c
+	}
 	two := crashConfig(4*extentSectors, 'C')
 	two.ALSlots = 2
 	protocol := func(c Config, letter byte) Config {
@@ -32,6 +36,8 @@ func Scenarios() []Scenario {
 	return append([]Scenario{
 		{Name: "eviction", Config: three, Run: playEviction},
 		{Name: "eviction_kernel", Config: kernel(two), Run: playEviction},
+		{Name: "eviction_early_ack", Config: early(two), Run: playEviction},
+		{Name: "demotion_early_ack", Config: early(small), Run: playDemotion},
 		{Name: "eviction_alone", Config: two, Run: playEvictionAlone},
 		{Name: "resync_target", Config: slow, Run: playResync},
 		{Name: "resync_target_kernel", Config: kernel(slow), Run: playResync},

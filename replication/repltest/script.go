@@ -17,7 +17,7 @@ const settleMS = 300
 // (ms=N: by so many), without any randomness; -q leaves its output out,
 // -s the packets and the disks' part of it.
 //
-//	new [protocol=C] [created] [kernel] [fencing=resource-and-stonith] ...
+//	new [protocol=C] [created] [kernel [early-ack]] [fencing=resource-and-stonith] ...
 //	up a b | start a | attach a | connect a [discard] | disconnect a [force]
 //	primary a [force] | secondary a | open a | close a | detach a [force]
 //	invalidate a | invalidate-remote a | outdate a
@@ -85,6 +85,7 @@ func (s *script) create(d *directive) string {
 	c.ALSlots = d.number("al-extents", 7)
 	c.FenceAgent, c.NoData, c.BeforeResync = d.has("fence-handler"), d.has("suspend-io"), d.has("before-resync")
 	c.Net[0].AllowTwoPrimaries, c.Net[1].AllowTwoPrimaries = d.has("two-primaries"), d.has("two-primaries")
+	c.EarlyAck = d.has("early-ack")
 	c.Version, c.Resolver = d.number("version", 0), d.number("resolver", 0)
 	switch {
 	case d.has("kernel"):

@@ -42,6 +42,7 @@ var features = []*feature{
 	&hangFeature,
 	&optionsFeature,
 	&blocksFeature,
+	&kernelPeerFeature,
 }
 
 // allTroubles returns those of all features, and the sum of their weights.

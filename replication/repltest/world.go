@@ -21,8 +21,9 @@ type Config struct {
 	Volumes      int
 	ALSlots      int
 	Features     uint32
-	Version      int // of the protocol; 0: 101
-	Resolver     int // the node that resolves conflicts, unless it is left to chance
+	EarlyAck     bool // P_BARRIER_ACK precedes the flush, as drbd.ko of Linux 6.1 does it; see earlyack.go
+	Version      int  // of the protocol; 0: 101
+	Resolver     int  // the node that resolves conflicts, unless it is left to chance
 	Net          [2]replication.NetOptions
 	Disk         [2]replication.DiskOptions
 	NoData       bool       // on-no-data-accessible suspend-io
