@@ -214,8 +214,18 @@ func (v *volume) resizeBitmap(size drbd.Sector, setNew, setTail bool) {
 	}
 }
 
-// letExtentsGo takes the extents from requests that have not begun; they ask anew.
+// letExtentsGo takes the extents from requests that have not begun; they ask
+// anew. It also takes them from those that a kernel peer has acknowledged: the
+// proof of its flush comes on the data socket, which is not read now.
 func (r *Resource) letExtentsGo(v *volume) {
+	if e := &r.send_; e.unacked.len() > 0 && e.unacked.at(0).acked {
+		for i := range int(e.unacked.at(0).count) {
+			if q := r.req.get(*r.req.log.at(i)); q.v == v && q.is(alHeld) && q.is(completed) {
+				q.clear(alHeld)
+				v.al.End(meta.ExtentsOf(q.sector, q.size))
+			}
+		}
+	}
 	for _, id := range r.req.waiting {
 		if q := r.req.get(id); q.v == v && q.is(alHeld) {
 			q.clear(alHeld)
