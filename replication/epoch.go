@@ -184,6 +184,7 @@ type recvEpochs struct {
 	eligible   int    // how many of the oldest ones are closed and ended
 	committing int    // how many of the oldest ones the running fdatasync covers
 	stable     int    // how many of the oldest ones are stable, but held back (holds)
+	late       uint32 // writes that have ended and are answered when their UUID is on disk
 	holds      []epochHold
 	waits      []syncWait
 	hurry      bool
@@ -321,7 +322,7 @@ func (e *recvEpochs) drop() {
 		e.q.pop()
 		e.base++
 	}
-	e.eligible, e.committing, e.stable, e.hurry = 0, 0, 0, false
+	e.eligible, e.committing, e.stable, e.late, e.hurry = 0, 0, 0, 0, false
 	e.holds = e.holds[:0]
 	e.waits = e.waits[:0]
 }

@@ -100,7 +100,7 @@ func (r *Resource) epochsMustHold() {
 	if !r.isUp() {
 		return
 	}
-	active, writes := uint32(0), uint32(0)
+	active, writes := uint32(0), r.recv.late
 	for i := range r.recv.q.len() {
 		active += r.recv.q.at(i).active
 	}

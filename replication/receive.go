@@ -581,7 +581,11 @@ func (r *Resource) answerPeer(p *peerRequest, digest []byte, err error) {
 func (r *Resource) answerWhenSettled(p *peerRequest) {
 	v, gen := p.v, r.connGen
 	sector, block, size, flags, epoch := p.sector, p.block, p.size, p.flags, p.epoch
+	r.recv.late++
 	v.whenStored(v.meta.required, func() {
+		if gen == r.connGen {
+			r.recv.late--
+		}
 		switch {
 		case gen != r.connGen || !r.isUp():
 			return
