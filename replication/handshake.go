@@ -114,7 +114,7 @@ func (r *Resource) sendUUIDs(v *volume, extra uint64) {
 
 func (r *Resource) sendStateWord(v *volume, s drbd.State) {
 	start := r.beginPacket(drbd.CmdState, v.num, 4)
-	w := s.Word()
+	w := v.tellable(s).Word()
 	r.arena = append(r.arena, byte(w>>24), byte(w>>16), byte(w>>8), byte(w))
 	r.endPacket(drbd.DataSocket, start, nil)
 }

@@ -35,6 +35,8 @@ type resync struct {
 	untold   bool       // source: P_SYNC_UUID is not sent yet, and
 	before   meta.UUIDs // these are the generations without it
 	sent     []span     // source: blocks whose answer has not come
+
+	untilStored uint64 // target: the resync is over, and the source hears of it after this metadata job
 }
 
 type resyncMark struct {
@@ -199,12 +201,39 @@ func (r *Resource) finishTarget(v *volume) {
 	job := v.requireSuperblock()
 	gen, st := r.connGen, v.st
 	// The source must not advance its UUIDs before ours are on disk.
+	v.rs.untilStored = job
 	v.whenStored(job, func() {
 		if gen == r.connGen && r.isUp() && v.hasDisk() {
-			r.sendStateWord(v, st)
+			r.sendStateWord(v, finishWord(st, v.st))
 		}
 	})
 	r.emit(Action{Kind: RunHandler, Volume: v.num, Name: "after-resync-target"})
+}
+
+// finishWord is the word that ends a resync with the state st, told when the
+// state is now: who was demoted meanwhile is Primary no more. A promotion is
+// announced when it is on disk itself.
+func finishWord(st, now drbd.State) drbd.State {
+	w := now
+	w.Conn, w.Disk, w.Pdsk = st.Conn, st.Disk, st.Pdsk
+	if st.Role != drbd.Primary {
+		w.Role = st.Role
+	}
+	return w
+}
+
+// tellable is s as the peer may hear it: a target whose finished resync is not
+// on disk yet is one still, whatever else it has to tell. The source would take
+// any other word for the end, and advance its UUIDs.
+func (v *volume) tellable(s drbd.State) drbd.State {
+	if s.Conn != drbd.Connected || s.Disk != drbd.UpToDate || v.meta.done >= v.rs.untilStored {
+		return s
+	}
+	s.Conn, s.Disk, s.Pdsk = drbd.SyncTarget, drbd.Inconsistent, drbd.UpToDate
+	if s.Paused() {
+		s.Conn = drbd.PausedSyncT
+	}
+	return s
 }
 
 // targetLost settles what the UUIDs of v say about a target whose connection
