@@ -116,15 +116,7 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 			r.newCurrent(v)
 		}
 	}
-	if v.endUnknown && !r.suspFen && ns.Role == drbd.Primary && ns.Disk == drbd.UpToDate && ns.Conn < drbd.Connected {
-		// Two that write in one generation would not see the split brain.
-		v.endUnknown = false
-		if v.uuids.Bitmap == 0 {
-			r.newCurrent(v)
-		} else {
-			r.rotateCurrent(v)
-		}
-	}
+	r.goOnAlone(v)
 	if servesAlone(ns) && !servesAlone(os) && v.uuids.Bitmap == 0 {
 		r.newCurrent(v) // a diskless peer writes here alone; it adopts this UUID
 	}
@@ -184,6 +176,21 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 // servesAlone: this copy is the only one that a diskless Primary has.
 func servesAlone(s drbd.State) bool {
 	return s.Conn >= drbd.Connected && s.Peer == drbd.Primary && s.Pdsk <= drbd.Failed && s.Disk == drbd.UpToDate
+}
+
+// goOnAlone begins a generation if the target of the resync from here may have
+// finished it unheard: two that write in one generation would not see the split
+// brain. Not during a handshake, in which the peer compares what it was sent.
+func (r *Resource) goOnAlone(v *volume) {
+	if !v.endUnknown || r.suspFen || r.isUp() || r.role != drbd.Primary || v.st.Disk != drbd.UpToDate {
+		return
+	}
+	v.endUnknown = false
+	if v.uuids.Bitmap == 0 {
+		r.newCurrent(v)
+	} else {
+		r.rotateCurrent(v)
+	}
 }
 
 // rotateCurrent begins a new generation against a peer that may have finished

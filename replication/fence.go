@@ -155,6 +155,7 @@ func (r *Resource) thaw(peerIsBack bool) {
 		ns := v.st
 		ns.SuspFen = false
 		r.setState(v, ns, "I/O goes on")
+		r.goOnAlone(v) // also if only another volume was frozen
 		if !pending || v.st.Disk != drbd.UpToDate || v.uuids.Bitmap != 0 {
 			continue
 		}

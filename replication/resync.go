@@ -241,7 +241,9 @@ func (v *volume) tellable(s drbd.State) drbd.State {
 // its last word was lost, this node's.
 func (r *Resource) targetLost(v *volume) {
 	s, u := &v.rs, &v.uuids
-	v.endUnknown = false
+	if v.st.Conn >= drbd.Connected { // what the peer has is known since the handshake
+		v.endUnknown = false
+	}
 	if !v.isSyncSource() || !s.running {
 		return
 	}
