@@ -185,9 +185,22 @@ func (r *Resource) markSole(v *volume) {
 		}
 		return
 	}
-	if current := identity(v.uuids.Current); v.sole != current || v.soleTerm != r.terms.term {
-		v.sole, v.soleTerm = current, r.terms.term
+	v.markSole(r.terms.term)
+}
+
+func (v *volume) markSole(term uint64) {
+	if current := identity(v.uuids.Current); v.sole != current || v.soleTerm != term {
+		v.sole, v.soleTerm = current, term
 		v.requireSuperblock()
+	}
+}
+
+// peerRefused: the peer lacks a write, and its P_STATE may be behind that word. An
+// owner that is alone answers it now, so the mark comes first; one that shares its
+// term is frozen by that state, and must not be marked before the arbiter's word.
+func (r *Resource) peerRefused(v *volume) {
+	if t := &r.terms; t.inUse() && r.role == drbd.Primary && v.st.Disk == drbd.UpToDate && t.frozen == "" && !r.suspFen && !r.sharesTerm() {
+		v.markSole(t.term)
 	}
 }
 

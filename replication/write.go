@@ -574,6 +574,7 @@ func (r *Resource) gotBlockAck(cmd drbd.Command, v *volume, ack drbd.BlockAck) e
 			// and that disk come back as the equal of this one.
 			r.newCurrent(v)
 		}
+		r.peerRefused(v)
 		q.clear(netPending | netOK)
 		r.answeredBehind(q)
 		r.progress(q)
