@@ -181,6 +181,12 @@ func (r *Resource) drainGrowth(v *volume) {
 		r.storeLog(v, g)
 		return
 	}
+	if g.size != v.size && (v.st.Conn == drbd.WFBitMapS || v.st.Conn == drbd.WFBitMapT) {
+		// The peer asked before it knew of the exchange: its bitmap has the old
+		// size, and each end would wait for the rest of the other's.
+		r.connectionLost(drbd.NetworkFailure, errors.New("the volume is to grow while the bitmaps are exchanged: connecting anew; repeat the resize then"))
+		return
+	}
 	g.stage = growthStore
 	g.wider = g.disk.Usable > v.usable
 	v.usable = g.disk.Usable
