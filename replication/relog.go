@@ -22,6 +22,13 @@ func (r *Resource) changeLog(c *command) {
 		r.finish(c, r.stateError(v, SSInTransientState))
 	case v.grow != nil:
 		r.retryLater(c)
+	case !r.peerPollux && v.inLog > 0:
+		// A kernel peer proves its flush on the data socket, which is not read
+		// once the change has begun.
+		c.phase = phaseCheck
+		r.holdWrites(c, v)
+		r.hurry()
+		r.setTimerOnce(timerCommand, commandRetryMS)
 	default:
 		c.phase = phaseStore
 		r.setTimer(timerCommand, commandLimitMS)
