@@ -31,6 +31,7 @@ const (
 	toTarget    // the peer's copy was not UpToDate when it was sent
 	isExchanged // its bits are in a bitmap that the peer has: the resync copies it
 	byReceipt   // protocol B: P_RECV_ACK answers it
+	oneSided    // this disk has failed to take it: its bits stay set until it is over
 )
 
 // request is a slot of the table of client requests.

@@ -196,6 +196,8 @@ type volume struct {
 	// on only the peer's copy goes on, so that this one is left as Outdated.
 	leaving bool
 
+	oneSided bool // some request in the transfer log may be it
+
 	sendSeq uint32
 	peerSeq uint32 // the highest number seen from the peer
 	inLog   uint64 // bytes in the transfer log: sent, their epoch not acknowledged

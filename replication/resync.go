@@ -141,7 +141,7 @@ func (r *Resource) gotResyncAck(v *volume, cmd drbd.Command, a drbd.BlockAck) er
 		v.rs.failed += uint64(a.Size+4095) / 4096
 		return nil
 	}
-	v.clearClean(a.Sector, a.Size)
+	r.clearSynced(v, a.Sector, a.Size, true)
 	r.sourceMayFinish(v)
 	return nil
 }

@@ -381,7 +381,7 @@ func (r *Resource) localDone(ev *Event) {
 		r.maybeCloseDisk(v)
 		return
 	}
-	v.setDirty(q.sector, q.size)
+	v.markOneSided(q)
 	r.diskError(v, ev.Err, false)
 	switch {
 	case q.op == OpRead && v.readsRemotely():
@@ -536,7 +536,7 @@ func (r *Resource) destroy(q *request) {
 		case q.flags&(localOK|netOK) != localOK|netOK:
 			v.setDirty(q.sector, q.size)
 		case q.is(rsWriteAck|isTainted) && !q.is(keepsBits):
-			v.clearClean(q.sector, q.size)
+			r.clearSynced(v, q.sector, q.size, false)
 			r.sourceMayFinish(v)
 		}
 	}
@@ -558,6 +558,41 @@ func (r *Resource) destroy(q *request) {
 		r.kick = true
 	}
 	r.kickCommand = r.cmd != nil
+}
+
+// markOneSided: this disk has failed to do q. What the peer says of earlier I/O
+// to the same blocks may still come, and must not clear their bits.
+func (v *volume) markOneSided(q *request) {
+	v.setDirty(q.sector, q.size)
+	if q.changesData() && q.is(inLog) {
+		q.set(oneSided)
+		v.oneSided = true
+	}
+}
+
+// clearSynced clears what a range covers, but for what a younger write touches
+// that this disk has not taken. A block of a resync that the peer has written
+// after that one was read from here after it, too: then both have the same.
+func (r *Resource) clearSynced(v *volume, s drbd.Sector, size uint32, resynced bool) {
+	v.clearClean(s, size)
+	if !v.oneSided {
+		return
+	}
+	v.oneSided = false
+	for i := range r.req.log.len() {
+		q := r.req.get(*r.req.log.at(i))
+		after := resynced && q.is(writeAcked)
+		switch {
+		case q.v != v || !q.is(oneSided):
+		case after && s <= q.sector && q.end() <= s+drbd.Sector(size>>9):
+			q.clear(oneSided)
+		default:
+			v.oneSided = true
+			if !after {
+				v.setDirty(q.sector, q.size)
+			}
+		}
+	}
 }
 
 // gotBlockAck is one of the peer's answers to a write.
