@@ -356,6 +356,9 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 			return nil
 		}
 	}
+	if v.rs.peerDone && v.isSyncSource() && real < drbd.Inconsistent {
+		r.doneAndGone(v)
+	}
 	if (os.Conn == drbd.SyncSource || os.Conn == drbd.PausedSyncS) && ps.Conn == drbd.Connected && real == drbd.Inconsistent && v.rs.failed > 0 {
 		ns := os // the target has given up on what could not be read here or written there
 		ns.Conn = drbd.Connected

@@ -297,6 +297,22 @@ func (r *Resource) sourceMayFinish(v *volume) {
 	})
 }
 
+// doneAndGone: the target has finished the resync, and lost its disk before this
+// node had cleared all bits. That disk will say that it has the generation of
+// this node: what it lacks belongs to a new one.
+func (r *Resource) doneAndGone(v *volume) {
+	if v.bitmap == nil {
+		return
+	}
+	FinishSource(&v.uuids)
+	v.peerUUIDs = v.uuids
+	if r.role == drbd.Primary || v.bitmap.Weight() > 0 {
+		r.newCurrent(v)
+		return
+	}
+	v.requireSuperblock()
+}
+
 // resyncOver forgets the resync of v: finished or aborted.
 func (r *Resource) resyncOver(v *volume) {
 	if r.isUp() {
