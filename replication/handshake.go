@@ -614,7 +614,9 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 // maybeConnect goes from Unconnected to WFConnection once nothing of the last
 // connection is under way on this node's disks any more, and what the peer has
 // sent without hearing that it is stable has become stable: to a diskless
-// Primary this copy is the only one.
+// Primary this copy is the only one. Nor is the sync UUID of a target announced
+// before it is on disk: with each new one the source forgets an older generation,
+// and a power cut would take this node back to one that it has forgotten.
 func (r *Resource) maybeConnect() {
 	if r.conn != drbd.Unconnected || r.peer.used > 0 || r.termOver() {
 		return
@@ -630,6 +632,11 @@ func (r *Resource) maybeConnect() {
 	}
 	for _, w := range r.settling {
 		if w.v.hasDisk() && w.v.sync.done < w.seq {
+			return
+		}
+	}
+	for _, v := range r.vols {
+		if v.st.Disk == drbd.Inconsistent && !v.isSettled() {
 			return
 		}
 	}
