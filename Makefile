@@ -94,7 +94,7 @@ sim: ## SEEDS=10000 simulated histories of two nodes; SEED=N replays one
 
 .PHONY: sim-selftest
 sim-selftest: ## plant bugs, one at a time, and see the simulation find each within a minute (BUGS=more for the rest, BUGS=name)
-	$(GO) test ./replication/repltest/selftest -run '^Test(OverlaysApply|SelfTest)$$' -count=1 -timeout 4h -bugs=$(BUGS)
+	$(GO) test ./replication/repltest/selftest -v -run '^Test(OverlaysApply|SelfTest)$$' -count=1 -timeout 4h -bugs=$(BUGS)
 
 .PHONY: crash
 crash: ## power cuts at every durable step of two nodes and of their metadata
