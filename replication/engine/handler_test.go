@@ -41,7 +41,7 @@ func (e *Engine) runHandlerNow(vol int, name string) {
 
 func awaitFile(t *testing.T, path string, whole func(string) bool) string {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) { // a process outside tells nothing: ask again
 		b, err := os.ReadFile(path)
 		if err == nil && whole(string(b)) {
 			return string(b)
@@ -114,7 +114,7 @@ func TestHandlerExit(t *testing.T) {
 		t.Errorf("exit %d after %v", got, time.Since(began))
 	}
 	pid := strings.TrimSpace(awaitFile(t, filepath.Join(dir, "pid"), func(s string) bool { return s != "" }))
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) { // a process outside tells nothing: ask again
 		b, err := os.ReadFile("/proc/" + pid + "/stat")
 		if err != nil || strings.Contains(string(b), ") Z ") {
 			return

@@ -116,7 +116,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 		if time.Now().After(end) {
 			t.Fatalf("%s: not within 10 s", what)
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond) // asks again: nothing tells a test that a device has come
 	}
 }
 
