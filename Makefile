@@ -11,7 +11,8 @@ DESTDIR   ?=
 # Settings of single targets.
 SEEDS    ?= 10000
 SEED     ?=
-FUZZTIME ?= 10s
+FUZZTIME ?= 10m
+SURFACE  ?=
 PKG      ?= ./...
 SABOTAGE ?=
 BUGS     ?= ten
@@ -102,13 +103,9 @@ crash: ## power cuts at every durable step of two nodes and of their metadata
 	$(GO) test ./replication/meta ./replication/engine ./blockdev/blocktest -run 'Crash' -count=5
 
 .PHONY: fuzz
-fuzz: ## every fuzz test for FUZZTIME=10s
-	@for pkg in $$($(GO) list ./...); do \
-		for name in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
-			echo "$$pkg $$name"; \
-			$(GO) test $$pkg -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) || exit 1; \
-		done; \
-	done
+fuzz: go-present ## hostile peers, clients and files: FUZZTIME=10m for each surface (SURFACE="peer nbd conf meta control")
+	@$(BOOTSTRAP) build
+	GO='$(GO)' FUZZTIME='$(FUZZTIME)' scripts/fuzz $(SURFACE)
 
 .PHONY: e2e
 e2e: build ## only the tests that run real processes, loop devices and the demo's guest
@@ -161,7 +158,7 @@ lint: $(LINT) ## go vet, golangci-lint, shellcheck
 	@$(BOOTSTRAP) build test
 	$(GO) vet ./...
 	$(LINT) run ./...
-	shellcheck -S warning .ci/run scripts/bootstrap scripts/demo/build-guest scripts/lab/build scripts/lab/kernel scripts/lab/guest
+	shellcheck -S warning .ci/run scripts/bootstrap scripts/fuzz scripts/demo/build-guest scripts/lab/build scripts/lab/kernel scripts/lab/guest
 
 .PHONY: fmt
 fmt: $(LINT) ## format all Go files (gofumpt)
