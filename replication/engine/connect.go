@@ -141,7 +141,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // greeting is an accepted connection whose first packet has come.
 type greeting struct {
-	conn *net.TCPConn
+	conn *sock
 	cmd  drbd.Command
 }
 
@@ -190,13 +190,13 @@ func (e *Engine) accept(ctx context.Context, l *listener) {
 		go func() {
 			defer l.wg.Done()
 			defer func() { <-l.slot }()
-			e.greet(ctx, l, c)
+			e.greet(ctx, l, &sock{c})
 		}()
 	}
 }
 
 // greet reads the first packet and delivers the connection.
-func (e *Engine) greet(ctx context.Context, l *listener, c *net.TCPConn) {
+func (e *Engine) greet(ctx context.Context, l *listener, c *sock) {
 	c.SetReadDeadline(time.Now().Add(e.handshakeTime())) //nolint:errcheck // the read fails if this did
 	var b [drbd.HeaderSize80]byte
 	stop := context.AfterFunc(ctx, func() { c.Close() }) //nolint:errcheck // ends the read
@@ -234,13 +234,13 @@ func (e *Engine) pingTimeout() time.Duration {
 
 // pair is the two sockets of an attempt.
 type pair struct {
-	data, meta *net.TCPConn
+	data, meta *sock
 	ownData    bool // this node dialled the data socket
 	rc         bool // this node accepted the meta socket
 }
 
 func (p *pair) close() {
-	for _, c := range []*net.TCPConn{p.data, p.meta} {
+	for _, c := range []*sock{p.data, p.meta} {
 		if c != nil {
 			c.Close() //nolint:errcheck // given up
 		}
@@ -331,7 +331,7 @@ func (e *Engine) dialNext(ctx context.Context, p *pair) error {
 	if err != nil {
 		return fmt.Errorf("peer %s at %s cannot be reached: %w", e.cfg.PeerName, e.cfg.Peer, err)
 	}
-	conn := c.(*net.TCPConn)
+	conn := &sock{c.(*net.TCPConn)}
 	cmd := drbd.CmdInitialData
 	if p.data != nil {
 		cmd = drbd.CmdInitialMeta
@@ -367,7 +367,7 @@ func (e *Engine) await(ctx context.Context, ln *listener, p *pair) (nobody bool)
 			e.take(p, g)
 			return false
 		case <-check.C:
-			if p.data != nil && !alive(p.data) {
+			if p.data != nil && !p.data.alive() {
 				p.dropDead()
 				return true
 			}
@@ -402,30 +402,14 @@ func (e *Engine) take(p *pair, g greeting) {
 
 // dropDead forgets sockets that the peer has closed.
 func (p *pair) dropDead() {
-	if p.data != nil && !alive(p.data) {
+	if p.data != nil && !p.data.alive() {
 		p.data.Close() //nolint:errcheck // it is dead
 		p.data = nil
 	}
-	if p.meta != nil && !alive(p.meta) {
+	if p.meta != nil && !p.meta.alive() {
 		p.meta.Close() //nolint:errcheck // it is dead
 		p.meta = nil
 	}
-}
-
-// alive peeks at a socket: data, or nothing yet, is alive.
-func alive(c *net.TCPConn) bool {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return false
-	}
-	ok := false
-	err = raw.Read(func(fd uintptr) bool {
-		var b [4]byte
-		n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		ok = n > 0 || err == unix.EAGAIN || err == unix.EINTR
-		return true
-	})
-	return ok && err == nil
 }
 
 // greetPeer agrees on version and features and authenticates: the last part
@@ -473,7 +457,7 @@ func (e *Engine) greetPeer(p *pair) (*link, error) {
 }
 
 // authenticate is drbd84-protocol, 1.6, if cram-hmac-alg is configured.
-func (e *Engine) authenticate(c *net.TCPConn) error {
+func (e *Engine) authenticate(c *sock) error {
 	n := e.net.Load()
 	if n.CramHMACAlg == "" {
 		return nil
@@ -512,14 +496,14 @@ func (e *Engine) authenticate(c *net.TCPConn) error {
 	return nil
 }
 
-func send100(c *net.TCPConn, cmd drbd.Command, body []byte) error {
+func send100(c *sock, cmd drbd.Command, body []byte) error {
 	b := drbd.AppendHeader100(nil, drbd.Header{Command: cmd, Length: uint32(len(body))})
 	_, err := c.Write(append(b, body...))
 	return err
 }
 
 // expect100 reads one packet of the authentication.
-func expect100(c *net.TCPConn, want drbd.Command) ([]byte, error) {
+func expect100(c *sock, want drbd.Command) ([]byte, error) {
 	var head [drbd.HeaderSize100]byte
 	if _, err := io.ReadFull(c, head[:]); err != nil {
 		return nil, fmt.Errorf("await %v: %w: the peer may have another secret, or none", want, err)

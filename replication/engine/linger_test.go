@@ -39,7 +39,7 @@ func TestLingerKeepsMeta(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan struct{})
-	l := &link{dataConn: data, metaConn: meta}
+	l := &link{dataConn: &sock{data}, metaConn: &sock{meta}}
 	go func() { defer close(done); l.linger() }()
 
 	if b, err := io.ReadAll(peerData); string(b) != "last words" || err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"sync"
 	"time"
 
@@ -26,8 +25,8 @@ type link struct {
 	e          *Engine
 	info       replication.Link
 	data, meta *out
-	dataConn   *net.TCPConn
-	metaConn   *net.TCPConn
+	dataConn   *sock
+	metaConn   *sock
 	resumed    chan struct{} // capacity 1
 	gone       chan struct{}
 	dataDone   chan struct{} // the data socket's reader has ended
@@ -36,9 +35,9 @@ type link struct {
 }
 
 // newLink takes over two sockets.
-func (e *Engine) newLink(s, m *net.TCPConn, info replication.Link) (*link, error) {
+func (e *Engine) newLink(s, m *sock, info replication.Link) (*link, error) {
 	l := &link{e: e, info: info, dataConn: s, metaConn: m, resumed: make(chan struct{}, 1), gone: make(chan struct{}), dataDone: make(chan struct{})}
-	for _, c := range []*net.TCPConn{s, m} {
+	for _, c := range []*sock{s, m} {
 		c.SetDeadline(time.Time{}) //nolint:errcheck // a dead socket shows at the first read
 	}
 	var err error
@@ -133,11 +132,11 @@ const lingerTime = 2 * time.Second
 // data, and so never learns of a split brain.
 func (l *link) linger() {
 	end := time.Now().Add(lingerTime)
-	for _, c := range []*net.TCPConn{l.dataConn, l.metaConn} {
-		c.SetDeadline(end)     //nolint:errcheck // it may be dead
-		c.CloseWrite()         //nolint:errcheck // likewise
-		io.Copy(io.Discard, c) //nolint:errcheck // until the peer closes or time is up
-		c.Close()              //nolint:errcheck // nothing more is expected of it
+	for _, c := range []*sock{l.dataConn, l.metaConn} {
+		c.SetDeadline(end) //nolint:errcheck // it may be dead
+		c.CloseWrite()     //nolint:errcheck // likewise
+		c.discard()
+		c.Close() //nolint:errcheck // nothing more is expected of it
 	}
 }
 
@@ -194,7 +193,7 @@ func hasPayload(c drbd.Command) bool {
 }
 
 func (l *link) readData() {
-	br := bufio.NewReaderSize(l.dataConn, dataBuffer)
+	br := bufio.NewReaderSize(l.dataConn.reader(), dataBuffer)
 	err := l.readLoop(br, drbd.DataSocket)
 	close(l.dataDone)
 	if err != nil {
@@ -203,7 +202,7 @@ func (l *link) readData() {
 }
 
 func (l *link) readMeta() {
-	br := bufio.NewReaderSize(l.metaConn, metaBuffer)
+	br := bufio.NewReaderSize(l.metaConn.reader(), metaBuffer)
 	if err := l.readLoop(br, drbd.MetaSocket); err != nil {
 		if reasonOf(err, drbd.BrokenPipe) == drbd.BrokenPipe {
 			// If the peer closed both, its last words are on the data socket.

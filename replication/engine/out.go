@@ -3,7 +3,6 @@ package engine
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -19,7 +18,7 @@ import (
 // once goes to a goroutine of its own, so that two nodes that send to one
 // another cannot block each other's readers.
 type out struct {
-	conn     *net.TCPConn
+	conn     *sock
 	raw      syscall.RawConn
 	patience func() patience // asked anew whenever a send blocks
 
@@ -68,7 +67,7 @@ const (
 	shortOutput = 256 << 10
 )
 
-func newOut(conn *net.TCPConn, p func() patience) (*out, error) {
+func newOut(conn *sock, p func() patience) (*out, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, err
