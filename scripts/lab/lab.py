@@ -201,7 +201,7 @@ class Guest:
     def flush_delay(self, wish):
         """Makes each flush take that many milliseconds longer, or fail ('fail')."""
         with open(self.delay_path + '.new', 'w') as f:
-            f.write(str(wish))
+            f.write('flush=fail' if wish == 'fail' else f'flush-delay={wish}')
         os.replace(f.name, self.delay_path)
 
     def disk_log(self):
