@@ -49,7 +49,7 @@ func (e *Engine) do(c replication.Command) error {
 func (e *Engine) Connect(opts ConnectOptions) error {
 	return e.do(replication.Command{
 		Kind: replication.CmdConnect, Force: opts.DiscardMyData,
-		Tag: &grantedTag{granted: func() { e.connOpts = opts }},
+		Tag: &grantedTag{granted: func() { e.connOpts, e.violation = opts, violation{} }},
 	})
 }
 

@@ -28,10 +28,9 @@ type ConnectOptions struct {
 // Pauses of our own between attempts. DRBD waits connect-int; a peer of our
 // kind that comes up is found sooner.
 const (
-	redialMin   = 300 * time.Millisecond
-	redialMax   = 1000 * time.Millisecond
-	retryPause  = time.Second
-	maxGreeting = 8 // strangers whose first packet is awaited at once
+	redialMin  = 300 * time.Millisecond
+	redialMax  = 1000 * time.Millisecond
+	retryPause = time.Second
 )
 
 // errGiveUp marks failures that no retry can mend: the operator has to act.
@@ -59,6 +58,9 @@ func (e *Engine) stopConnecting() {
 // runs the connection. A broken connection makes the core ask for a new loop.
 func (e *Engine) connectLoop(ctx context.Context) {
 	defer e.connWG.Done()
+	if !e.doPenance(ctx.Done()) {
+		return
+	}
 	complained := ""
 	for ctx.Err() == nil {
 		l, err := e.establish(ctx)
@@ -99,7 +101,7 @@ func (e *Engine) adopt(ctx context.Context, l *link) {
 	e.connStop = nil
 	l.info.DiscardMyData, l.info.DryRun = e.connOpts.DiscardMyData, e.connOpts.Tentative
 	e.connOpts = ConnectOptions{}
-	e.link = l
+	e.link, e.linkSince = l, time.Now()
 	e.connectError = ""
 	e.connWG.Add(1)
 	b.ev = replication.Event{Kind: replication.SocketsUp, Link: l.info}
@@ -147,10 +149,10 @@ type greeting struct {
 
 // listener accepts connections of the peer while no connection stands.
 type listener struct {
-	ln   *net.TCPListener
-	came chan greeting
-	wg   sync.WaitGroup
-	slot chan struct{}
+	ln     *net.TCPListener
+	came   chan greeting
+	wg     sync.WaitGroup
+	guests guests
 }
 
 func (e *Engine) listen(ctx context.Context) (*listener, error) {
@@ -159,7 +161,7 @@ func (e *Engine) listen(ctx context.Context) (*listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %w: another program uses the port, or the address is not this host's", e.cfg.Local, err)
 	}
-	l := &listener{ln: ln.(*net.TCPListener), came: make(chan greeting), slot: make(chan struct{}, maxGreeting)}
+	l := &listener{ln: ln.(*net.TCPListener), came: make(chan greeting)}
 	l.wg.Add(1)
 	go e.accept(ctx, l)
 	return l, nil
@@ -172,24 +174,21 @@ func (e *Engine) accept(ctx context.Context, l *listener) {
 	for {
 		c, err := l.ln.AcceptTCP()
 		if err != nil {
-			return
+			if errors.Is(err, net.ErrClosed) || !sleep(ctx, acceptPause) {
+				return
+			}
+			continue // out of descriptors, most likely: it may pass
 		}
 		from := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 		if from != e.cfg.Peer.Addr().Unmap().WithZone(from.Zone()) {
-			e.log.Warn().Str("from", from.String()).Msg("connection of a stranger refused")
-			c.Close() //nolint:errcheck // a stranger's
+			e.turnAway(c)
 			continue
 		}
-		select {
-		case l.slot <- struct{}{}:
-		default:
-			c.Close() //nolint:errcheck // too many at once
-			continue
-		}
+		l.guests.enter(c)
 		l.wg.Add(1)
 		go func() {
 			defer l.wg.Done()
-			defer func() { <-l.slot }()
+			defer l.guests.leave(c)
 			e.greet(ctx, l, &sock{c})
 		}()
 	}
@@ -207,7 +206,9 @@ func (e *Engine) greet(ctx context.Context, l *listener, c *sock) {
 	}
 	h, err := drbd.DecodeHeader80(b[:])
 	if err != nil || h.Length != 0 || h.Command != drbd.CmdInitialData && h.Command != drbd.CmdInitialMeta {
-		e.log.Warn().Str("from", c.RemoteAddr().String()).Hex("bytes", b[:]).Msg("not a first packet of DRBD; closed")
+		if n, ok := e.strange.may(time.Now(), strangerLog); ok {
+			e.log.Warn().Str("from", c.RemoteAddr().String()).Hex("bytes", b[:]).Int("more", n).Msg("not a first packet of DRBD; closed")
+		}
 		c.Close() //nolint:errcheck // not a peer
 		return
 	}

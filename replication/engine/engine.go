@@ -112,6 +112,12 @@ type Engine struct {
 	resume        resume
 	peerLostSince time.Time
 	connectError  string // why the peer cannot be reached
+
+	linkSince          time.Time // when link came up
+	violation          violation
+	outcast            func(row int) time.Duration // tests need not wait
+	strangers, strange occasional                  // log lines about refused connections, and about first packets that are none
+	loud               loudness
 }
 
 // commitLazyMS is how long the peer's writes may stay in the page cache before
@@ -131,7 +137,7 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{
 		openDevice: blockdev.Open,
 		cfg:        cfg, log: cfg.Log.With().Str("res", cfg.Resource).Logger(), start: time.Now(), quit: make(chan struct{}),
-		handlers: map[int]*handlerQueue{},
+		handlers: map[int]*handlerQueue{}, outcast: outcast,
 		core: replication.New(replication.Config{
 			Name: cfg.Resource, Net: cfg.Net, NoDataSuspend: cfg.NoDataSuspend, Seed: binary.LittleEndian.Uint64(seed[:]),
 			Handlers: cfg.awaited(), CommitLazyMS: commitLazyMS,
@@ -291,6 +297,7 @@ func (e *Engine) stepCold(b *batch, a *replication.Action) {
 			e.link = nil
 			l.retire(b)
 			e.peerLostSince = time.Now()
+			e.noteEnd(a.Err, e.linkSince)
 		}
 		if a.Reason == drbd.Disconnecting {
 			e.stopConnecting()
@@ -328,7 +335,9 @@ func (e *Engine) stepCold(b *batch, a *replication.Action) {
 		v := e.volume(a.Volume)
 		b.cold = append(b.cold, v.probe)
 	case replication.Report:
-		e.log.Warn().Msg(a.Text)
+		if n, ok := e.loud.may(time.Now()); ok {
+			e.log.Warn().Func(suppressed(n)).Msg(a.Text)
+		}
 		e.events.publish(Event{Resource: e.cfg.Resource, Kind: "report", Text: a.Text})
 	default:
 		panic(fmt.Sprintf("engine: no case for action %d", a.Kind))

@@ -4,6 +4,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication"
 	"github.com/pollux-project/pollux/replication/meta"
@@ -19,6 +21,9 @@ type Status struct {
 	SplitBrain           string   // a sentence, "" if there is none
 	LastError            string
 	PeerLostSince        time.Time // zero if it is connected or never was
+	Violation            string    // how the peer last broke the protocol, "" if it has not since the last connect
+	Violations           int       // how often
+	ViolationAt          time.Time
 	PeerIsPollux         bool
 	Term                 replication.TermSnapshot
 	WaitsToResume        string // why a former Primary does not serve yet
@@ -86,6 +91,7 @@ func (e *Engine) Status() Status {
 		Conn: snap.Conn, Protocol: snap.Protocol, Suspended: snap.Suspended, SplitBrain: snap.SplitBrain,
 		LastError: snap.LastError, Term: snap.Term, PeerIsPollux: snap.Features&drbd.FeaturePollux != 0,
 	}
+	s.Violation, s.Violations, s.ViolationAt = e.violation.text, e.violation.count, e.violation.last
 	if s.LastError == "" && snap.Conn < drbd.Connected {
 		s.LastError = e.connectError
 	}
@@ -213,7 +219,10 @@ func (e *Engine) Subscribe(f func(Event)) (cancel func()) {
 
 // stateChanged logs a change in one form and tells the subscribers; under the lock.
 func (e *Engine) stateChanged(b *batch, a *replication.Action) {
-	l := e.log.Info().Int("vol", int(a.Volume)).Str("peer", e.cfg.PeerName)
+	var l *zerolog.Event // nil writes nothing
+	if n, ok := e.loud.may(time.Now()); ok {
+		l = e.log.Info().Func(suppressed(n)).Int("vol", int(a.Volume)).Str("peer", e.cfg.PeerName)
+	}
 	if a.From.Conn != a.To.Conn {
 		l = l.Str("conn", a.From.Conn.String()+" -> "+a.To.Conn.String())
 	}
