@@ -22,6 +22,10 @@ type replay struct {
 	events  []wiretest.Event
 	streams map[string]*stream // by connection and sender
 	counts  map[drbd.Command]int
+	rules   map[string]int // how often each rule was tried
+	nodes   map[string]*nodeStory
+	session *session
+	command map[string]string // the last one on each node
 }
 
 func (r *replay) stream(conn int, from string) *stream {
@@ -47,18 +51,30 @@ func (r *replay) agreed(e wiretest.Event) (version int, flags uint32) {
 }
 
 // TestWire decodes every packet of every capture, encodes it again byte for byte
-// and checks digests and authentication on the way.
+// and checks what it says: against the rules of drbd84-protocol, earlier packets,
+// the configuration, what the operator did, and what the nodes say of themselves.
 func TestWire(t *testing.T) {
-	total := make(map[drbd.Command]int)
+	total, rules := make(map[drbd.Command]int), make(map[string]int)
 	for _, name := range wiretest.Names(t) {
 		t.Run(name, func(t *testing.T) {
-			r := &replay{t: t, events: wiretest.Load(t, name), streams: map[string]*stream{}, counts: total}
-			for _, e := range r.events {
-				if e.Kind == wiretest.Packet {
-					r.packet(e)
-				}
+			r := &replay{
+				t: t, events: wiretest.Load(t, name), streams: map[string]*stream{}, counts: total, rules: rules,
+				nodes: map[string]*nodeStory{"A": newNodeStory(), "B": newNodeStory()}, session: newSession(), command: map[string]string{},
 			}
+			for _, e := range r.events {
+				r.event(e)
+			}
+			r.ended()
 		})
+	}
+	for _, name := range ruleNames {
+		if rules[name] == 0 {
+			t.Errorf("no packet was held against the rule %q", name)
+		}
+		delete(rules, name)
+	}
+	for name := range rules {
+		t.Errorf("the rule %q is not in the list", name)
 	}
 	for _, cmd := range []drbd.Command{ // no capture has those: drbd84-protocol, README of the captures
 		drbd.CmdWSame, drbd.CmdDelayProbe, drbd.CmdNegDReply, drbd.CmdNegRSDReply, drbd.CmdRSCancel,
@@ -127,11 +143,14 @@ func (r *replay) meaning(e wiretest.Event, h drbd.Header, p drbd.Packet, rest []
 	case drbd.CmdAuthResponse:
 		r.auth(e, rest)
 	case drbd.CmdData, drbd.CmdDataReply, drbd.CmdRSDataReply:
-		r.data(e, h, s.integrity, rest)
+		rest = r.data(e, h, s.integrity, rest)
 	}
+	r.greetingOf(e, h, p)
+	r.traffic(e, h, p, rest)
 }
 
-func (r *replay) data(e wiretest.Event, h drbd.Header, alg string, rest []byte) {
+// data checks the digest of what a packet brings, and returns the data alone.
+func (r *replay) data(e wiretest.Event, h drbd.Header, alg string, rest []byte) []byte {
 	n := 0
 	if alg != "" {
 		d, err := drbd.NewDigest(alg)
@@ -140,13 +159,14 @@ func (r *replay) data(e wiretest.Event, h drbd.Header, alg string, rest []byte) 
 		}
 		n = d.Size()
 		d.Write(rest[n:])
-		if got := d.Sum(nil); !bytes.Equal(got, rest[:n]) {
+		if got := d.Sum(nil); e.Whole() && !bytes.Equal(got, rest[:n]) {
 			r.t.Errorf("line %d: %s of the data is %x, the packet has %x", e.Line, alg, got, rest[:n])
 		}
 	}
 	if size, err := drbd.DataSize(h, n); err != nil || int(size) != e.Length-24-n {
 		r.t.Errorf("line %d: data size %d, %v, want %d", e.Line, size, err, e.Length-24-n)
 	}
+	return rest[n:]
 }
 
 func (r *replay) auth(e wiretest.Event, response []byte) {
