@@ -114,15 +114,17 @@ e2e: build ## only the tests that run real processes, loop devices and the demo'
 	$(GO) test ./cmd/internal/e2e
 	$(GO) test -run '^TestE2E' ./cmd/internal/demo ./blockdev/...
 
-.PHONY: interop-smoke
-interop-smoke: build ## polluxd with the kernel's DRBD 8.4 as its peer (4 minutes or less)
-	@$(BOOTSTRAP) interop
-	scripts/lab/interop-smoke
-
 .PHONY: interop
-interop: interop-smoke ## the same, then two Primaries with the kernel's DRBD, and what it does to a term record (8 minutes or less)
-	scripts/lab/interop-smoke --two-primaries
+interop: build ## every scenario with the kernel's DRBD 8.4 as peer, and what it does to a term record (27 minutes or less)
+	@$(BOOTSTRAP) interop
+	scripts/lab/interop
+	scripts/lab/kernel-facts
 	scripts/lab/superblock-facts
+
+.PHONY: interop-smoke
+interop-smoke: build ## the quick form of interop (4 minutes or less)
+	@$(BOOTSTRAP) interop
+	scripts/lab/interop --quick
 
 .PHONY: interop-nbd
 interop-nbd: go-present ## attach-device = "nbd" with a real kernel's nbd driver (2 minutes or less)

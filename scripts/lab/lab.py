@@ -142,33 +142,53 @@ class Lab:
 
 
 class Guest:
-    """A QEMU guest with the kernel's DRBD; its disk is a logdisk of size bytes."""
+    """A QEMU guest with the kernel's DRBD; its disks are logdisks of these sizes in bytes (one, or two)."""
 
-    def __init__(self, lab, name, size):
+    def __init__(self, lab, name, *sizes):
         self.lab, self.name = lab, name
         self.ssh_port, self.drbd_port = free_ports(2)
         self.run = os.path.join(lab.run, name)
-        self.disk = os.path.join(self.run, 'vda.raw')
-        self.log_path = os.path.join(lab.out, name + '-vda.log')
-        self.delay_path = os.path.join(self.run, 'flush-delay')
-        self.env = dict(LAB_RUN=self.run, LAB_DISK=f'nbd:unix:{self.run}/vda.sock',
-                        LAB_SSH_PORT=str(self.ssh_port), LAB_DRBD_PORT=str(self.drbd_port))
         os.mkdir(self.run)
+        letters = 'ab'[:len(sizes)]
+        self.disks = [os.path.join(self.run, f'vd{x}.raw') for x in letters]
+        self.log_paths = [os.path.join(lab.out, f'{name}-vd{x}.log') for x in letters]
+        self.delay_path = os.path.join(self.run, 'flush-delay')  # one for all disks
+        self.disk, self.log_path = self.disks[0], self.log_paths[0]
+        self.env = dict(LAB_RUN=self.run, LAB_SSH_PORT=str(self.ssh_port), LAB_DRBD_PORT=str(self.drbd_port))
         begin = time.monotonic()
         lab.command([os.path.join(HERE, 'build')], limit=180)
-        built = time.monotonic()
-        with open(self.disk, 'wb') as f:
-            f.truncate(size)
-        lab.spawn(name + '-logdisk', [os.path.join(HERE, 'logdisk'), f'{self.run}/vda.sock', self.disk,
-                                      self.log_path, self.delay_path])
-        wait_for('logdisk', 5, lambda: os.path.exists(f'{self.run}/vda.sock'))
-        lab.spawn(name + '-qemu', [os.path.join(HERE, 'guest'), 'run'], self.env)
+        self.seconds_to_build = time.monotonic() - begin
+        for x, variable, disk, log, size in zip(letters, ('LAB_DISK', 'LAB_DISK_B'), self.disks, self.log_paths, sizes):
+            with open(disk, 'wb') as f:
+                f.truncate(size)
+            at = f'{self.run}/vd{x}.sock'
+            lab.spawn(f'{name}-logdisk-{x}', [os.path.join(HERE, 'logdisk'), at, disk, log, self.delay_path])
+            wait_for('logdisk', 5, lambda: os.path.exists(at))
+            self.env[variable] = f'nbd:unix:{at}'
+        self.boot()
+
+    def boot(self):
+        """Starts QEMU and waits for its ssh; again after kill, on the disks as they are."""
+        begin, console = time.monotonic(), f'{self.run}/console'
+        if os.path.exists(console):
+            os.unlink(console)  # it would say LAB-UP already
+        self.lab.spawn(self.name + '-qemu', [os.path.join(HERE, 'guest'), 'run'], self.env)
         try:
-            lab.command([os.path.join(HERE, 'guest'), 'wait'], 90, env=self.env)
+            self.lab.command([os.path.join(HERE, 'guest'), 'wait'], 90, env=self.env)
         finally:
-            if os.path.exists(f'{self.run}/console'):
-                shutil.copy(f'{self.run}/console', os.path.join(lab.out, name + '-console.txt'))
-        self.seconds_to_build, self.seconds_to_boot = built - begin, time.monotonic() - built
+            if os.path.exists(console):
+                shutil.copy(console, os.path.join(self.lab.out, self.name + '-console.txt'))
+        # One ssh connection for all commands; without it each takes one of its own.
+        self.lab.spawn(self.name + '-ssh', [os.path.join(HERE, 'guest'), 'master'], self.env)
+        wait_for('the ssh connection', 20, lambda: os.path.exists(f'{self.run}/ssh'))
+        self.seconds_to_boot = time.monotonic() - begin
+
+    def kill(self):
+        """The crash of the node: QEMU ends at once, what reached the disks stays."""
+        self.lab.end(self.name + '-qemu', signal.SIGKILL)
+        self.lab.end(self.name + '-ssh', signal.SIGKILL)
+        if os.path.exists(f'{self.run}/ssh'):
+            os.unlink(f'{self.run}/ssh')
 
     def sh(self, script, limit=30, ok=(0,)):
         """Runs a shell script in the guest and returns its output."""
@@ -177,14 +197,14 @@ class Guest:
     def write_file(self, path, text):
         self.sh(f"cat >{path} <<'END-OF-FILE'\n{text}\nEND-OF-FILE")
 
-    def configure(self, peer_port, protocol='C', net=''):
+    def configure(self, peer_port, net=''):
         """Writes drbd.conf: resource r0, minor 1 on /dev/vda, its peer at that port of this machine."""
         self.write_file('/etc/drbd.conf', resource_file(
-            '/dev/vda', ('kernel', GUEST_IP, GUEST_PORT), ('peer', HOST_IN_GUEST, peer_port), protocol, net))
+            ['/dev/vda'], ('kernel', GUEST_IP, GUEST_PORT), ('peer', HOST_IN_GUEST, peer_port), 'protocol C; ' + net))
 
-    def proc_drbd(self):
-        """The entry of minor 1 in /proc/drbd as a dict: cs, ro, ds, oos, ...; empty if it is down."""
-        found = re.search(r'^ *1: (.*(?:\n.*)?)', self.sh('cat /proc/drbd'), re.M)
+    def proc_drbd(self, minor=1):
+        """The entry of a minor in /proc/drbd as a dict: cs, ro, ds, oos, ...; empty if it is down."""
+        found = re.search(rf'^ *{minor}: (.*(?:\n.*)?)', self.sh('cat /proc/drbd'), re.M)
         return dict(re.findall(r'(\w+):(\S+)', found.group(1))) if found else {}
 
     def mark(self, text):
@@ -204,26 +224,32 @@ class Guest:
             f.write('flush=fail' if wish == 'fail' else f'flush-delay={wish}')
         os.replace(f.name, self.delay_path)
 
-    def disk_log(self):
+    def disk_log(self, disk=0):
         """[(begin, end, 'W', offset, length) or (begin, end, 'F')], times in ns."""
-        with open(self.log_path) as f:
+        with open(self.log_paths[disk]) as f:
             words = [line.split() for line in f if line.endswith('\n')]
         return [(int(w[0]), int(w[1]), w[2], *map(int, w[3:])) for w in words]
 
 
-def resource_file(disk, me, peer, protocol='C', net=''):
-    """drbd.conf with r0 on disk; me and peer are (node name, address, port); net is more of the net section.
+# The resync rate is fixed and high: the controller of 8.4 would start slowly,
+# and the last P_SYNC_PARAM89 of the two nodes sets it for both.
+DISK_OPTIONS = 'c-plan-ahead 0; resync-rate 400M; c-min-rate 0;'
 
-    The resync rate is fixed and high: the controller of 8.4 would start slowly,
-    and the last P_SYNC_PARAM89 of the two nodes sets it for both.
+
+def resource_file(disks, me, peer, net='protocol C;', disk=DISK_OPTIONS, more=''):
+    """drbd.conf with r0 on the disks, minors 1 and up.
+
+    me and peer are (node name, address, port); net and disk are the insides of
+    these sections, more is what else belongs into the resource.
     """
+    volumes = '\n'.join(f'    volume {i} {{ device /dev/drbd{i + 1} minor {i + 1}; disk {path}; meta-disk internal; }}'
+                        for i, path in enumerate(disks))
     return f"""global {{ usage-count no; }}
 resource r0 {{
-    device /dev/drbd1 minor 1;
-    disk {disk};
-    meta-disk internal;
-    disk {{ c-plan-ahead 0; resync-rate 400M; c-min-rate 0; }}
-    net {{ protocol {protocol}; {net} }}
+{volumes}
+    disk {{ {disk} }}
+    net {{ {net} }}
+    {more}
     on {me[0]} {{ address {me[1]}:{me[2]}; }}
     on {peer[0]} {{ address {peer[1]}:{peer[2]}; }}
 }}"""
