@@ -1,6 +1,8 @@
 package replication
 
 import (
+	"fmt"
+
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication/meta"
 )
@@ -207,11 +209,16 @@ func (r *Resource) destroy(q *request) {
 	r.kickCommand = r.cmd != nil
 }
 
+// handle is a block_id as an error shows it.
+type handle uint64
+
+func (h handle) String() string { return fmt.Sprintf("%#x", uint64(h)) }
+
 // gotBlockAck is one of the peer's answers to a write.
 func (r *Resource) gotBlockAck(cmd drbd.Command, v *volume, ack drbd.BlockAck) error {
 	q := r.req.lookup(ack.BlockID)
 	if q == nil || q.v != v || q.sector != ack.Sector || !q.is(replicated) {
-		return &drbd.ProtocolError{Packet: cmd, Field: "block_id", Got: ack.BlockID, Want: "an outstanding write of this sector"}
+		return &drbd.ProtocolError{Packet: cmd, Field: "block_id", Got: handle(ack.BlockID), Want: fmt.Sprintf("that of a write at sector %d", ack.Sector)}
 	}
 	switch cmd {
 	case drbd.CmdNegAck:
@@ -248,16 +255,16 @@ func (r *Resource) gotBlockAck(cmd drbd.Command, v *volume, ack drbd.BlockAck) e
 func (r *Resource) gotDataReply(v *volume, d drbd.Data, data []byte) error {
 	q := r.req.lookup(d.BlockID)
 	if q == nil || q.v != v || q.sector != d.Sector || !q.is(netPending) || q.op != OpRead && !q.is(needsProof) {
-		return &drbd.ProtocolError{Packet: drbd.CmdDataReply, Field: "block_id", Got: d.BlockID, Want: "an outstanding read of this sector"}
+		return &drbd.ProtocolError{Packet: drbd.CmdDataReply, Field: "block_id", Got: handle(d.BlockID), Want: fmt.Sprintf("that of a read at sector %d", d.Sector)}
+	}
+	if !q.is(needsProof) && len(data) != len(q.data) {
+		return &drbd.ProtocolError{Packet: drbd.CmdDataReply, Field: "data size", Got: len(data), Want: len(q.data)}
 	}
 	q.clear(netPending)
 	r.answeredBehind(q)
 	if q.is(needsProof) {
 		r.proven(q)
 		return nil
-	}
-	if len(data) != len(q.data) {
-		return &drbd.ProtocolError{Packet: drbd.CmdDataReply, Field: "length", Got: len(data), Want: len(q.data)}
 	}
 	copy(q.data, data)
 	r.req.reads--
@@ -269,8 +276,8 @@ func (r *Resource) gotDataReply(v *volume, d drbd.Data, data []byte) error {
 
 func (r *Resource) gotNegDReply(v *volume, ack drbd.BlockAck) error {
 	q := r.req.lookup(ack.BlockID)
-	if q == nil || q.v != v || !q.is(netPending) || q.op != OpRead && !q.is(needsProof) {
-		return &drbd.ProtocolError{Packet: drbd.CmdNegDReply, Field: "block_id", Got: ack.BlockID, Want: "an outstanding read"}
+	if q == nil || q.v != v || q.sector != ack.Sector || !q.is(netPending) || q.op != OpRead && !q.is(needsProof) {
+		return &drbd.ProtocolError{Packet: drbd.CmdNegDReply, Field: "block_id", Got: handle(ack.BlockID), Want: fmt.Sprintf("that of a read at sector %d", ack.Sector)}
 	}
 	q.clear(netPending)
 	r.answeredBehind(q)

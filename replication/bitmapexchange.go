@@ -60,6 +60,9 @@ func (r *Resource) receivedBitmap(v *volume, cmd drbd.Command, payload []byte) e
 	if v.st.Conn != drbd.WFBitMapS && v.st.Conn != drbd.WFBitMapT || v.bitmap == nil {
 		return &drbd.ProtocolError{Packet: cmd, Field: "state", Got: v.st.Conn, Want: "WFBitMapS or WFBitMapT"}
 	}
+	if v.rx == nil && (v.st.Conn == drbd.WFBitMapT && v.tx != nil || v.start.handler != "") {
+		return &drbd.ProtocolError{Packet: cmd, Field: "command", Got: cmd, Want: "none: the bitmap is complete"}
+	}
 	if v.rx == nil {
 		v.rx = drbd.NewBitmapReceiver(v.bitmap)
 	}
@@ -75,7 +78,7 @@ func (r *Resource) receivedBitmap(v *volume, cmd drbd.Command, payload []byte) e
 		return nil
 	}
 	if v.tx != nil {
-		return &drbd.ProtocolError{Packet: cmd, Field: "order", Got: "the peer's bitmap", Want: "ours to be received first"}
+		return &drbd.ProtocolError{Packet: cmd, Field: "command", Got: "the end of the peer's bitmap", Want: "it behind the end of ours"}
 	}
 	r.startSource(v)
 	return nil

@@ -146,11 +146,11 @@ func (r *Resource) behindPeer(q *request) bool {
 // gotConflictAnswer is the peer's word on a write that met one of its own.
 func (r *Resource) gotConflictAnswer(cmd drbd.Command, v *volume, ack drbd.BlockAck) error {
 	if r.link.ResolveConflicts || !r.net.AllowTwoPrimaries {
-		return &drbd.ProtocolError{Packet: cmd, Field: "command", Got: cmd, Want: "no such answer: the peer does not resolve conflicts"}
+		return &drbd.ProtocolError{Packet: cmd, Field: "block_id", Got: handle(ack.BlockID), Want: "none: the peer does not resolve conflicts"}
 	}
 	q := r.req.lookup(ack.BlockID)
 	if q == nil || q.v != v || q.sector != ack.Sector || !q.is(replicated) || !q.is(netPending) {
-		return &drbd.ProtocolError{Packet: cmd, Field: "block_id", Got: ack.BlockID, Want: "an outstanding write of this sector"}
+		return &drbd.ProtocolError{Packet: cmd, Field: "block_id", Got: handle(ack.BlockID), Want: fmt.Sprintf("that of a write at sector %d", ack.Sector)}
 	}
 	r.countConflict(v, q.sector)
 	if cmd == drbd.CmdRetryWrite || !r.peerPollux {
@@ -330,7 +330,9 @@ func (r *Resource) gotSeq(v *volume, seq uint32) {
 // sequenceTimeout: an acknowledgement that the peer has numbered does not come.
 func (r *Resource) sequenceTimeout() {
 	if h := &r.held; h.v != nil {
-		r.connectionLost(drbd.ProtocolFailure, fmt.Errorf("the peer's write %d waits for a packet that it sent before; the last one that came is %d", h.d.Seq, h.v.peerSeq))
+		r.connectionLost(drbd.ProtocolFailure, &drbd.ProtocolError{
+			Packet: h.cmd, Field: "seq_num", Got: h.d.Seq, Want: fmt.Sprintf("%d first", h.v.peerSeq+1),
+		})
 	}
 }
 

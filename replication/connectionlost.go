@@ -39,6 +39,9 @@ func (r *Resource) checkHandshakeTimeout() {
 func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 	if !r.isUp() {
 		if reason == drbd.Disconnecting && r.conn != drbd.StandAlone {
+			if err != nil {
+				r.lastError = err.Error()
+			}
 			r.emit(Action{Kind: Disconnect, Reason: reason, Err: err})
 			r.standAlone()
 		}
@@ -247,6 +250,9 @@ func (r *Resource) checkRequestTimeout() {
 	for _, v := range r.vols {
 		if v.ov.unanswered > 0 { // clients' writes wait for these
 			look(v.ov.heard)
+		}
+		if s := &v.ov; s.held.len() > 0 && s.held.at(0).read && s.held.at(0).writers { // and for their result
+			look(s.held.at(0).at)
 		}
 	}
 	if r.req.reads > 0 {

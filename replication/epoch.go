@@ -123,7 +123,7 @@ func (r *Resource) gotBarrierAck(ack drbd.BarrierAck) error {
 		r.flushedBefore(ack.Barrier) // what it never acknowledges is skipped, too
 	}
 	if e.unacked.len() == 0 {
-		return &drbd.ProtocolError{Packet: drbd.CmdBarrierAck, Field: "barrier", Got: ack.Barrier, Want: "none outstanding"}
+		return &drbd.ProtocolError{Packet: drbd.CmdBarrierAck, Field: "barrier", Got: ack.Barrier, Want: "none: no epoch waits"}
 	}
 	first := *e.unacked.at(0)
 	if !first.barrier || first.acked || ack.Barrier != first.epoch {
@@ -202,9 +202,6 @@ type syncWait struct {
 	v   *volume
 	seq uint64
 }
-
-// maxRecvEpochs bounds the closed epochs that wait for an fdatasync.
-const maxRecvEpochs = 2 * maxRequests
 
 // joinEpoch counts a write of the peer into the open epoch and returns its number.
 func (e *recvEpochs) join() uint64 {

@@ -21,7 +21,7 @@ func (r *Resource) socketsUp(ev *Event) {
 	r.dataPos = 0
 	r.setIntegrity(r.net.DataIntegrityAlg)
 	r.lastReceived, r.lastData = r.now, r.now
-	r.gotProtocol, r.stateSent, r.conflictTold = false, false, false
+	r.gotProtocol, r.stateSent, r.conflictTold, r.unknown = false, false, false, nil
 	r.splitBrain = ""
 	r.conn = drbd.WFReportParams // packets may go; the volumes still say WFConnection
 	if !r.connectTerm() {
@@ -148,6 +148,9 @@ func (r *Resource) receivedProtocol(h drbd.Header, b []byte) error {
 	if p.Protocol < drbd.ProtocolA || p.Protocol > drbd.ProtocolC {
 		return &drbd.ProtocolError{Packet: h.Command, Field: "protocol", Got: p.Protocol, Want: "1, 2 or 3"}
 	}
+	if err := checkProtocol(p); err != nil {
+		return err
+	}
 	letter := byte('A' + p.Protocol - drbd.ProtocolA)
 	if h.Command == drbd.CmdProtocolUpdate {
 		if err := r.checkUpdate(p); err != nil {
@@ -157,6 +160,9 @@ func (r *Resource) receivedProtocol(h drbd.Header, b []byte) error {
 		r.net.AfterSB0P, r.net.AfterSB1P, r.net.AfterSB2P = mirroredPolicy(p.AfterSB0P), mirroredPolicy(p.AfterSB1P), mirroredPolicy(p.AfterSB2P)
 		r.net.AllowTwoPrimaries = p.TwoPrimaries != 0
 		return nil
+	}
+	if r.gotProtocol {
+		return &drbd.ProtocolError{Packet: h.Command, Field: "command", Got: h.Command, Want: "P_PROTOCOL_UPDATE after the first one"}
 	}
 	const advice = "make both configurations alike, then run connect on both nodes"
 	mine := r.protocolPacket()
@@ -177,10 +183,26 @@ func (r *Resource) receivedProtocol(h drbd.Header, b []byte) error {
 	return nil
 }
 
-func (r *Resource) dispatchState(v *volume, h drbd.Header, b []byte) error {
-	if !r.gotProtocol {
-		return &drbd.ProtocolError{Packet: h.Command, Field: "command", Got: h.Command, Want: "P_PROTOCOL first"}
+// maxPolicy is the largest code of an after-sb policy (drbd84-protocol, B.6).
+const maxPolicy = 10
+
+// checkProtocol refuses values that no configuration has.
+func checkProtocol(p drbd.ProtocolPacket) error {
+	for _, f := range [...]struct {
+		name  string
+		value uint32
+	}{{"after_sb_0p", p.AfterSB0P}, {"after_sb_1p", p.AfterSB1P}, {"after_sb_2p", p.AfterSB2P}} {
+		if f.value > maxPolicy {
+			return &drbd.ProtocolError{Packet: drbd.CmdProtocol, Field: f.name, Got: f.value, Want: fmt.Sprintf("at most %d", maxPolicy)}
+		}
 	}
+	if p.TwoPrimaries > 1 {
+		return &drbd.ProtocolError{Packet: drbd.CmdProtocol, Field: "two_primaries", Got: p.TwoPrimaries, Want: "0 or 1"}
+	}
+	return nil
+}
+
+func (r *Resource) dispatchState(v *volume, h drbd.Header, b []byte) error {
 	switch h.Command {
 	case drbd.CmdSyncParam89:
 		return r.receivedSyncParam(v, b)
@@ -212,6 +234,9 @@ func (r *Resource) receivedSyncParam(v *volume, b []byte) error {
 	if err := p.Decode(b); err != nil {
 		return err
 	}
+	if err := checkSyncParam(&p); err != nil {
+		return err
+	}
 	if !v.handshakeDone {
 		if p.VerifyAlg != r.net.VerifyAlg || p.CsumsAlg != r.net.CsumsAlg {
 			r.giveUp("the peer has verify-alg %q and csums-alg %q, this node %q and %q: make both configurations alike, then run connect on both nodes",
@@ -219,9 +244,9 @@ func (r *Resource) receivedSyncParam(v *volume, b []byte) error {
 			return nil
 		}
 	} else {
-		for _, alg := range []string{p.VerifyAlg, p.CsumsAlg} {
-			if _, err := drbd.NewDigest(alg); alg != "" && err != nil {
-				return fmt.Errorf("the peer has changed an algorithm: %w", err)
+		for _, f := range [...]struct{ name, alg string }{{"verify_alg", p.VerifyAlg}, {"csums_alg", p.CsumsAlg}} {
+			if _, err := drbd.NewDigest(f.alg); f.alg != "" && err != nil {
+				return &drbd.ProtocolError{Packet: drbd.CmdSyncParam89, Field: f.name, Got: fmt.Sprintf("%q", f.alg), Want: "an algorithm that this node has"}
 			}
 		}
 		r.net.VerifyAlg, r.net.CsumsAlg = p.VerifyAlg, p.CsumsAlg
@@ -233,10 +258,33 @@ func (r *Resource) receivedSyncParam(v *volume, b []byte) error {
 	return nil
 }
 
+// checkSyncParam refuses options that no configuration has: the plan of the rate
+// controller is as long as c_plan_ahead says. Source: drbd84-protocol, appendix C.
+func checkSyncParam(p *drbd.SyncParam89) error {
+	for _, f := range [...]struct {
+		name       string
+		value, max uint32
+	}{
+		{"resync_rate", p.ResyncRate, 8388608},
+		{"c_plan_ahead", p.CPlanAhead, 300},
+		{"c_delay_target", p.CDelayTarget, 100},
+		{"c_fill_target", p.CFillTarget, 1048576},
+		{"c_max_rate", p.CMaxRate, 4194304},
+	} {
+		if f.value > f.max {
+			return &drbd.ProtocolError{Packet: drbd.CmdSyncParam89, Field: f.name, Got: f.value, Want: fmt.Sprintf("at most %d", f.max)}
+		}
+	}
+	return nil
+}
+
 func (r *Resource) receivedSizes(v *volume, b []byte) error {
 	var p drbd.Sizes
 	if err := p.Decode(b); err != nil {
 		return err
+	}
+	if p.MaxBioSize < 512 {
+		return &drbd.ProtocolError{Packet: drbd.CmdSizes, Field: "max_bio_size", Got: p.MaxBioSize, Want: "512 or more"}
 	}
 	first := !v.havePeerSizes
 	v.peerSizes, v.havePeerSizes = p, true
@@ -324,6 +372,9 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 	ps := drbd.StateOf(word)
 	if !ps.Valid() {
 		return &drbd.ProtocolError{Packet: drbd.CmdState, Field: "state", Got: fmt.Sprintf("%#08x", word), Want: "a state of DRBD 8.4"}
+	}
+	if err := v.checkState(ps); err != nil {
+		return err
 	}
 	if t := &r.terms; ps.Role == drbd.Primary && !t.accepts(t.peer.Term) {
 		return r.refusal(t.peer.Term)
@@ -445,6 +496,26 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 		return nil
 	}
 	v.discardMyData = false // 12
+	return nil
+}
+
+// checkState refuses what no node says of itself, and a first word without what
+// the generations are compared by.
+func (v *volume) checkState(ps drbd.State) error {
+	bad := func(field string, got, want any) error {
+		return &drbd.ProtocolError{Packet: drbd.CmdState, Field: field, Got: got, Want: want}
+	}
+	switch {
+	case ps.Role == drbd.RoleUnknown:
+		return bad("role", ps.Role, "Primary or Secondary")
+	case ps.Disk == drbd.DUnknown:
+		return bad("disk", ps.Disk, "the state of the peer's own disk")
+	case v.handshakeDone:
+	case !v.havePeerSizes:
+		return bad("command", drbd.CmdState, "P_SIZES first")
+	case ps.Disk >= drbd.Negotiating && !v.havePeerUUIDs:
+		return bad("disk", ps.Disk, "none: no P_UUIDS came before")
+	}
 	return nil
 }
 

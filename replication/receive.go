@@ -1,7 +1,9 @@
 package replication
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication/meta"
@@ -114,11 +116,20 @@ func (r *Resource) received(ev *Event) {
 	if err == nil || gen != r.connGen {
 		return
 	}
-	if ev.Socket == drbd.MetaSocket && ev.Header.Command != drbd.CmdBarrierAck {
-		r.connectionLost(drbd.NetworkFailure, err)
-	} else {
-		r.connectionLost(drbd.ProtocolFailure, err)
+	r.connectionLost(reasonOf(ev, err), drbd.Named(err, ev.Header.Command))
+}
+
+// reasonOf is the state that a kernel goes to for a packet that it does not take
+// (drbd84-protocol, 4.7 and 10.6).
+func reasonOf(ev *Event, err error) drbd.ConnState {
+	var p *drbd.ProtocolError
+	switch {
+	case ev.Socket == drbd.DataSocket, ev.Header.Command == drbd.CmdBarrierAck:
+		return drbd.ProtocolFailure
+	case errors.As(err, &p) && p.Field == "command":
+		return drbd.Disconnecting // an unknown packet: no retry
 	}
+	return drbd.NetworkFailure
 }
 
 func (r *Resource) freeData(b []byte) {
@@ -130,6 +141,9 @@ func (r *Resource) freeData(b []byte) {
 // dispatch handles one packet; it reports whether it keeps ev.Data.
 func (r *Resource) dispatch(ev *Event) (kept bool, err error) {
 	h := ev.Header
+	if ev.Socket == drbd.DataSocket && !r.gotProtocol && h.Command != drbd.CmdProtocol {
+		return false, &drbd.ProtocolError{Packet: h.Command, Field: "command", Got: h.Command, Want: drbd.CmdProtocol}
+	}
 	switch h.Command {
 	case drbd.CmdPing:
 		r.sendEmpty(drbd.MetaSocket, drbd.CmdPingAck)
@@ -163,17 +177,32 @@ func (r *Resource) dispatch(ev *Event) (kept bool, err error) {
 		return false, nil
 	case drbd.CmdDelayProbe:
 		return false, nil
+	case drbd.CmdInitialData, drbd.CmdInitialMeta, drbd.CmdConnectionFeatures, drbd.CmdAuthChallenge, drbd.CmdAuthResponse:
+		return false, &drbd.ProtocolError{Packet: h.Command, Field: "command", Got: h.Command, Want: "a packet that follows the greeting"}
 	}
 	v := r.volume(h.Volume)
 	if v == nil {
 		switch h.Command {
-		case drbd.CmdSyncParam, drbd.CmdSyncParam89, drbd.CmdSizes, drbd.CmdUUIDs, drbd.CmdState:
-			r.report("the peer has volume %d, which is not configured here; ignored", h.Volume)
+		case drbd.CmdSyncParam89, drbd.CmdSizes, drbd.CmdUUIDs, drbd.CmdState:
+			r.unknownVolume(h.Volume)
 			return false, nil
 		}
 		return false, &drbd.ProtocolError{Packet: h.Command, Field: "volume", Got: h.Volume, Want: "a configured volume"}
 	}
 	return r.dispatchVolume(v, ev)
+}
+
+// maxUnknownVolumes bounds what is said, per connection, of volumes that only
+// the peer has.
+const maxUnknownVolumes = 16
+
+// unknownVolume says once that the peer has a volume which this node lacks.
+func (r *Resource) unknownVolume(num uint16) {
+	if slices.Contains(r.unknown, num) || len(r.unknown) == maxUnknownVolumes {
+		return
+	}
+	r.unknown = append(r.unknown, num)
+	r.report("the peer has volume %d, which is not configured here; ignored", num)
 }
 
 func (r *Resource) dispatchVolume(v *volume, ev *Event) (kept bool, err error) {
@@ -184,7 +213,10 @@ func (r *Resource) dispatchVolume(v *volume, ev *Event) (kept bool, err error) {
 		return false, r.dispatchState(v, h, ev.Fixed)
 	}
 	if !v.handshakeDone {
-		return false, &drbd.ProtocolError{Packet: h.Command, Field: "command", Got: h.Command, Want: "the handshake first"}
+		return false, &drbd.ProtocolError{Packet: h.Command, Field: "command", Got: h.Command, Want: "P_STATE first"}
+	}
+	if f, name := featureOf(h.Command); f != 0 && r.link.Features&f == 0 {
+		return false, &drbd.ProtocolError{Packet: h.Command, Field: "command", Got: h.Command, Want: "none of feature " + name + ", which is not agreed"}
 	}
 	switch h.Command {
 	case drbd.CmdData:
@@ -196,6 +228,9 @@ func (r *Resource) dispatchVolume(v *volume, ev *Event) (kept bool, err error) {
 	case drbd.CmdTrim, drbd.CmdZeroes:
 		var t drbd.Trim
 		if err := t.Decode(ev.Fixed); err != nil {
+			return false, err
+		}
+		if err := t.CheckSize(r.link.Features&drbd.FeatureWSame != 0); err != nil {
 			return false, err
 		}
 		op := OpZero
@@ -253,7 +288,20 @@ func (r *Resource) dispatchVolume(v *volume, ev *Event) (kept bool, err error) {
 	case drbd.CmdBitmap, drbd.CmdCompressedBitmap:
 		return false, r.receivedBitmap(v, h.Command, ev.Fixed)
 	}
-	return false, &drbd.ProtocolError{Packet: h.Command, Field: "command", Got: h.Command, Want: "a packet of this feature set"}
+	return false, &drbd.ProtocolError{Packet: h.Command, Field: "command", Got: h.Command, Want: "a packet that this node knows"}
+}
+
+// featureOf is the feature without which a packet may not come, or 0.
+func featureOf(cmd drbd.Command) (flag uint32, name string) {
+	switch cmd { // the others belong to no feature
+	case drbd.CmdTrim:
+		return drbd.FeatureTrim, "TRIM"
+	case drbd.CmdZeroes:
+		return drbd.FeatureWZeroes, "WZEROES"
+	case drbd.CmdRSThinReq, drbd.CmdRSDeallocated:
+		return drbd.FeatureThinResync, "THIN_RESYNC"
+	}
+	return 0, ""
 }
 
 func (r *Resource) dispatchAck(v *volume, cmd drbd.Command, a drbd.BlockAck) error {
@@ -278,10 +326,10 @@ func (r *Resource) dispatchAck(v *volume, cmd drbd.Command, a drbd.BlockAck) err
 // checkRange is the bound of every range that the peer names.
 func (v *volume) checkRange(cmd drbd.Command, s drbd.Sector, size uint32) error {
 	if size == 0 || size%512 != 0 {
-		return &drbd.ProtocolError{Packet: cmd, Field: "size", Got: size, Want: "a multiple of 512"}
+		return &drbd.ProtocolError{Packet: cmd, Field: "blksize", Got: size, Want: "a multiple of 512"}
 	}
 	if n := drbd.Sector(size >> 9); s > v.size || n > v.size-s {
-		return &drbd.ProtocolError{Packet: cmd, Field: "sector", Got: s, Want: fmt.Sprintf("%d sectors within %d", n, v.size)}
+		return &drbd.ProtocolError{Packet: cmd, Field: "sector", Got: s, Want: fmt.Sprintf("a range of %d sectors that ends at %d at most", n, v.size)}
 	}
 	return nil
 }
@@ -298,7 +346,10 @@ func (r *Resource) receivedWrite(v *volume, cmd drbd.Command, op Op, d drbd.Data
 // takeWrite is drbd84-protocol, 3.2.
 func (r *Resource) takeWrite(v *volume, cmd drbd.Command, op Op, d drbd.Data, size uint32, data []byte) (kept bool, err error) {
 	if r.role == drbd.Primary && !r.net.AllowTwoPrimaries {
-		return false, &drbd.ProtocolError{Packet: cmd, Field: "role", Got: "a write", Want: "none: this node is the only Primary"}
+		return false, &drbd.ProtocolError{Packet: cmd, Field: "role", Got: "a write", Want: "none, as this node is the only Primary"}
+	}
+	if n := len(r.recv.holds); n > maxRequests {
+		return false, &drbd.ProtocolError{Packet: cmd, Field: "conflicts", Got: n, Want: fmt.Sprintf("at most %d that the peer has not settled", maxRequests)}
 	}
 	if r.tearingDown {
 		return false, nil // sent after its sender asked for the end: a diskless one could not mark what is written here now
@@ -350,6 +401,9 @@ func (r *Resource) receivedReadRequest(v *volume, cmd drbd.Command, q drbd.Block
 	if v.st.Disk != drbd.UpToDate {
 		r.sendAck(refusal, v, q.Sector, q.BlockID, q.Size)
 		return nil
+	}
+	if n := len(v.rs.sent); kind == resyncRead && n >= maxUnacked {
+		return &drbd.ProtocolError{Packet: cmd, Field: "blocks under way", Got: n, Want: fmt.Sprintf("less than %d without P_RS_WRITE_ACK", maxUnacked)}
 	}
 	v.rs.begun = v.rs.begun || kind == resyncRead
 	if kind == resyncRead && v.st.Conn == drbd.Ahead {

@@ -18,6 +18,13 @@ const (
 	// maxPeerRequests bounds what the peer may have outstanding here before its
 	// data socket is no longer read.
 	maxPeerRequests = 2048
+	// maxUnacked bounds the blocks of a resync that were sent and not
+	// acknowledged, and the ranges of a verify without a result: twice what the
+	// largest max-buffers lets a kernel have under way.
+	maxUnacked = 1 << 18
+	// maxRecvEpochs bounds the peer's epochs that are not acknowledged before its
+	// data socket is no longer read; a Pollux has at most maxRequests.
+	maxRecvEpochs = 2 * maxRequests
 )
 
 // Our own pacing, in milliseconds.
@@ -100,6 +107,7 @@ type Resource struct {
 	strictWait   bool     // kernel peer: reading stopped at a P_BARRIER
 	proof        *request // kernel peer: asked for what it has not flushed for sure, nil if not
 	conflictTold bool     // the operator has heard of this connection's conflicts
+	unknown      []uint16 // and of these volumes, which only the peer has
 	readPaused   bool
 	lastReceived Tick
 	lastData     Tick // the same of the data socket
@@ -588,7 +596,11 @@ func (r *Resource) pinged() {
 func (r *Resource) ReceivePaused() bool { return r.readPaused }
 
 func (r *Resource) maintainReceive() {
-	paused := r.strictWait || r.growing > 0 || r.terms.storing > 0 || r.held.v != nil || r.targetsAsk > 0 || r.peer.used > maxPeerRequests ||
+	crowded := r.recv.q.len() > maxRecvEpochs
+	if crowded && !r.recv.hurry {
+		r.setTimerOnce(timerCommit, 1)
+	}
+	paused := crowded || r.strictWait || r.growing > 0 || r.terms.storing > 0 || r.held.v != nil || r.targetsAsk > 0 || r.peer.used > maxPeerRequests ||
 		r.peer.bytes > max(int64(r.net.MaxBuffers)*4096, 4<<20)
 	if r.readPaused && !paused {
 		r.emit(Action{Kind: ResumeReceive})

@@ -274,7 +274,10 @@ func (r *Resource) sourceMayFinish(v *volume) {
 	}
 	if w := v.bitmap.Weight(); w > s.failed {
 		if r.req.log.len() == 0 {
-			r.connectionLost(drbd.ProtocolFailure, fmt.Errorf("the peer says that the resync is finished, but %d blocks are still out of sync here", w))
+			r.connectionLost(drbd.ProtocolFailure, &drbd.ProtocolError{
+				Packet: drbd.CmdState, Field: "conn", Got: "Connected, as if the resync were finished",
+				Want: fmt.Sprintf("SyncTarget: %d blocks are still out of sync here", w),
+			})
 		}
 		return
 	}

@@ -91,6 +91,7 @@ type verifyHold struct {
 	read       bool // it is hashed
 	overtaken  bool // and written since, on both nodes
 	gone       bool
+	at         Tick // when it was hashed
 }
 
 // runVerify is CmdVerify: the peer agrees, then this node drives.

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"bytes"
+	"fmt"
 	"math/bits"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
@@ -16,6 +17,9 @@ func (r *Resource) receivedVerifyRequest(v *volume, q drbd.BlockRequest) error {
 	if v.st.Disk != drbd.UpToDate || r.net.VerifyAlg == "" {
 		r.sendAck(drbd.CmdNegRSDReply, v, q.Sector, q.BlockID, q.Size)
 		return nil
+	}
+	if n := v.ov.held.len(); n >= maxUnacked {
+		return &drbd.ProtocolError{Packet: drbd.CmdOVRequest, Field: "blocks under way", Got: n, Want: fmt.Sprintf("less than %d without P_OV_RESULT", maxUnacked)}
 	}
 	p := r.peer.alloc()
 	p.kind, p.op, p.v, p.sector, p.size, p.block, p.conn = verifyRead, OpRead, v, q.Sector, q.Size, q.BlockID, r.connGen
@@ -58,10 +62,10 @@ func (s *verification) popHeld() {
 // later without a look at what is written meanwhile: its range stays held until
 // the result. A Pollux node puts the comparison between the writes before and
 // behind the reply.
-func (s *verification) hashed(start, end drbd.Sector, release bool) {
+func (s *verification) hashed(start, end drbd.Sector, release bool, now Tick) {
 	for i := range s.held.len() {
 		if h := s.held.at(i); !h.gone && h.start == start && h.end == end {
-			h.read, h.writers = true, !release
+			h.read, h.writers, h.at = true, !release, now
 			return
 		}
 	}
@@ -136,7 +140,7 @@ func (r *Resource) receivedVerifyReply(v *volume, q drbd.BlockRequest, digest []
 	case c == nil || piece < 0 && c.phase != verifyAsked || piece >= 0 && c.asking>>piece&1 == 0:
 		return &drbd.ProtocolError{Packet: drbd.CmdOVReply, Field: "sector", Got: q.Sector, Want: "a block that was asked for"}
 	case len(digest) != s.sumSize:
-		return &drbd.ProtocolError{Packet: drbd.CmdOVReply, Field: "digest", Got: len(digest), Want: s.sumSize}
+		return &drbd.ProtocolError{Packet: drbd.CmdOVReply, Field: "length of the digest", Got: len(digest), Want: s.sumSize}
 	}
 	r.verifyAnswered(v, c, piece)
 	p := r.peer.alloc()
@@ -192,7 +196,8 @@ func (r *Resource) answerVerify(p *peerRequest, digest []byte, err error) {
 	r.arena = drbd.BlockRequest{Sector: p.sector, BlockID: p.block, Size: p.size}.Append(r.arena)
 	r.arena = append(r.arena, digest...)
 	r.endPacket(drbd.DataSocket, start, nil)
-	v.ov.hashed(p.sector, p.end(), r.peerPollux)
+	v.ov.hashed(p.sector, p.end(), r.peerPollux, r.now)
+	r.setTimerOnce(timerRequest, Tick(r.net.TimeoutMS))
 	r.kick = true
 }
 

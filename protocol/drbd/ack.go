@@ -41,7 +41,9 @@ func (a *BlockAck) Decode(b []byte) error {
 
 // CheckSize reports whether the size of an answer with command cmd is one that
 // a range of blocks can have: a multiple of 512 from 512 to MaxDiscardSize.
-func (a BlockAck) CheckSize(cmd Command) error { return checkSize(cmd, a.Size, MaxDiscardSize) }
+func (a BlockAck) CheckSize(cmd Command) error {
+	return checkSize(cmd, "blksize", a.Size, MaxDiscardSize)
+}
 
 // BarrierAck is P_BARRIER_ACK: the epoch is stable at the peer.
 type BarrierAck struct {

@@ -65,7 +65,7 @@ func (t *Trim) Decode(b []byte) error {
 		return short(CmdTrim, b, 28)
 	}
 	if err := t.Data.Decode(b); err != nil {
-		return named(err, CmdTrim)
+		return Named(err, CmdTrim)
 	}
 	t.Size = be32(b[24:])
 	return t.CheckSize(true)
@@ -75,9 +75,9 @@ func (t *Trim) Decode(b []byte) error {
 // (wsame) or without FeatureWSame.
 func (t Trim) CheckSize(wsame bool) error {
 	if wsame {
-		return checkSize(CmdTrim, t.Size, MaxDiscardSize)
+		return checkSize(CmdTrim, "size", t.Size, MaxDiscardSize)
 	}
-	return checkSize(CmdTrim, t.Size, MaxDiscardSizeSmall)
+	return checkSize(CmdTrim, "size", t.Size, MaxDiscardSizeSmall)
 }
 
 // BlockRequest is P_DATA_REQUEST, P_RS_DATA_REQUEST, P_RS_THIN_REQ and
@@ -108,7 +108,7 @@ func (r *BlockRequest) Decode(b []byte) error {
 	if err := checkSector(CmdDataRequest, r.Sector); err != nil {
 		return err
 	}
-	return checkSize(CmdDataRequest, r.Size, MaxRequestSize)
+	return checkSize(CmdDataRequest, "blksize", r.Size, MaxRequestSize)
 }
 
 // BlockDesc is P_OUT_OF_SYNC and P_RS_DEALLOCATED: a range of the volume.
@@ -134,7 +134,7 @@ func (d *BlockDesc) Decode(b []byte) error {
 	if err := checkSector(CmdOutOfSync, d.Sector); err != nil {
 		return err
 	}
-	return checkSize(CmdOutOfSync, d.Size, MaxDiscardSize)
+	return checkSize(CmdOutOfSync, "blksize", d.Size, MaxDiscardSize)
 }
 
 // Barrier is P_BARRIER: it closes the sender's current epoch of writes.

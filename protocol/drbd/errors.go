@@ -1,11 +1,14 @@
 package drbd
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // A ProtocolError says that the peer broke the protocol: which packet, which
-// field, what stood there and what would have been right. The caller drops the
-// connection and keeps serving; the number of bytes that follow in the stream
-// is no longer known.
+// field, what would have been right and what stood there, by DRBD's names. The
+// caller drops the connection and keeps serving; the number of bytes that follow
+// in the stream is no longer known.
 type ProtocolError struct {
 	Packet Command // NoCommand: the header itself could not be read
 	Field  string
@@ -13,8 +16,18 @@ type ProtocolError struct {
 	Want   any
 }
 
+// Named puts the packet's name into an error that a layout shared by several
+// packets made; other errors it returns as they are.
+func Named(err error, cmd Command) error {
+	var pe *ProtocolError
+	if errors.As(err, &pe) {
+		pe.Packet = cmd
+	}
+	return err
+}
+
 func (e *ProtocolError) Error() string {
-	return fmt.Sprintf("%v: %s is %v, want %v", e.Packet, e.Field, e.Got, e.Want)
+	return fmt.Sprintf("%v: %s: wanted %v, got %v", e.Packet, e.Field, e.Want, e.Got)
 }
 
 // A VersionError says that two nodes have no protocol version in common. The

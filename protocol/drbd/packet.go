@@ -2,7 +2,6 @@ package drbd
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 )
 
@@ -88,7 +87,7 @@ func Decode(h Header, payload []byte, wsame bool) (p Packet, rest []byte, err er
 		err = &ProtocolError{Field: "length", Got: len(payload), Want: len(payload) - len(rest)}
 	}
 	if err != nil {
-		return nil, nil, named(err, h.Command)
+		return nil, nil, Named(err, h.Command)
 	}
 	return p, rest, nil
 }
@@ -115,16 +114,6 @@ func decodeFixed(p interface {
 	return p, b[size:], p.Decode(b[:size])
 }
 
-// named puts the packet's name into an error that a layout shared by several
-// packets made.
-func named(err error, cmd Command) error {
-	var pe *ProtocolError
-	if errors.As(err, &pe) {
-		pe.Packet = cmd
-	}
-	return err
-}
-
 // unknown is the error of a command that DRBD 8.4 does not have.
 func unknown(cmd Command) error {
 	return &ProtocolError{Packet: cmd, Field: "command", Got: hex32(cmd), Want: "a packet of DRBD 8.4"}
@@ -143,11 +132,11 @@ func checkSector(cmd Command, s Sector) error {
 	return nil
 }
 
-// checkSize reports whether size bytes are whole sectors, at least one and at
-// most limit bytes.
-func checkSize(cmd Command, size, limit uint32) error {
+// checkSize reports whether size bytes, the value of a field, are whole sectors,
+// at least one and at most limit bytes.
+func checkSize(cmd Command, field string, size, limit uint32) error {
 	if size == 0 || size%sectorSize != 0 || size > limit {
-		return &ProtocolError{Packet: cmd, Field: "size", Got: size, Want: wholeSectors(limit)}
+		return &ProtocolError{Packet: cmd, Field: field, Got: size, Want: wholeSectors(limit)}
 	}
 	return nil
 }

@@ -21,12 +21,12 @@ func TestHeaderRefuses(t *testing.T) {
 		bytes  string
 		want   string
 	}{
-		{"short h80", drbd.DecodeHeader80, "83740267fff200", "packet header: length of the header is 7, want 8"},
-		{"short h100", drbd.DecodeHeader100, "8620ec20000000000000000000", "packet header: length of the header is 13, want 16"},
-		{"h100 for h80", drbd.DecodeHeader80, "8620ec2000000000", "packet header: magic is 0x8620ec20, want 0x83740267 or 0x835a (an 8-byte header)"},
-		{"h80 for h100", drbd.DecodeHeader100, "83740267000000000000000000000000", "packet header: magic is 0x83740267, want 0x8620ec20"},
-		{"h95 for h100", drbd.DecodeHeader100, "835a0000000100180000000000000000", "packet header: magic is 0x835a0000, want 0x8620ec20"},
-		{"pad", drbd.DecodeHeader100, "8620ec20000000130000000000000001", "P_PING: header pad is 0x00000001, want 0"},
+		{"short h80", drbd.DecodeHeader80, "83740267fff200", "packet header: length of the header: wanted 8, got 7"},
+		{"short h100", drbd.DecodeHeader100, "8620ec20000000000000000000", "packet header: length of the header: wanted 16, got 13"},
+		{"h100 for h80", drbd.DecodeHeader80, "8620ec2000000000", "packet header: magic: wanted 0x83740267 or 0x835a (an 8-byte header), got 0x8620ec20"},
+		{"h80 for h100", drbd.DecodeHeader100, "83740267000000000000000000000000", "packet header: magic: wanted 0x8620ec20, got 0x83740267"},
+		{"h95 for h100", drbd.DecodeHeader100, "835a0000000100180000000000000000", "packet header: magic: wanted 0x8620ec20, got 0x835a0000"},
+		{"pad", drbd.DecodeHeader100, "8620ec20000000130000000000000001", "P_PING: header pad: wanted 0, got 0x00000001"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := tt.decode(unhex(t, tt.bytes))
@@ -162,13 +162,13 @@ func TestCheckLengthWithoutWSame(t *testing.T) {
 		want string
 	}{
 		{drbd.Header{Command: drbd.CmdSizes, Length: 32}, ""},
-		{drbd.Header{Command: drbd.CmdSizes, Length: 56}, "P_SIZES: length is 56, want 32"},
-		{drbd.Header{Command: drbd.CmdWSame, Length: 28 + 512}, "P_WSAME: command is 0x00000034, want one that the agreed version and features have"},
-		{drbd.Header{Command: drbd.CmdSyncParam, Length: 4}, "P_SYNC_PARAM: command is 0x0000000a, want one that the agreed version and features have"},
-		{drbd.Header{Command: 0x35, Length: 0}, "packet 0x0035: command is 0x00000035, want a packet of DRBD 8.4"},
-		{drbd.Header{Command: drbd.CmdPing}, "P_PING: socket is data socket, want meta socket"},
-		{drbd.Header{Command: drbd.CmdUUIDs, Length: 1 << 31}, "P_UUIDS: length is 2147483648, want 48"},
-		{drbd.Header{Command: drbd.CmdData, Length: 8}, "P_DATA: length is 8, want 536 to 1048664"},
+		{drbd.Header{Command: drbd.CmdSizes, Length: 56}, "P_SIZES: length: wanted 32, got 56"},
+		{drbd.Header{Command: drbd.CmdWSame, Length: 28 + 512}, "P_WSAME: command: wanted one that the agreed version and features have, got 0x00000034"},
+		{drbd.Header{Command: drbd.CmdSyncParam, Length: 4}, "P_SYNC_PARAM: command: wanted one that the agreed version and features have, got 0x0000000a"},
+		{drbd.Header{Command: 0x35, Length: 0}, "packet 0x0035: command: wanted a packet of DRBD 8.4, got 0x00000035"},
+		{drbd.Header{Command: drbd.CmdPing}, "P_PING: socket: wanted meta socket, got data socket"},
+		{drbd.Header{Command: drbd.CmdUUIDs, Length: 1 << 31}, "P_UUIDS: length: wanted 48, got 2147483648"},
+		{drbd.Header{Command: drbd.CmdData, Length: 8}, "P_DATA: length: wanted 536 to 1048664, got 8"},
 	} {
 		got := ""
 		if err := drbd.CheckLength(tt.h, false, drbd.DataSocket); err != nil {
@@ -339,25 +339,25 @@ func TestDecodeRefuses(t *testing.T) {
 		bytes string
 		want  string
 	}{
-		{"unknown", 0x25, "", "packet 0x0025: command is 0x00000025, want a packet of DRBD 8.4"},
-		{"no command", drbd.NoCommand, "", "packet header: command is 0x0000ffff, want a packet of DRBD 8.4"},
-		{"surplus", drbd.CmdState, zeroes(5), "P_STATE: length is 5, want 4"},
-		{"payload of an empty packet", drbd.CmdPing, "00", "P_PING: length is 1, want 0"},
-		{"no size", drbd.CmdRSDataRequest, zeroes(24), "P_RS_DATA_REQUEST: size is 0, want a multiple of 512 from 512 to 1048576"},
-		{"part of a sector", drbd.CmdOVRequest, zeroes(16) + "00000201" + zeroes(4), "P_OV_REQUEST: size is 513, want a multiple of 512 from 512 to 1048576"},
-		{"too large", drbd.CmdRSThinReq, zeroes(16) + "00100200" + zeroes(4), "P_RS_THIN_REQ: size is 1049088, want a multiple of 512 from 512 to 1048576"},
-		{"sector", drbd.CmdWriteAck, "0008" + zeroes(22), "P_WRITE_ACK: sector is 2251799813685248, want below 2^51"},
-		{"sector of data", drbd.CmdRSDataReply, "ff" + zeroes(23), "P_RS_DATA_REPLY: sector is 18374686479671623680, want below 2^51"},
-		{"sector of a trim", drbd.CmdZeroes, "ff" + zeroes(27), "P_ZEROES: sector is 18374686479671623680, want below 2^51"},
-		{"trim without WSAME", drbd.CmdTrim, zeroes(24) + "00400200", "P_TRIM: size is 4194816, want a multiple of 512 from 512 to 4194304"},
-		{"range", drbd.CmdOutOfSync, zeroes(8) + "08000200" + zeroes(4), "P_OUT_OF_SYNC: size is 134218240, want a multiple of 512 from 512 to 134217728"},
-		{"device size", drbd.CmdSizes, "0008000000000001" + zeroes(24), "P_SIZES: d_size is 2251799813685249, want at most 2^51 sectors"},
-		{"name without end", drbd.CmdProtocol, zeroes(24) + "6162", `P_PROTOCOL: integrity_alg is "ab", want one string with a NUL at its end`},
-		{"two names", drbd.CmdProtocolUpdate, zeroes(24) + "61006200", `P_PROTOCOL_UPDATE: integrity_alg is "a\x00b\x00", want one string with a NUL at its end`},
-		{"long name", drbd.CmdProtocol, zeroes(24) + long + "00", "P_PROTOCOL: length is 89, want 25 to 88"},
-		{"no NUL", drbd.CmdSyncParam89, zeroes(68) + long + zeroes(16), `P_SYNC_PARAM89: csums_alg is "` + strings.Repeat("a", 64) + `", want a NUL-terminated string`},
-		{"no NUL", drbd.CmdSyncParam89, zeroes(4) + long + zeroes(80), `P_SYNC_PARAM89: verify_alg is "` + strings.Repeat("a", 64) + `", want a NUL-terminated string`},
-		{"old name without end", drbd.CmdSyncParam, zeroes(4) + "61", `P_SYNC_PARAM: verify_alg is "a", want one string with a NUL at its end`},
+		{"unknown", 0x25, "", "packet 0x0025: command: wanted a packet of DRBD 8.4, got 0x00000025"},
+		{"no command", drbd.NoCommand, "", "packet header: command: wanted a packet of DRBD 8.4, got 0x0000ffff"},
+		{"surplus", drbd.CmdState, zeroes(5), "P_STATE: length: wanted 4, got 5"},
+		{"payload of an empty packet", drbd.CmdPing, "00", "P_PING: length: wanted 0, got 1"},
+		{"no size", drbd.CmdRSDataRequest, zeroes(24), "P_RS_DATA_REQUEST: blksize: wanted a multiple of 512 from 512 to 1048576, got 0"},
+		{"part of a sector", drbd.CmdOVRequest, zeroes(16) + "00000201" + zeroes(4), "P_OV_REQUEST: blksize: wanted a multiple of 512 from 512 to 1048576, got 513"},
+		{"too large", drbd.CmdRSThinReq, zeroes(16) + "00100200" + zeroes(4), "P_RS_THIN_REQ: blksize: wanted a multiple of 512 from 512 to 1048576, got 1049088"},
+		{"sector", drbd.CmdWriteAck, "0008" + zeroes(22), "P_WRITE_ACK: sector: wanted below 2^51, got 2251799813685248"},
+		{"sector of data", drbd.CmdRSDataReply, "ff" + zeroes(23), "P_RS_DATA_REPLY: sector: wanted below 2^51, got 18374686479671623680"},
+		{"sector of a trim", drbd.CmdZeroes, "ff" + zeroes(27), "P_ZEROES: sector: wanted below 2^51, got 18374686479671623680"},
+		{"trim without WSAME", drbd.CmdTrim, zeroes(24) + "00400200", "P_TRIM: size: wanted a multiple of 512 from 512 to 4194304, got 4194816"},
+		{"range", drbd.CmdOutOfSync, zeroes(8) + "08000200" + zeroes(4), "P_OUT_OF_SYNC: blksize: wanted a multiple of 512 from 512 to 134217728, got 134218240"},
+		{"device size", drbd.CmdSizes, "0008000000000001" + zeroes(24), "P_SIZES: d_size: wanted at most 2^51 sectors, got 2251799813685249"},
+		{"name without end", drbd.CmdProtocol, zeroes(24) + "6162", `P_PROTOCOL: integrity_alg: wanted one string with a NUL at its end, got "ab"`},
+		{"two names", drbd.CmdProtocolUpdate, zeroes(24) + "61006200", `P_PROTOCOL_UPDATE: integrity_alg: wanted one string with a NUL at its end, got "a\x00b\x00"`},
+		{"long name", drbd.CmdProtocol, zeroes(24) + long + "00", "P_PROTOCOL: length: wanted 25 to 88, got 89"},
+		{"no NUL", drbd.CmdSyncParam89, zeroes(68) + long + zeroes(16), `P_SYNC_PARAM89: csums_alg: wanted a NUL-terminated string, got "` + strings.Repeat("a", 64) + `"`},
+		{"no NUL", drbd.CmdSyncParam89, zeroes(4) + long + zeroes(80), `P_SYNC_PARAM89: verify_alg: wanted a NUL-terminated string, got "` + strings.Repeat("a", 64) + `"`},
+		{"old name without end", drbd.CmdSyncParam, zeroes(4) + "61", `P_SYNC_PARAM: verify_alg: wanted one string with a NUL at its end, got "a"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			payload := unhex(t, tt.bytes)

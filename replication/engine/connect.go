@@ -76,11 +76,15 @@ func (e *Engine) connectLoop(ctx context.Context) {
 			e.log.Warn().Str("peer", e.cfg.Peer.String()).Msg("connect: " + text)
 			e.setConnectError(text)
 		}
+		e.mu.Lock()
+		e.noteEnd(err, time.Now())
+		pause := max(retryPause, e.outcast(e.violation.row))
+		e.mu.Unlock()
 		if errors.Is(err, errGiveUp) {
 			e.giveUp(ctx, err)
 			return
 		}
-		if !sleep(ctx, retryPause) {
+		if !sleep(ctx, pause) {
 			return
 		}
 	}
@@ -437,8 +441,11 @@ func (e *Engine) greetPeer(p *pair) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	if h.Command != drbd.CmdConnectionFeatures || int(h.Length) != len(body) {
-		return nil, fmt.Errorf("%w: the peer sent %v of %d bytes where P_CONNECTION_FEATURES of %d was due", errGiveUp, h.Command, h.Length, len(body))
+	switch {
+	case h.Command != drbd.CmdConnectionFeatures:
+		return nil, fmt.Errorf("%w: %w", errGiveUp, unexpected(h, drbd.CmdConnectionFeatures))
+	case int(h.Length) != len(body):
+		return nil, fmt.Errorf("%w: %w", errGiveUp, &drbd.ProtocolError{Packet: h.Command, Field: "length", Got: h.Length, Want: len(body)})
 	}
 	if _, err := io.ReadFull(p.data, body); err != nil {
 		return nil, fmt.Errorf("await the peer's features: %w", err)
@@ -475,7 +482,9 @@ func (e *Engine) authenticate(c *sock) error {
 		return err
 	}
 	if drbd.AuthReflected(mine[:], theirs) {
-		return fmt.Errorf("%w: the peer sent our own challenge back", errGiveUp)
+		return fmt.Errorf("%w: %w", errGiveUp, &drbd.ProtocolError{
+			Packet: drbd.CmdAuthChallenge, Field: "challenge", Got: "this node's own", Want: "one of the peer's",
+		})
 	}
 	answer, err := drbd.AuthResponse(n.CramHMACAlg, n.SharedSecret, theirs)
 	if err != nil {
@@ -491,10 +500,19 @@ func (e *Engine) authenticate(c *sock) error {
 	switch res, err := drbd.CheckAuthResponse(n.CramHMACAlg, n.SharedSecret, mine[:], got); {
 	case err != nil:
 		return fmt.Errorf("%w: %w", errGiveUp, err)
+	case res == drbd.AuthWrongSize: // a kernel tries again, so this node must be there
+		return fmt.Errorf("%w: the peer has another cram-hmac-alg: make both configurations alike", &drbd.ProtocolError{
+			Packet: drbd.CmdAuthResponse, Field: "length", Got: len(got), Want: len(answer),
+		})
 	case res != drbd.AuthOK:
 		return fmt.Errorf("%w: the peer has another shared-secret or cram-hmac-alg: make both configurations alike, then run connect on both nodes", errGiveUp)
 	}
 	return nil
+}
+
+// unexpected is a packet in the place of another one of the greeting.
+func unexpected(h drbd.Header, want drbd.Command) error {
+	return &drbd.ProtocolError{Packet: h.Command, Field: "command", Got: h.Command, Want: want}
 }
 
 func send100(c *sock, cmd drbd.Command, body []byte) error {
@@ -514,10 +532,10 @@ func expect100(c *sock, want drbd.Command) ([]byte, error) {
 		return nil, err
 	}
 	if h.Command != want {
-		return nil, fmt.Errorf("%w: the peer sent %v where %v was due: cram-hmac-alg must be configured on both nodes", errGiveUp, h.Command, want)
+		return nil, fmt.Errorf("%w: %w: cram-hmac-alg must be configured on both nodes", errGiveUp, unexpected(h, want))
 	}
 	if err := drbd.CheckLength(h, true, drbd.DataSocket); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errGiveUp, err)
 	}
 	body := make([]byte, h.Length)
 	_, err = io.ReadFull(c, body)

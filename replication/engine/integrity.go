@@ -30,7 +30,9 @@ func (in *integrity) observe(h drbd.Header, payload []byte) error {
 		if h.Command == drbd.CmdProtocol {
 			return nil // it is not this node's, and the core gives up
 		}
-		return fmt.Errorf("the peer has changed data-integrity-alg: %w", err)
+		return &drbd.ProtocolError{
+			Packet: h.Command, Field: "integrity_alg", Got: fmt.Sprintf("%q", p.IntegrityAlg), Want: "an algorithm that this node has",
+		}
 	}
 	if in.h != nil {
 		in.sumSize = in.h.Size()
@@ -51,6 +53,6 @@ func (in *integrity) check(p *packet) error {
 	d.Decode(p.fixed) //nolint:errcheck // the sector is for the message only
 	return &drbd.ProtocolError{
 		Packet: p.header.Command, Field: fmt.Sprintf("%s digest of %d bytes at sector %d", in.alg, len(p.data), d.Sector),
-		Got: fmt.Sprintf("%x", in.want[:in.sumSize]), Want: fmt.Sprintf("%x: the data were damaged on their way", in.sum[:in.sumSize]),
+		Got: fmt.Sprintf("%x: the data were damaged on their way", in.want[:in.sumSize]), Want: fmt.Sprintf("%x", in.sum[:in.sumSize]),
 	}
 }

@@ -224,7 +224,7 @@ func reasonOf(err error, plain drbd.ConnState) drbd.ConnState {
 		return plain
 	}
 	if plain == drbd.NetworkFailure {
-		if p.Field == "command" {
+		if p.Field == "command" || p.Field == "socket" {
 			return drbd.Disconnecting
 		}
 		return drbd.NetworkFailure
@@ -251,10 +251,11 @@ func (l *link) readLoop(br *bufio.Reader, sock drbd.Socket) error {
 		if !l.stepPackets(packets[:n], sock) {
 			return nil
 		}
-		if sock == drbd.DataSocket && l.data.size() > maxOutput {
-			if !l.waitOutput() {
-				return nil
-			}
+		if sock == drbd.DataSocket && l.data.size() > maxOutput && !l.waitOutput(l.data, maxOutput/2) {
+			return nil
+		}
+		if l.meta.size() > maxAnswers && !l.waitOutput(l.meta, maxAnswers/2) {
+			return nil
 		}
 	}
 }
@@ -263,10 +264,15 @@ func (l *link) readLoop(br *bufio.Reader, sock drbd.Socket) error {
 // listened to: it asks for blocks faster than it takes them.
 const maxOutput = 32 << 20
 
-func (l *link) waitOutput() bool {
+// maxAnswers is the same for the meta socket, of either socket's reader: a peer
+// of good will has no more under way than a tenth of these acknowledgements.
+const maxAnswers = 16 << 20
+
+// waitOutput waits until no more than so many bytes wait for a socket.
+func (l *link) waitOutput(o *out, bytes int) bool {
 	t := time.NewTicker(5 * time.Millisecond)
 	defer t.Stop()
-	for l.data.size() > maxOutput/2 {
+	for o.size() > bytes {
 		select {
 		case <-l.gone:
 			return false
