@@ -158,7 +158,8 @@ func (v *Volume) Open(client string) (release func(), err error) {
 }
 
 // Reconfigure takes over options that can change on the fly: on the live
-// connection, which hears of them. Other addresses cost the connection. What
+// connection, which hears of them. Other addresses, and TLS where there was none
+// or none where there was, cost the connection. What
 // cannot change (disks, the set of volumes) is refused: it needs down and up.
 func (e *Engine) Reconfigure(cfg Config) error {
 	if err := cfg.Validate(); err != nil {
@@ -173,7 +174,7 @@ func (e *Engine) Reconfigure(cfg Config) error {
 			return fmt.Errorf("%s/%d: disk and meta-disk cannot change while it is up: run `polluxadm down %s`, then `up`", cfg.Resource, v.Number, cfg.Resource)
 		}
 	}
-	if cfg.Local != e.cfg.Local || cfg.Peer != e.cfg.Peer {
+	if cfg.Local != e.cfg.Local || cfg.Peer != e.cfg.Peer || (cfg.TLS != nil) != (e.tls.Load() != nil) {
 		if err := e.readdress(cfg); err != nil {
 			return err
 		}
@@ -196,6 +197,7 @@ func (e *Engine) Reconfigure(cfg Config) error {
 	}
 	e.mu.Lock()
 	e.net.Store(&cfg.Net)
+	e.tls.Store(cfg.TLS) // other files, for the next connection
 	e.cfg.Net, e.cfg.Volumes = cfg.Net, cfg.Volumes
 	e.mu.Unlock()
 	return nil
@@ -210,8 +212,8 @@ func (c *Config) awaited() replication.Handlers {
 	}
 }
 
-// readdress disconnects and takes over the addresses of cfg; the caller of
-// Reconfigure connects again, as drbdadm adjust does.
+// readdress disconnects and takes over the addresses and the TLS of cfg; the
+// caller of Reconfigure connects again, as drbdadm adjust does.
 func (e *Engine) readdress(cfg Config) error {
 	if err := e.Disconnect(false); err != nil {
 		return err
@@ -219,7 +221,10 @@ func (e *Engine) readdress(cfg Config) error {
 	e.connWG.Wait() // nobody uses the old ones any more
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.cfg.Local, e.cfg.Peer = cfg.Local, cfg.Peer
+	if e.cfg.Local, e.cfg.Peer = cfg.Local, cfg.Peer; (cfg.TLS != nil) != (e.tls.Load() != nil) {
+		e.log.Warn().Bool("tls", cfg.TLS != nil).Msg("net option tls has changed: the connection is made anew, and not before the peer's configuration says the same")
+	}
+	e.tls.Store(cfg.TLS)
 	return nil
 }
 

@@ -42,6 +42,7 @@ func (e *Engine) startConnecting() {
 		return
 	}
 	e.connCtx, e.connStop = context.WithCancel(context.Background())
+	e.complaints = map[string]bool{}
 	e.connWG.Add(1)
 	go e.connectLoop(e.connCtx)
 }
@@ -193,19 +194,31 @@ func (e *Engine) accept(ctx context.Context, l *listener) {
 		go func() {
 			defer l.wg.Done()
 			defer l.guests.leave(c)
-			e.greet(ctx, l, &sock{c})
+			e.greet(ctx, l, &sock{TCPConn: c})
 		}()
 	}
 }
 
-// greet reads the first packet and delivers the connection.
+// greet reads the first packet, if need be out of TLS, and delivers the
+// connection. One deadline holds for all of it.
 func (e *Engine) greet(ctx context.Context, l *listener, c *sock) {
-	c.SetReadDeadline(time.Now().Add(e.handshakeTime())) //nolint:errcheck // the read fails if this did
+	c.SetDeadline(time.Now().Add(e.handshakeTime())) //nolint:errcheck // the read fails if this did
+	if t := e.tls.Load(); t != nil {
+		if err := e.startTLS(ctx, c, t, false); err != nil {
+			e.refused(ctx, c, err)
+			return
+		}
+	}
 	var b [drbd.HeaderSize80]byte
 	stop := context.AfterFunc(ctx, func() { c.Close() }) //nolint:errcheck // ends the read
 	_, err := io.ReadFull(c, b[:])
 	if !stop() || err != nil {
 		c.Close() //nolint:errcheck // it said nothing
+		return
+	}
+	c.SetDeadline(time.Time{}) //nolint:errcheck // a dead socket shows later
+	if c.tls == nil && startsTLS(b[:]) {
+		e.refused(ctx, c, errPeerHasTLS(e.cfg.PeerName))
 		return
 	}
 	h, err := drbd.DecodeHeader80(b[:])
@@ -242,6 +255,9 @@ type pair struct {
 	data, meta *sock
 	ownData    bool // this node dialled the data socket
 	rc         bool // this node accepted the meta socket
+
+	fault  error // why TLS ended one of them
+	faults int   // in a row
 }
 
 func (p *pair) close() {
@@ -264,7 +280,7 @@ func (e *Engine) establish(ctx context.Context) (*link, error) {
 	defer cancel()
 	p := &pair{}
 	for {
-		err := e.dialNext(ctx, p)
+		err := e.noteFault(p, e.dialNext(ctx, p))
 		for p.data == nil || p.meta == nil {
 			if e.await(ctx, ln, p) {
 				break // nobody came: dial again
@@ -291,6 +307,7 @@ func (e *Engine) establish(ctx context.Context) (*link, error) {
 		if p.data != nil && p.meta != nil {
 			break
 		}
+		e.noteFault(p, p.fault) //nolint:errcheck // nil, or noted
 	}
 	cancel()
 	l, err := e.greetPeer(p)
@@ -336,7 +353,15 @@ func (e *Engine) dialNext(ctx context.Context, p *pair) error {
 	if err != nil {
 		return fmt.Errorf("peer %s at %s cannot be reached: %w", e.cfg.PeerName, e.cfg.Peer, err)
 	}
-	conn := &sock{c.(*net.TCPConn)}
+	conn := &sock{TCPConn: c.(*net.TCPConn)}
+	if t := e.tls.Load(); t != nil {
+		conn.SetDeadline(time.Now().Add(e.handshakeTime())) //nolint:errcheck // the handshake fails if this did
+		if err := e.startTLS(ctx, conn, t, true); err != nil {
+			conn.hangUp()
+			return err
+		}
+		conn.SetDeadline(time.Time{}) //nolint:errcheck // a dead socket shows at once
+	}
 	cmd := drbd.CmdInitialData
 	if p.data != nil {
 		cmd = drbd.CmdInitialMeta
@@ -362,7 +387,7 @@ func (e *Engine) await(ctx context.Context, ln *listener, p *pair) (nobody bool)
 		wait = time.Duration(e.net.Load().ConnectIntMS) * time.Millisecond
 		wait += mrand.N(wait/7 + 1)
 	}
-	t := time.NewTimer(wait)
+	t := time.NewTimer(max(wait, e.faultPause(p)))
 	defer t.Stop()
 	check := time.NewTicker(redialMin)
 	defer check.Stop()
@@ -374,7 +399,11 @@ func (e *Engine) await(ctx context.Context, ln *listener, p *pair) (nobody bool)
 		case <-check.C:
 			if p.data != nil && !p.data.alive() {
 				p.dropDead()
-				return true
+				if p.fault == nil {
+					return true
+				}
+				e.noteFault(p, p.fault) //nolint:errcheck // nil, or noted
+				t.Reset(e.faultPause(p))
 			}
 		case <-t.C:
 			return true
@@ -407,13 +436,15 @@ func (e *Engine) take(p *pair, g greeting) {
 
 // dropDead forgets sockets that the peer has closed.
 func (p *pair) dropDead() {
-	if p.data != nil && !p.data.alive() {
-		p.data.Close() //nolint:errcheck // it is dead
-		p.data = nil
-	}
-	if p.meta != nil && !p.meta.alive() {
-		p.meta.Close() //nolint:errcheck // it is dead
-		p.meta = nil
+	for _, c := range []**sock{&p.data, &p.meta} {
+		if *c == nil || (*c).alive() {
+			continue
+		}
+		if err := (*c).fault(); err != nil {
+			p.fault = err
+		}
+		(*c).Close() //nolint:errcheck // it is dead
+		*c = nil
 	}
 }
 

@@ -46,6 +46,7 @@ type Config struct {
 	PeerName      string
 	Local, Peer   netip.AddrPort
 	Net           replication.NetOptions
+	TLS           *TLS // nil: plaintext
 	NoDataSuspend bool // on-no-data-accessible suspend-io
 	Volumes       []VolumeConfig
 	Handlers      map[string]string // command lines for /bin/sh -c
@@ -80,6 +81,7 @@ func (c *Config) Validate() error {
 type Engine struct {
 	cfg   Config
 	net   atomic.Pointer[replication.NetOptions] // of cfg, as they are now
+	tls   atomic.Pointer[TLS]                    // of cfg, likewise
 	log   zerolog.Logger
 	start time.Time
 	pool  pool
@@ -111,7 +113,8 @@ type Engine struct {
 	events        eventHub
 	resume        resume
 	peerLostSince time.Time
-	connectError  string // why the peer cannot be reached
+	connectError  string          // why the peer cannot be reached
+	complaints    map[string]bool // reasons that this search for the peer has logged; under mu
 
 	linkSince          time.Time // when link came up
 	violation          violation
@@ -145,6 +148,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e.room = sync.NewCond(&e.mu)
 	e.net.Store(&cfg.Net)
+	e.tls.Store(cfg.TLS)
 	for i := range cfg.Volumes {
 		vc := cfg.Volumes[i]
 		e.core.AddVolume(uint16(vc.Number), vc.Options)

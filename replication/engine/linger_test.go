@@ -29,6 +29,15 @@ func socketPair(t *testing.T) (a, b *net.TCPConn) {
 	return c.(*net.TCPConn), d.(*net.TCPConn)
 }
 
+func lingering(t *testing.T, conn *net.TCPConn) *out {
+	t.Helper()
+	o, err := newOut(&sock{TCPConn: conn}, func() patience { return patience{} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
 // TestLingerKeepsMeta: the peer sees the end of the data socket first, and that
 // of the meta socket only after it has closed data itself. drbd.ko loses what
 // it has not read of data when meta ends.
@@ -39,7 +48,7 @@ func TestLingerKeepsMeta(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan struct{})
-	l := &link{dataConn: &sock{data}, metaConn: &sock{meta}}
+	l := &link{data: lingering(t, data), meta: lingering(t, meta)}
 	go func() { defer close(done); l.linger() }()
 
 	if b, err := io.ReadAll(peerData); string(b) != "last words" || err != nil {

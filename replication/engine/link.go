@@ -132,11 +132,11 @@ const lingerTime = 2 * time.Second
 // data, and so never learns of a split brain.
 func (l *link) linger() {
 	end := time.Now().Add(lingerTime)
-	for _, c := range []*sock{l.dataConn, l.metaConn} {
-		c.SetDeadline(end) //nolint:errcheck // it may be dead
-		c.CloseWrite()     //nolint:errcheck // likewise
-		c.discard()
-		c.Close() //nolint:errcheck // nothing more is expected of it
+	for _, o := range []*out{l.data, l.meta} {
+		o.conn.SetDeadline(end) //nolint:errcheck // it may be dead
+		o.closeWrite()
+		o.conn.discard()
+		o.conn.Close() //nolint:errcheck // nothing more is expected of it
 	}
 }
 

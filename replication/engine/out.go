@@ -46,6 +46,7 @@ type out struct {
 	n      int
 	err    error
 	try    func(fd uintptr) bool
+	left   []byte // with TLS: records that the socket has not taken
 }
 
 // patience is how long a socket that takes nothing is waited for
@@ -71,6 +72,9 @@ func newOut(conn *sock, p func() patience) (*out, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, err
+	}
+	if conn.tls != nil {
+		conn.tls.wire.startGathering()
 	}
 	o := &out{conn: conn, raw: raw, patience: p, rest: make(chan []byte, 1), done: make(chan struct{})}
 	o.try = func(fd uintptr) bool {
@@ -190,6 +194,13 @@ func (o *out) fail(err error) {
 
 // write tries once, without waiting.
 func (o *out) write(p []byte) (int, error) {
+	if o.conn.tls != nil {
+		return o.writeTLS(p)
+	}
+	return o.writeRaw(p)
+}
+
+func (o *out) writeRaw(p []byte) (int, error) {
 	o.p = p
 	if err := o.raw.Write(o.try); err != nil {
 		return 0, err
@@ -220,7 +231,7 @@ func (o *out) run() {
 
 func (o *out) drain(p []byte) {
 	for {
-		n, err := o.send(p[:min(len(p), sendChunk)])
+		n, err := o.sendPart(p[:min(len(p), sendChunk)])
 		p = p[n:]
 		o.mu.Lock()
 		o.sent += uint64(n)
@@ -259,7 +270,7 @@ func (o *out) send(p []byte) (sent int, err error) {
 			until = time.Now().Add(may.timeout)
 		}
 		o.conn.SetWriteDeadline(until) //nolint:errcheck // the write fails if this did
-		n, err := o.conn.Write(p[sent:])
+		n, err := o.conn.TCPConn.Write(p[sent:])
 		sent += n
 		switch {
 		case err == nil:

@@ -36,7 +36,7 @@ func tcpPair(t *testing.T) (from, to *net.TCPConn) {
 // startOut is an out on a connection, with what it reports.
 func startOut(t *testing.T, conn *net.TCPConn, may patience) (o *out, blocks *atomic.Int32, failed chan error) {
 	t.Helper()
-	o, err := newOut(&sock{conn}, func() patience { return may })
+	o, err := newOut(&sock{TCPConn: conn}, func() patience { return may })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -109,7 +109,7 @@ func TestUnknownAlgorithm(t *testing.T) {
 // in front of the copy that it sent.
 func TestIntegrity(t *testing.T) {
 	from, to := tcpPair(t)
-	o, err := newOut(&sock{from}, func() patience { return patience{} })
+	o, err := newOut(&sock{TCPConn: from}, func() patience { return patience{} })
 	if err != nil {
 		t.Fatal(err)
 	}
