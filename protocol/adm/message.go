@@ -51,6 +51,7 @@ const (
 	CmdNewCurrentUUID   Command = "new-current-uuid" // one volume or all; ClearBitmap
 	CmdDiskOptions      Command = "disk-options"     // one volume or all; Options, SetDefaults
 	CmdNetOptions       Command = "net-options"      // Options, SetDefaults
+	CmdForget           Command = "forget"           // a resource that is down and that no file defines for Pollux any more
 )
 
 // NeedsResource reports whether a request with c must name a resource, and
@@ -61,7 +62,7 @@ func (c Command) NeedsResource() (needs, known bool) {
 		return false, true
 	case CmdUp, CmdDown, CmdAdjust, CmdAttach, CmdDetach, CmdConnect, CmdDisconnect, CmdPrimary,
 		CmdSecondary, CmdInvalidate, CmdInvalidateRemote, CmdOutdate, CmdResumeIO, CmdSuspendIO,
-		CmdVerify, CmdPauseSync, CmdResumeSync, CmdResize, CmdNewCurrentUUID, CmdDiskOptions, CmdNetOptions:
+		CmdVerify, CmdPauseSync, CmdResumeSync, CmdResize, CmdNewCurrentUUID, CmdDiskOptions, CmdNetOptions, CmdForget:
 		return true, true
 	}
 	return false, false

@@ -152,3 +152,14 @@ func (r *resume) store(e *Engine, primary bool) error {
 // Started is called once after all volumes are attached and connect was
 // ordered: it lets a former sole Primary go on.
 func (e *Engine) Started() { e.resume.start(e) }
+
+// ForgetRole removes what a state directory remembers of a resource's role, once
+// another program has owned its disks since: the role is not to be taken up again.
+// It is for a resource that no engine runs.
+func ForgetRole(stateDir, resource string) error {
+	e := &Engine{cfg: Config{StateDir: stateDir, Resource: resource}}
+	if err := os.Remove(e.rolePath()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s: forget the role: %w", resource, err)
+	}
+	return nil
+}

@@ -289,31 +289,9 @@ type Applied struct {
 // MDFFullSync). It is not needed if all bits count as set anyway, or if the node neither was
 // Primary nor tracked differences for a diskless one.
 func ApplyAL(dev Device, l Layout) (Applied, error) {
-	sb, l, err := ReadSuperblock(dev, l)
-	if err != nil {
-		return Applied{}, err
-	}
-	if sb.Clean() {
-		return Applied{WasClean: true}, nil
-	}
-	var done Applied
-	wrote := sb.Flags&MDFPrimaryInd != 0 || sb.UUIDs.Bitmap != 0
-	needed := wrote && !(sb.Unclean && sb.Flags&MDFALClean != 0)
-	allSet := sb.Flags&(MDFFullSync|MDFALDisabled) != 0
-	if needed {
-		hot, err := Replay(l.ALBlocks, ReadRing(dev, l))
-		switch {
-		case err == nil:
-			done.Hot = hot
-		case allSet && isCorrupt(err): // nothing depends on the log
-		default:
-			return Applied{}, fmt.Errorf("apply activity log: %w", shifted(err, l.AL))
-		}
-	}
-	end := l.markable(sb.LASize)
-	n, _ := slices.BinarySearch(done.Hot, Extent(end/bytesPerExtent))
-	if n < len(done.Hot) {
-		done.Hot, done.Beyond = done.Hot[:n:n], done.Hot[n:]
+	sb, l, done, needed, err := pendingAL(dev, l)
+	if err != nil || done.WasClean {
+		return done, err
 	}
 	if done.NewBits, err = markExtents(dev, l, done.Hot); err != nil {
 		return Applied{}, err
@@ -334,6 +312,43 @@ func ApplyAL(dev Device, l Layout) (Applied, error) {
 	sb.Unclean = false
 	sb.Flags |= MDFALClean // MDFPrimaryInd stays: attach makes "crashed Primary" of it
 	return done, storeSuperblock(dev, l, sb)
+}
+
+// PendingAL is what ApplyAL would do, with the same errors; nothing is written.
+// NewBits is not counted.
+func PendingAL(dev io.ReaderAt, l Layout) (Applied, error) {
+	_, _, done, _, err := pendingAL(dev, l)
+	return done, err
+}
+
+// pendingAL finds the extents that are to be marked. needed tells whether
+// anything depends on the log.
+func pendingAL(dev io.ReaderAt, in Layout) (sb Superblock, l Layout, done Applied, needed bool, err error) {
+	if sb, l, err = ReadSuperblock(dev, in); err != nil {
+		return sb, l, Applied{}, false, err
+	}
+	if sb.Clean() {
+		return sb, l, Applied{WasClean: true}, false, nil
+	}
+	wrote := sb.Flags&MDFPrimaryInd != 0 || sb.UUIDs.Bitmap != 0
+	needed = wrote && !(sb.Unclean && sb.Flags&MDFALClean != 0)
+	allSet := sb.Flags&(MDFFullSync|MDFALDisabled) != 0
+	if needed {
+		hot, err := Replay(l.ALBlocks, ReadRing(dev, l))
+		switch {
+		case err == nil:
+			done.Hot = hot
+		case allSet && isCorrupt(err): // nothing depends on the log
+		default:
+			return sb, l, Applied{}, needed, fmt.Errorf("apply activity log: %w", shifted(err, l.AL))
+		}
+	}
+	end := l.markable(sb.LASize)
+	n, _ := slices.BinarySearch(done.Hot, Extent(end/bytesPerExtent))
+	if n < len(done.Hot) {
+		done.Hot, done.Beyond = done.Hot[:n:n], done.Hot[n:]
+	}
+	return sb, l, done, needed, nil
 }
 
 func isCorrupt(err error) bool {

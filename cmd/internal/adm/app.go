@@ -36,6 +36,8 @@ type app struct {
 	stacked      bool   // -S
 	verbose      bool   // -v
 
+	root string // where tests have /proc, /sys and /etc; "" is the machine's own
+
 	config configuration // loaded on first use
 }
 
@@ -129,6 +131,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.procCommand())
 	root.AddCommand(a.queryCommands()...)
 	root.AddCommand(a.metadataCommands()...)
+	root.AddCommand(a.adoptCommand(), a.releaseCommand())
 	root.AddCommand(a.configCommands()...)
 	root.AddCommand(a.vmCommand())
 	return root

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-project/pollux/cmd/internal/metacli"
+	"github.com/pollux-project/pollux/cmd/internal/takeover"
 	"github.com/pollux-project/pollux/conf"
 	"github.com/pollux-project/pollux/protocol/adm"
 )
@@ -117,12 +118,4 @@ func (a *app) runMeta(v conf.Volume, command string, options ...string) error {
 }
 
 // metaPlace are the DEVICE INDEX words of polluxmeta for a volume.
-func metaPlace(v conf.Volume) []string {
-	switch {
-	case v.MetaDisk == "":
-		return []string{v.Disk, "internal"}
-	case v.MetaIndex < 0:
-		return []string{v.MetaDisk, "flexible"}
-	}
-	return []string{v.MetaDisk, strconv.Itoa(v.MetaIndex)}
-}
+func metaPlace(v conf.Volume) []string { return takeover.MetaWords(v) }

@@ -31,6 +31,7 @@ func polluxadmForTest() {
 	a := &app{
 		Stdio: Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, getenv: os.Getenv,
 		now:           func() time.Time { return testNow },
+		root:          os.Getenv("MACHINE"), // a script's own /proc, /sys and /etc
 		newHypervisor: func(dir string) (hypervisor.Hypervisor, error) { return fileHypervisor(dir), nil },
 	}
 	os.Exit(a.run(context.Background(), os.Args[1:]))

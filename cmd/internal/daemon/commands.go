@@ -19,6 +19,8 @@ func (d *Daemon) execute(req adm.Request) (any, error) {
 		return d.status(req.Resource)
 	case adm.CmdReload:
 		return nil, d.reload()
+	case adm.CmdForget:
+		return nil, d.forget(req.Resource)
 	case adm.CmdAdjust, adm.CmdUp:
 		// The files may have changed: the resource is read anew, alone.
 		if err := d.reloadResource(req.Resource); err != nil {

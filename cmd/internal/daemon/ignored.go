@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/pollux-project/pollux/conf"
 )
 
 // ignoredOptions names the configured options that are understood and have no
@@ -37,4 +39,14 @@ func ignoredOptions(s resourceSpec) []string {
 		add(!o.DiskDrain, "disk-drain", "no"+at, "an epoch is acknowledged when its writes have ended")
 	}
 	return out
+}
+
+// Runnable reports whether polluxd could run a resource as it is configured, and
+// which of its options would have no effect, each with what happens instead.
+func Runnable(r *conf.Resource) (withoutEffect []string, err error) {
+	spec := resourceSpec{Resource: r}
+	if _, err := engineConfig(spec); err != nil {
+		return nil, err
+	}
+	return ignoredOptions(spec), nil
 }

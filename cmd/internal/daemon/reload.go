@@ -137,7 +137,8 @@ func (d *Daemon) reloadResource(name string) error {
 	}
 	i := slices.IndexFunc(l.specs, func(s resourceSpec) bool { return s.Name == name })
 	if i < 0 {
-		return nil // it may still be up from before; else it is unknown
+		d.dropIfDown(name) // it may still be up from before; else it is unknown
+		return nil
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -151,4 +152,41 @@ func (d *Daemon) reloadResource(name string) error {
 	defer r.mu.Unlock()
 	r.spec = l.specs[i]
 	return nil
+}
+
+// forget drops a resource that is down and that the files no longer define for
+// this node. One that is defined, or up, stays.
+func (d *Daemon) forget(name string) error {
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
+	l, err := d.reread()
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(l.specs, func(s resourceSpec) bool { return s.Name == name }) {
+		d.dropIfDown(name)
+	}
+	return nil
+}
+
+// dropIfDown drops a resource unless it is up: it would come up again by
+// its old configuration.
+func (d *Daemon) dropIfDown(name string) {
+	r := d.resource(name)
+	if r == nil {
+		return
+	}
+	r.admin.Lock()
+	defer r.admin.Unlock()
+	r.mu.Lock()
+	isUp := r.eng != nil
+	r.closed = r.closed || !isUp // whoever has waited for it must not bring it up
+	r.mu.Unlock()
+	if isUp {
+		return
+	}
+	d.mu.Lock()
+	delete(d.resources, name)
+	d.mu.Unlock()
+	d.hub.changed(name)
 }
