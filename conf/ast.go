@@ -264,6 +264,8 @@ type Config struct {
 	Warnings  []Warning
 	// Files lists the absolute path of every file that was read, in order.
 	Files []string
+
+	withoutTLS string // the pollux.toml that has no [tls]; "" if it has, or if there is none to look at
 }
 
 // Resource returns the section of that name, nil if there is none.

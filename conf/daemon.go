@@ -69,6 +69,9 @@ type Daemon struct {
 	// nbd is where volumes are served; see NBDListen.
 	NBD NBDListen `toml:"nbd"`
 
+	// tls is what resources with net option tls connect with; see TLS.
+	TLS TLS `toml:"tls"`
+
 	// log is what is logged and how; see Log.
 	Log Log `toml:"log"`
 
@@ -138,6 +141,28 @@ func (t *NBDTCP) Allows(client netip.Addr) bool {
 	return len(t.Allow) == 0 || slices.ContainsFunc(t.Allow, func(p Prefix) bool { return p.Contains(client) })
 }
 
+// TLS is the table [tls] of pollux.toml: three files in PEM. All are needed,
+// or none; polluxd reads them for each connection to a peer, so that a renewed
+// certificate is in use from the next one on.
+type TLS struct {
+	// certificate is this node's, with intermediate ones behind it. Its
+	// subjectAltName has to carry the name of the node's "on" sections as a DNS
+	// name (the address, for a floating section), and if it has an
+	// extendedKeyUsage both serverAuth and clientAuth. Default: none.
+	Certificate string `toml:"certificate"`
+
+	// key is the private key of the certificate, without a passphrase. Nobody
+	// but its owner may have access to the file (mode 0600). Default: none.
+	Key string `toml:"key"`
+
+	// ca holds the certificates of those who sign the peers' certificates.
+	// The peer has to be signed by one of them. Default: none.
+	CA string `toml:"ca"`
+}
+
+// IsSet reports whether the table is there.
+func (t *TLS) IsSet() bool { return *t != TLS{} }
+
 // Log is the table [log] of pollux.toml.
 type Log struct {
 	// level is the least important kind of message to log: "trace", "debug"
@@ -201,7 +226,7 @@ func ParseDaemon(path string, src []byte) (*Daemon, error) {
 	}
 	d.File = path
 	f.absPath(&d.File)
-	for _, p := range []*string{&d.DRBDConf, &d.ControlSocket, &d.StateDir, &d.NBD.Socket} {
+	for _, p := range []*string{&d.DRBDConf, &d.ControlSocket, &d.StateDir, &d.NBD.Socket, &d.TLS.Certificate, &d.TLS.Key, &d.TLS.CA} {
 		f.absPath(p)
 	}
 	for _, list := range [][]string{d.ResourceFiles, d.VMFiles} {
@@ -246,6 +271,11 @@ func (d *Daemon) check(f *tomlFile) {
 		f.errorf(f.at("nbd", "socket"), "nbd.socket: found %q, which is the control socket, expected another path", d.NBD.Socket)
 	}
 	f.oneOf(d.AttachDevice, []string{"none", "nbd", "loop"}, "attach-device")
+	for _, file := range []struct{ key, path string }{{"certificate", d.TLS.Certificate}, {"key", d.TLS.Key}, {"ca", d.TLS.CA}} {
+		if d.TLS.IsSet() && file.path == "" {
+			f.errorf(f.at("tls"), "tls: %s is missing, expected the path of a file in PEM", file.key)
+		}
+	}
 	f.oneOf(d.Log.Level, []string{"trace", "debug", "info", "warn", "error"}, "log", "level")
 	f.oneOf(d.Log.Format, []string{"auto", "json", "console"}, "log", "format")
 	for _, list := range []struct {
@@ -332,6 +362,9 @@ func (d *Daemon) LoadResources(env Env) (*Config, error) {
 		l.cfg.File = orDefault(d.File, DefaultDaemonFile)
 	}
 	l.cfg.Warnings = l.warnings
+	if !d.TLS.IsSet() {
+		l.cfg.withoutTLS = orDefault(d.File, DefaultDaemonFile)
+	}
 	return l.cfg, nil
 }
 

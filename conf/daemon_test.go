@@ -62,6 +62,7 @@ func TestDaemonDefaults(t *testing.T) {
 		{Listen: netip.MustParseAddrPort("10.1.1.31:10809"), Plaintext: true, Allow: []Prefix{{netip.MustParsePrefix("10.1.1.0/24")}, {netip.MustParsePrefix("fd00:1::7/128")}}},
 		{Listen: netip.MustParseAddrPort("127.0.0.1:10809")},
 	}
+	want.TLS = TLS{Certificate: "/etc/pollux/tls/node.pem", Key: "/etc/pollux/tls/node.key", CA: "/etc/pollux/tls/ca.pem"}
 	want.Resource = map[string]ResourceTable{"web-root": {IO: "direct"}}
 	same := []cmp.Option{
 		cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
@@ -108,6 +109,7 @@ func TestDaemonRefuses(t *testing.T) {
 		{"tcp without listen", "[[nbd.tcp]]\nplaintext = true", `p.toml:1:1: nbd.tcp: listen is missing`},
 		{"tcp host name", "[[nbd.tcp]]\nlisten = 'localhost:10809'", `p.toml:2:`},
 		{"tcp twice", "[[nbd.tcp]]\nlisten = '[::1]:1'\n[[nbd.tcp]]\nlisten = '[::1]:1'", `p.toml:4:1: nbd.tcp.listen: [::1]:1 is listed twice`},
+		{"tls without a key", "[log]\nlevel = 'info'\n[tls]\ncertificate = 'c.pem'\nca = 'ca.pem'", `p.toml:3:1: tls: key is missing, expected the path of a file in PEM`},
 		{"network with host bits", "[[nbd.tcp]]\nlisten = '[::1]:1'\nallow = ['10.1.1.1/24']", `expected 10.1.1.0/24`},
 		{"empty path", "state-dir = ''", `p.toml:1:1: state-dir: found an empty path`},
 		{"long socket", "control-socket = '/" + strings.Repeat("x", 120) + "'", `expected at most 107 for a unix socket`},

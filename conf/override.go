@@ -19,8 +19,11 @@ func (e *OverrideError) Error() string {
 }
 
 // notAtRuntime are options that belong to another command: a size is changed
-// by resize, together with the peer.
-var notAtRuntime = map[string]string{"size": "it is changed with resize --size"}
+// by resize, together with the peer, and TLS is what the files say.
+var notAtRuntime = map[string]string{
+	"size": "it is changed with resize --size",
+	"tls":  "it is changed in the configuration of both nodes, then with adjust: the connection is made anew",
+}
 
 // RuntimeOptions are the options of a section that disk-options and
 // net-options take, by name: DRBD 8.4's, as they are in the table.

@@ -16,6 +16,9 @@ type Host struct {
 	Addr   netip.AddrPort
 	Family string // "ipv4" or "ipv6"
 	NodeID int    // dialect 9's; -1 if there is none
+	// CertNames are the names of which a certificate of the host has to carry
+	// one: those of its section, the address of a floating one.
+	CertNames []string
 }
 
 // A Volume is one volume as this host has it.
@@ -237,7 +240,7 @@ func (c *Config) Resolve(name string) (*Resource, error) {
 		return nil, err
 	}
 	r.translateDiscardNode(s, local)
-	if err := r.check(s, p); err != nil {
+	if err := r.check(s, p, c.withoutTLS); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -272,7 +275,11 @@ func resolveHost(s *ResourceSection, h *HostSection, p *pair, first bool) (Host,
 	if a.Family != "ipv4" && a.Family != "ipv6" {
 		return Host{}, errorAt(h.Pos, "resource %s, %s: found address family %q, expected ipv4 or ipv6: Pollux speaks TCP only", s.Name, h.title(), a.Family)
 	}
-	return Host{Name: h.Name(), Names: slices.Clone(h.Names), Addr: a.Addr, Family: a.Family, NodeID: h.NodeID}, nil
+	host := Host{Name: h.Name(), Names: slices.Clone(h.Names), Addr: a.Addr, Family: a.Family, NodeID: h.NodeID, CertNames: slices.Clone(h.Names)}
+	if h.Kind == FloatingAt {
+		host.CertNames = []string{a.Addr.Addr().Unmap().WithZone("").String()}
+	}
+	return host, nil
 }
 
 // fillOptions resolves all sections but the volumes' disk options.
@@ -419,7 +426,7 @@ func (r *Resource) translateDiscardNode(s *ResourceSection, local *HostSection) 
 
 // check refuses combinations that DRBD's kernel module refuses at connect,
 // and what Pollux does not have. Source: 8.4's drbd_nl.c, check_net_options.
-func (r *Resource) check(s *ResourceSection, p *pair) error {
+func (r *Resource) check(s *ResourceSection, p *pair, withoutTLS string) error {
 	at := func(section Section, name string) Pos {
 		levels := []*OptionSection{s.get(section)}
 		if section == SectionNet {
@@ -440,8 +447,8 @@ func (r *Resource) check(s *ResourceSection, p *pair) error {
 	switch {
 	case n.Transport != "" && n.Transport != "tcp":
 		return errorAt(at(SectionNet, "transport"), "resource %s: found transport %s, expected tcp: Pollux has no other", s.Name, n.Transport)
-	case n.TLS:
-		return errorAt(at(SectionNet, "tls"), "resource %s: tls is not supported by Pollux, expected \"no\"", s.Name)
+	case n.TLS && withoutTLS != "":
+		return errorAt(at(SectionNet, "tls"), "resource %s: found tls yes, expected the table [tls] with certificate, key and ca in %s", s.Name, withoutTLS)
 	}
 	return nil
 }

@@ -15,8 +15,9 @@ import (
 // A resourceSpec is one resource as this node has to run it.
 type resourceSpec struct {
 	*conf.Resource
-	Node string // this node's name
-	IO   string // "direct", "buffered", or "" by the kind of disk
+	Node string   // this node's name
+	IO   string   // "direct", "buffered", or "" by the kind of disk
+	TLS  conf.TLS // files, if net option tls is set
 }
 
 // HandlerEnv is the environment of the handlers beside PATH: about the resource as
@@ -90,7 +91,11 @@ func loadResources(settings *conf.Daemon) (*loadedConfig, error) {
 		if err != nil {
 			return nil, err
 		}
-		l.specs = append(l.specs, resourceSpec{Resource: r, Node: settings.NodeName, IO: settings.Resource[s.Name].IO})
+		spec := resourceSpec{Resource: r, Node: settings.NodeName, IO: settings.Resource[s.Name].IO}
+		if r.Net.TLS {
+			spec.TLS = settings.TLS
+		}
+		l.specs = append(l.specs, spec)
 	}
 	if len(l.specs) == 0 && others > 0 {
 		l.warnings = append(l.warnings, fmt.Sprintf("none of the %d configured resources is for this node: no \"on %s\" in %s; node-name in pollux.toml sets the name",

@@ -47,6 +47,12 @@ func engineConfig(spec resourceSpec) (engine.Config, error) {
 		Net: net, NoDataSuspend: spec.Options.OnNoDataAccessible == "suspend-io",
 		Handlers: spec.Handlers, HandlerEnv: spec.HandlerEnv(),
 	}
+	if spec.Net.TLS {
+		cfg.TLS = &engine.TLS{
+			Certificate: spec.TLS.Certificate, Key: spec.TLS.Key, CA: spec.TLS.CA,
+			Names: spec.Local.CertNames, PeerNames: spec.Peer.CertNames,
+		}
+	}
 	for _, v := range spec.Volumes {
 		disk, err := diskOptions(v.Options)
 		if err != nil {

@@ -20,6 +20,11 @@ func ignoredOptions(s resourceSpec) []string {
 		}
 	}
 	add(s.Options.Quorum != "off", "quorum", s.Options.Quorum, "two nodes have none; the peer's state and fencing decide")
+	for _, o := range []struct{ option, value string }{
+		{"tls-keyring", s.Net.TLSKeyring}, {"tls-privkey", s.Net.TLSPrivkey}, {"tls-certificate", s.Net.TLSCertificate},
+	} {
+		add(o.value != "", o.option, o.value, "the files are those of [tls] in pollux.toml")
+	}
 	start := s.Startup
 	add(len(start.BecomePrimaryOn) > 0, "become-primary-on", strings.Join(start.BecomePrimaryOn, " "),
 		"no node becomes Primary by itself: run `polluxadm primary`, or enable the unit pollux-vm@NAME")

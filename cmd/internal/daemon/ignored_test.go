@@ -41,9 +41,9 @@ func TestIgnoredOptionsAreNamed(t *testing.T) {
 		t.Errorf("defaults are warned about: %q", got)
 	}
 	all := ignoredOptions(specOf(t, "become-primary-on beta; wfc-timeout 60; degr-wfc-timeout 30;",
-		"protocol A; on-congestion pull-ahead; csums-alg sha1;",
+		"protocol A; on-congestion pull-ahead; csums-alg sha1; tls-keyring 12;",
 		"disk-timeout 50; read-balancing round-robin; al-extents 513; md-flushes no; disk-barrier; disk-drain no;"))
-	wants := []string{"become-primary-on beta", "degr-wfc-timeout 30", "disk-barrier yes", "disk-drain no"}
+	wants := []string{"become-primary-on beta", "degr-wfc-timeout 30", "tls-keyring 12", "disk-barrier yes", "disk-drain no"}
 	got := strings.Join(all, "\n")
 	if len(all) != len(wants) {
 		t.Errorf("%d options are named, want %d:\n%s", len(all), len(wants), got)
