@@ -29,6 +29,7 @@ type Resource struct {
 	PeerRole      string     `json:"peer_role,omitempty"`
 	Connection    string     `json:"connection,omitempty"`
 	Protocol      string     `json:"protocol,omitempty"`  // "A", "B" or "C"
+	TLS           *TLS       `json:"tls,omitempty"`       // nil: plaintext
 	Suspended     []string   `json:"suspended,omitempty"` // user, no-data, fencing, term
 	SplitBrain    string     `json:"split_brain,omitempty"`
 	LastError     string     `json:"last_error,omitempty"`
@@ -39,6 +40,14 @@ type Resource struct {
 	PeerAddress   string     `json:"peer_address,omitempty"` // the peer's
 	Changed       []string   `json:"changed,omitempty"`      // options in force that differ from the file's
 	Volumes       []Volume   `json:"volumes,omitempty"`      // sorted by number
+}
+
+// TLS is how a connection with net option tls is protected; all fields are
+// empty while there is none.
+type TLS struct {
+	Cipher    string     `json:"cipher,omitempty"`     // as IANA names it
+	Until     *time.Time `json:"until,omitempty"`      // this node's certificate is valid so long
+	PeerUntil *time.Time `json:"peer_until,omitempty"` // the peer's
 }
 
 // Term is what a node knows of the terms that an arbiter hands out.

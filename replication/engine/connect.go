@@ -114,6 +114,9 @@ func (e *Engine) adopt(ctx context.Context, l *link) {
 	e.mu.Unlock()
 	e.finish(b)
 	e.freeBatch(b)
+	if l.dataConn.tls != nil {
+		e.greetTLS(l.dataConn.tls)
+	}
 	go l.run()
 }
 

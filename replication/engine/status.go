@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ type Status struct {
 	Violations           int       // how often
 	ViolationAt          time.Time
 	PeerIsPollux         bool
+	TLS                  *TLSStatus // nil: plaintext
 	Term                 replication.TermSnapshot
 	WaitsToResume        string // why a former Primary does not serve yet
 	Volumes              []VolumeStatus
@@ -51,6 +53,13 @@ type VolumeStatus struct {
 	WriteOrder     string // "f" or "d"
 	Open           int
 	DiskError      string
+}
+
+// TLSStatus is how a connection with TLS is protected; the zero value while
+// there is none.
+type TLSStatus struct {
+	Cipher           string    // as IANA names it
+	Until, PeerUntil time.Time // this node's certificate and the peer's are valid so long
 }
 
 // ResyncStatus is the progress of a resync.
@@ -92,7 +101,8 @@ func (e *Engine) Status() Status {
 		LastError: snap.LastError, Term: snap.Term, PeerIsPollux: snap.Features&drbd.FeaturePollux != 0,
 	}
 	s.Violation, s.Violations, s.ViolationAt = e.violation.text, e.violation.count, e.violation.last
-	if s.LastError == "" && snap.Conn < drbd.Connected {
+	s.TLS = e.tlsStatus()
+	if snap.Conn < drbd.Connected && (s.LastError == "" || strings.HasPrefix(e.connectError, tlsPrefix)) {
 		s.LastError = e.connectError
 	}
 	if snap.Conn < drbd.Connected {

@@ -20,6 +20,7 @@ type tlsLayer struct {
 	early []byte // read by readAhead, not yet by Read
 	fault error  // why readAhead found the connection ended, in our words
 	words func(error) error
+	until time.Time // this node's certificate is valid so long
 }
 
 // startTLS does the handshake on a socket. Its time is bounded by the deadline
@@ -30,7 +31,7 @@ func (e *Engine) startTLS(ctx context.Context, s *sock, t *TLS, dialled bool) er
 		return err
 	}
 	w := &wire{TCPConn: s.TCPConn}
-	layer := &tlsLayer{wire: w, words: func(err error) error { return c.explain(err, e.cfg.PeerName) }}
+	layer := &tlsLayer{wire: w, until: c.own.Leaf.NotAfter, words: func(err error) error { return c.explain(err, e.cfg.PeerName) }}
 	if dialled {
 		layer.conn = tls.Client(w, c.config(e.cfg.PeerName))
 	} else {
@@ -54,6 +55,40 @@ func errPeerHasTLS(peer string) error {
 // startsTLS reports whether first is the head of a TLS handshake: a record of
 // type 22, version 3 (RFC 8446, 5.1). Packets of DRBD begin with 0x83 or 0x86.
 func startsTLS(first []byte) bool { return first[0] == 22 && first[1] == 3 }
+
+// tlsStatus is for Status; under the lock.
+func (e *Engine) tlsStatus() *TLSStatus {
+	if e.tls.Load() == nil {
+		return nil
+	}
+	if e.link == nil || e.link.dataConn.tls == nil {
+		return new(TLSStatus)
+	}
+	return e.link.dataConn.tls.status()
+}
+
+func (t *tlsLayer) status() *TLSStatus {
+	s := t.conn.ConnectionState()
+	return &TLSStatus{Cipher: tls.CipherSuiteName(s.CipherSuite), Until: t.until, PeerUntil: s.PeerCertificates[0].NotAfter}
+}
+
+// soon is how long before its end a certificate is worth a warning.
+const soon = 14 * 24 * time.Hour
+
+// greetTLS logs what a new connection is protected by. It outlives its
+// certificates: the keys were made when they were valid.
+func (e *Engine) greetTLS(t *tlsLayer) {
+	s := t.status()
+	e.log.Info().Str("peer", e.cfg.PeerName).Str("cipher", s.Cipher).Time("until", s.Until).Time("peer-until", s.PeerUntil).Msg("connected with TLS 1.3")
+	for _, c := range []struct {
+		whose string
+		until time.Time
+	}{{"this node's certificate", s.Until}, {"the certificate of peer " + e.cfg.PeerName, s.PeerUntil}} {
+		if time.Until(c.until) < soon {
+			e.log.Warn().Msg(c.whose + " expires on " + stamp(c.until) + ": renew it; this connection goes on, a later one is refused")
+		}
+	}
+}
 
 // refused ends a connection of the peer, which this node could not come to
 // terms with.

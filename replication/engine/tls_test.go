@@ -43,6 +43,16 @@ func newTestCA(t testing.TB, name string) *testCA {
 	return ca
 }
 
+func (ca *testCA) pool() *x509.CertPool {
+	b, err := os.ReadFile(ca.path)
+	if err != nil {
+		ca.t.Fatal(err)
+	}
+	p := x509.NewCertPool()
+	p.AppendCertsFromPEM(b)
+	return p
+}
+
 func (ca *testCA) write(path, kind string, der []byte) {
 	ca.t.Helper()
 	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {

@@ -36,7 +36,10 @@ type tlsError struct {
 	lost bool // the peer said nothing
 }
 
-func (e *tlsError) Error() string { return "TLS: " + e.text }
+func (e *tlsError) Error() string { return tlsPrefix + e.text }
+
+// tlsPrefix begins each sentence about TLS.
+const tlsPrefix = "TLS: "
 
 func tlsErrorf(format string, args ...any) error {
 	return &tlsError{text: fmt.Sprintf(format, args...)}
@@ -236,7 +239,7 @@ func (c *credentials) explainAlert(alert, peer string) error {
 	case !strings.Contains(alert, "certificate"):
 		return tlsErrorf("peer %s ends the handshake with the alert %q: its log says more", peer, alert)
 	case c.ownFault != nil:
-		return tlsErrorf("%s (peer %s refuses it)", c.ownFault.Error()[len("TLS: "):], peer)
+		return tlsErrorf("%s (peer %s refuses it)", strings.TrimPrefix(c.ownFault.Error(), tlsPrefix), peer)
 	}
 	return tlsErrorf("peer %s refuses this node's certificate %s with the alert %q: its log says why", peer, c.of.Certificate, alert)
 }

@@ -70,6 +70,7 @@ type (
 		Paths       []jsonPath       `json:"paths"`
 		PeerDevices []jsonPeerDevice `json:"peer_devices"`
 		Protocol    string           `json:"pollux-protocol,omitempty"`
+		TLSDetails  *adm.TLS         `json:"pollux-tls,omitempty"`
 	}
 	jsonPath struct {
 		ThisHost    jsonHost `json:"this_host"`
@@ -165,7 +166,7 @@ func toJSONConnection(r adm.Resource) jsonConnection {
 	_, peerID := nodeIDs(r)
 	c := jsonConnection{
 		PeerNodeID: peerID, Name: r.Peer, State: connectionWord(r.Connection), PeerRole: roleWord(r.PeerRole),
-		Protocol: r.Protocol, PeerDevices: []jsonPeerDevice{},
+		Protocol: r.Protocol, TLS: r.TLS != nil, TLSDetails: r.TLS, PeerDevices: []jsonPeerDevice{},
 		Paths: []jsonPath{{ThisHost: hostOf(r.Address), RemoteHost: hostOf(r.PeerAddress), Established: isConnected(r)}},
 	}
 	for _, v := range r.Volumes {

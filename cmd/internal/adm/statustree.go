@@ -50,6 +50,9 @@ func writeResource(w io.Writer, r adm.Resource, p palette, now time.Time) {
 	if r.State == adm.StateUp {
 		row("role", "%s/%s  (%s/%s)", r.Role, r.PeerRole, r.Node, r.Peer)
 		row("connection", "%s, protocol %s, %s - %s", r.Connection, r.Protocol, r.Address, r.PeerAddress)
+		if r.TLS != nil {
+			row("tls", "%s", tlsLine(*r.TLS, now))
+		}
 		if r.Term != nil {
 			row("term", "%s", termLine(*r.Term))
 		}
@@ -78,13 +81,30 @@ func writeResource(w io.Writer, r adm.Resource, p palette, now time.Time) {
 		row("changed", "%s", c)
 	}
 	for _, line := range strings.Split(strings.TrimSpace(r.LastError), "\n") {
-		if line != "" && r.SplitBrain == "" { // with a split brain the verdict says it all
+		// With a split brain, or without TLS, the verdict says it all.
+		if line != "" && r.SplitBrain == "" && !strings.Contains(v.Why, line) {
 			row("last error", "%s", line)
 		}
 	}
 	if v.Advice != "" {
 		row("next", "%s", v.Advice)
 	}
+}
+
+// tlsLine says how long the certificates of a connection last; it goes on
+// without them, but a later one needs them.
+func tlsLine(t adm.TLS, now time.Time) string {
+	if t.Until == nil || t.PeerUntil == nil {
+		return "configured"
+	}
+	ends := func(until time.Time) string {
+		s := until.Local().Format(time.DateTime)
+		if now.After(until) {
+			s += " (expired: the next connection needs a new one)"
+		}
+		return s
+	}
+	return fmt.Sprintf("%s, certificate until %s, the peer's until %s", t.Cipher, ends(*t.Until), ends(*t.PeerUntil))
 }
 
 // termLine is "7 (promised 9)" and whatever else is to be said.

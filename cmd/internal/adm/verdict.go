@@ -188,11 +188,15 @@ func connectAdvice(r adm.Resource) string {
 	return ""
 }
 
-// peerAbsent says that the peer isn't connected, and since when.
+// peerAbsent says that the peer isn't connected, since when, and why if that
+// is for TLS, which no patience mends.
 func peerAbsent(r adm.Resource, now time.Time) string {
 	s := fmt.Sprintf("%s is not connected (%s)", r.Peer, r.Connection)
 	if r.PeerLostSince != nil {
 		s += fmt.Sprintf(" since %s, %s ago", r.PeerLostSince.Local().Format(time.DateTime), roundAge(now.Sub(*r.PeerLostSince)))
+	}
+	if strings.HasPrefix(r.LastError, "TLS: ") {
+		s += "; " + firstLine(r.LastError)
 	}
 	return s
 }

@@ -20,6 +20,12 @@ func (r *runningEngine) Status() adm.Resource {
 		t := s.PeerLostSince.UTC()
 		st.PeerLostSince = &t
 	}
+	if t := s.TLS; t != nil {
+		st.TLS = &adm.TLS{Cipher: t.Cipher}
+		if t.Cipher != "" {
+			st.TLS.Until, st.TLS.PeerUntil = &t.Until, &t.PeerUntil
+		}
+	}
 	if t := s.Term; t.Promised > 0 {
 		st.Term = &adm.Term{
 			Term: t.Term, Promised: t.Promised, Owned: t.Owned, Sole: t.Sole, Marked: t.Marked, Unknown: t.Unknown, Frozen: t.Frozen,
