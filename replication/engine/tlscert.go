@@ -26,6 +26,15 @@ type TLS struct {
 	// A certificate has to carry one of these as a DNS name, or, if it looks
 	// like one, as an IP address.
 	Names, PeerNames []string
+
+	now func() time.Time // nil: time.Now; tests have time pass
+}
+
+func (t *TLS) clock() time.Time {
+	if t.now != nil {
+		return t.now()
+	}
+	return time.Now()
 }
 
 // A tlsError is why there is no TLS with the peer, in one sentence. Connecting
@@ -149,7 +158,7 @@ func errNoCertificate(peer string) error {
 // verify says what is wrong with a certificate: its issuer, its time, what it
 // may be used for, its name. where tells on which node it is mended.
 func (c *credentials) verify(what string, leaf *x509.Certificate, rest [][]byte, names []string, where string) error {
-	opts := x509.VerifyOptions{Roots: c.root, Intermediates: x509.NewCertPool(), CurrentTime: time.Now()}
+	opts := x509.VerifyOptions{Roots: c.root, Intermediates: x509.NewCertPool(), CurrentTime: c.of.clock()}
 	for _, der := range rest {
 		if more, err := x509.ParseCertificate(der); err == nil {
 			opts.Intermediates.AddCert(more)
@@ -198,7 +207,7 @@ func (c *credentials) explainChain(what string, leaf *x509.Certificate, err erro
 		leaf = invalid.Cert
 	}
 	switch {
-	case invalid.Reason == x509.Expired && time.Now().Before(leaf.NotBefore):
+	case invalid.Reason == x509.Expired && c.of.clock().Before(leaf.NotBefore):
 		return tlsErrorf("%s is not valid before %s: compare the clocks of both nodes, or renew it%s", what, stamp(leaf.NotBefore), where)
 	case invalid.Reason == x509.Expired:
 		return tlsErrorf("%s has expired on %s: renew it%s", what, stamp(leaf.NotAfter), where)
