@@ -373,7 +373,7 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 	if !ps.Valid() {
 		return &drbd.ProtocolError{Packet: drbd.CmdState, Field: "state", Got: fmt.Sprintf("%#08x", word), Want: "a state of DRBD 8.4"}
 	}
-	if err := v.checkState(ps); err != nil {
+	if err := r.checkState(v, ps); err != nil {
 		return err
 	}
 	if t := &r.terms; ps.Role == drbd.Primary && !t.accepts(t.peer.Term) {
@@ -499,9 +499,9 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 	return nil
 }
 
-// checkState refuses what no node says of itself, and a first word without what
-// the generations are compared by.
-func (v *volume) checkState(ps drbd.State) error {
+// checkState refuses what no node says of itself, a first word without what the
+// generations are compared by, and a second Primary: a promotion asks first.
+func (r *Resource) checkState(v *volume, ps drbd.State) error {
 	bad := func(field string, got, want any) error {
 		return &drbd.ProtocolError{Packet: drbd.CmdState, Field: field, Got: got, Want: want}
 	}
@@ -510,6 +510,8 @@ func (v *volume) checkState(ps drbd.State) error {
 		return bad("role", ps.Role, "Primary or Secondary")
 	case ps.Disk == drbd.DUnknown:
 		return bad("disk", ps.Disk, "the state of the peer's own disk")
+	case v.handshakeDone && ps.Role == drbd.Primary && r.role == drbd.Primary && !r.net.AllowTwoPrimaries:
+		return bad("role", ps.Role, "Secondary, as this node is Primary")
 	case v.handshakeDone:
 	case !v.havePeerSizes:
 		return bad("command", drbd.CmdState, "P_SIZES first")

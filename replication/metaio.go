@@ -255,6 +255,12 @@ func (v *volume) setDirty(s drbd.Sector, size uint32) uint64 {
 	if v.bitmap == nil {
 		return 0
 	}
+	if end := v.bitmap.Size(); s+drbd.Sector((size+511)>>9) > end { // begun before the peer has shrunk the volume
+		if s >= end {
+			return 0
+		}
+		size = uint32((end - s).Bytes())
+	}
 	return v.setBits(meta.BitsOutward(s, size))
 }
 

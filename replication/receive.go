@@ -328,8 +328,12 @@ func (v *volume) checkRange(cmd drbd.Command, s drbd.Sector, size uint32) error 
 	if size == 0 || size%512 != 0 {
 		return &drbd.ProtocolError{Packet: cmd, Field: "blksize", Got: size, Want: "a multiple of 512"}
 	}
-	if n := drbd.Sector(size >> 9); s > v.size || n > v.size-s {
-		return &drbd.ProtocolError{Packet: cmd, Field: "sector", Got: s, Want: fmt.Sprintf("a range of %d sectors that ends at %d at most", n, v.size)}
+	end := v.size
+	if v.bitmap != nil {
+		end = min(end, v.bitmap.Size()) // smaller while the volume shrinks
+	}
+	if n := drbd.Sector(size >> 9); s > end || n > end-s {
+		return &drbd.ProtocolError{Packet: cmd, Field: "sector", Got: s, Want: fmt.Sprintf("a range of %d sectors that ends at %d at most", n, end)}
 	}
 	return nil
 }

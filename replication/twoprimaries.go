@@ -6,8 +6,19 @@ import (
 	"github.com/pollux-project/pollux/protocol/drbd"
 )
 
-// bothPrimary reports whether both nodes are Primary now.
-func (r *Resource) bothPrimary() bool { return r.role == drbd.Primary && r.peerRole == drbd.Primary }
+// bothPrimary reports whether both nodes are Primary now, for any volume: the
+// peer states its role for each.
+func (r *Resource) bothPrimary() bool {
+	if r.role != drbd.Primary {
+		return false
+	}
+	for _, v := range r.vols {
+		if v.st.Peer == drbd.Primary {
+			return true
+		}
+	}
+	return r.peerRole == drbd.Primary
+}
 
 // checkTwoPrimaries is why net cannot be taken over, or nil. The numbers are
 // DRBD's ERR_NOT_PROTO_C and ERR_NEED_ALLOW_TWO_PRI.

@@ -33,6 +33,7 @@ type Resource struct {
 	Suspended     []string   `json:"suspended,omitempty"` // user, no-data, fencing, term
 	SplitBrain    string     `json:"split_brain,omitempty"`
 	LastError     string     `json:"last_error,omitempty"`
+	Violation     *Violation `json:"violation,omitempty"`       // nil if the peer has kept to the protocol since the last connect
 	Term          *Term      `json:"term,omitempty"`            // nil if terms are not in use
 	WaitsToResume string     `json:"waits_to_resume,omitempty"` // why a former Primary doesn't serve yet
 	PeerLostSince *time.Time `json:"peer_lost_since,omitempty"`
@@ -48,6 +49,13 @@ type TLS struct {
 	Cipher    string     `json:"cipher,omitempty"`     // as IANA names it
 	Until     *time.Time `json:"until,omitempty"`      // this node's certificate is valid so long
 	PeerUntil *time.Time `json:"peer_until,omitempty"` // the peer's
+}
+
+// Violation is how the peer has broken the protocol since the last connect.
+type Violation struct {
+	Text  string    `json:"text"` // of the last time: packet, field, what was wanted and what came
+	Count int       `json:"count"`
+	Last  time.Time `json:"last"`
 }
 
 // Term is what a node knows of the terms that an arbiter hands out.

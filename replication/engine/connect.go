@@ -79,7 +79,10 @@ func (e *Engine) connectLoop(ctx context.Context) {
 		}
 		e.mu.Lock()
 		e.noteEnd(err, time.Now())
-		pause := max(retryPause, e.outcast(e.violation.row))
+		pause := retryPause
+		if e.violation.fresh {
+			pause = max(pause, e.outcast(e.violation.row))
+		}
 		e.mu.Unlock()
 		if errors.Is(err, errGiveUp) {
 			e.giveUp(ctx, err)

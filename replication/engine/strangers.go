@@ -92,7 +92,8 @@ type violation struct {
 	text  string
 	count int // since the operator's last connect
 	last  time.Time
-	row   int // in a row, without a connection that held
+	row   int  // in a row, without a connection that held
+	fresh bool // the last connection ended so
 }
 
 // noteEnd looks at the end of a connection that began at since: one that the
@@ -103,7 +104,7 @@ func (e *Engine) noteEnd(err error, since time.Time) {
 		w.row = 0
 	}
 	var p *drbd.ProtocolError
-	if !errors.As(err, &p) {
+	if w.fresh = errors.As(err, &p); !w.fresh {
 		return
 	}
 	w.text, w.last = p.Error(), now
@@ -128,10 +129,10 @@ func outcast(n int) time.Duration {
 // meanwhile, so the peer is refused by the kernel. It reports false if ctx ended.
 func (e *Engine) doPenance(done <-chan struct{}) bool {
 	e.mu.Lock()
-	n, text := e.violation.row, e.violation.text
+	n, text, fresh := e.violation.row, e.violation.text, e.violation.fresh
 	e.mu.Unlock()
 	d := e.outcast(n)
-	if d <= 0 {
+	if d <= 0 || !fresh {
 		return true
 	}
 	e.log.Warn().Str("peer", e.cfg.PeerName).Int("times", n).Dur("pause", d).Str("reason", text).

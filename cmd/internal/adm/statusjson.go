@@ -37,6 +37,7 @@ type (
 		Term             *adm.Term        `json:"pollux-term,omitempty"`
 		SplitBrain       string           `json:"pollux-split-brain,omitempty"`
 		LastError        string           `json:"pollux-last-error,omitempty"`
+		Violation        *adm.Violation   `json:"pollux-violation,omitempty"`
 		PeerLostSince    *time.Time       `json:"pollux-peer-lost-since,omitempty"`
 	}
 	jsonDevice struct {
@@ -145,7 +146,7 @@ func toJSON(r adm.Resource, now time.Time) jsonResource {
 		SuspendedNoData: slices.Contains(r.Suspended, "no-data"), SuspendedFencing: slices.Contains(r.Suspended, "fencing"),
 		Devices: []jsonDevice{}, Connections: []jsonConnection{},
 		State: r.State, Verdict: v.Level.String(), Why: v.Why, Advice: v.Advice,
-		Term: r.Term, SplitBrain: r.SplitBrain, LastError: r.LastError, PeerLostSince: r.PeerLostSince,
+		Term: r.Term, SplitBrain: r.SplitBrain, LastError: r.LastError, Violation: r.Violation, PeerLostSince: r.PeerLostSince,
 	}
 	j.NodeID, _ = nodeIDs(r)
 	for _, v := range r.Volumes {

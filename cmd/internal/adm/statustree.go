@@ -86,6 +86,9 @@ func writeResource(w io.Writer, r adm.Resource, p palette, now time.Time) {
 			row("last error", "%s", line)
 		}
 	}
+	if w := r.Violation; w != nil && !strings.Contains(r.LastError, w.Text) {
+		row("violation", "%s broke the protocol, %d times, last at %s: %s", r.Peer, w.Count, w.Last.Local().Format(time.DateTime), w.Text)
+	}
 	if v.Advice != "" {
 		row("next", "%s", v.Advice)
 	}

@@ -198,6 +198,9 @@ func peerAbsent(r adm.Resource, now time.Time) string {
 	if strings.HasPrefix(r.LastError, "TLS: ") {
 		s += "; " + firstLine(r.LastError)
 	}
+	if v := r.Violation; v != nil && strings.Contains(r.LastError, v.Text) {
+		s += ": it broke the protocol: " + v.Text
+	}
 	return s
 }
 

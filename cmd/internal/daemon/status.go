@@ -26,6 +26,9 @@ func (r *runningEngine) Status() adm.Resource {
 			st.TLS.Until, st.TLS.PeerUntil = &t.Until, &t.PeerUntil
 		}
 	}
+	if s.Violations > 0 {
+		st.Violation = &adm.Violation{Text: s.Violation, Count: s.Violations, Last: s.ViolationAt.UTC()}
+	}
 	if t := s.Term; t.Promised > 0 {
 		st.Term = &adm.Term{
 			Term: t.Term, Promised: t.Promised, Owned: t.Owned, Sole: t.Sole, Marked: t.Marked, Unknown: t.Unknown, Frozen: t.Frozen,
