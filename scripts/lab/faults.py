@@ -1,23 +1,26 @@
-"""faults: disks that are slow, fail, hang, or lose what was not flushed; and a cable that can be cut."""
+"""faults: disks that are slow, fail, hang, or lose in a power cut what was not flushed."""
 import os
 import signal
-import socket
-import threading
 
 import lab
 
 
 class Disk:
-    """A logdisk of size bytes: the disk of a guest, or through FUSE that of a process here."""
+    """A logdisk of size bytes: the disk of a guest, or through FUSE that of a process here.
 
-    def __init__(self, l, name, size):
+    path is the file behind it; it is made unless it is there.
+    """
+
+    def __init__(self, l, name, size, path=None):
         self.l, self.name, self.size = l, name, size
-        self.path = os.path.join(l.run, name + '.raw')
+        self.path = path or os.path.join(l.run, name + '.raw')
         self.socket = os.path.join(l.run, name + '.sock')
         self.log_path = os.path.join(l.out, name + '.log')
         self.wish_path = os.path.join(l.run, name + '.wishes')
         self.mount = os.path.join(l.run, name + '.fuse')
-        with open(self.path, 'wb') as f:
+        if os.path.exists(self.socket):
+            os.unlink(self.socket)
+        with open(self.path, 'ab') as f:
             f.truncate(size)
         l.spawn(name, [os.path.join(lab.HERE, 'logdisk'), self.socket, self.path, self.log_path, self.wish_path])
         lab.wait_for('logdisk', 5, lambda: os.path.exists(self.socket))
@@ -56,74 +59,10 @@ class Disk:
         self.l.command(['fusermount3', '-u', '-z', self.mount])
         return self.lost(before)
 
+    def close(self):
+        """Ends it, unplugged; the file behind it stays."""
+        self.l.end(self.name)
+
     def lost(self, before):
         """Waits for the end of the connection after so many; returns the sectors it lost."""
         return lab.wait_for('the end of the connection', 10, lambda: self.cuts()[before:])[0]
-
-
-class Cable:
-    """The way to a port of this machine by another port, that of the cable: it can be pulled out and put back.
-
-    Connections over a cable that is pulled out hang, without end of file or
-    reset, as with a real one; new ones are refused. When it is put back the old
-    ones are reset.
-    """
-
-    def __init__(self, target):
-        self.target, self.port = target, lab.free_ports(1)[0]
-        self.up = threading.Event()
-        self.ends = []
-        self.put_back()
-
-    def pull(self):
-        self.up.clear()
-        try:
-            self.listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
-        except OSError:
-            pass
-        self.listener.close()
-
-    def put_back(self):
-        for s in self.ends:
-            try:
-                s.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
-            except OSError:
-                pass
-        self.ends = []
-        self.listener = socket.socket()
-        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.listener.bind(('127.0.0.1', self.port))
-        self.listener.listen(16)
-        self.up.set()
-        threading.Thread(target=self.accept, args=(self.listener,), daemon=True).start()
-
-    def accept(self, listener):
-        while True:
-            try:
-                near, _ = listener.accept()
-            except OSError:
-                return  # pulled out
-            try:
-                far = socket.create_connection(('127.0.0.1', self.target), 5)
-            except OSError:
-                near.close()
-                continue
-            far.settimeout(None)
-            self.ends += [near, far]
-            for a, b in ((near, far), (far, near)):
-                a.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=self.forward, args=(a, b), daemon=True).start()
-
-    def forward(self, a, b):
-        try:
-            while data := a.recv(1 << 18):
-                self.up.wait()
-                b.sendall(data)
-        except OSError:
-            pass
-        self.up.wait()  # an end of file does not cross either
-        for s in (a, b):
-            try:
-                s.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass

@@ -23,6 +23,8 @@ import sys
 import tempfile
 import time
 
+import faults
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 LAB = os.path.abspath(os.environ.get('POLLUX_LAB', os.path.join(ROOT, 'build', 'lab')))
@@ -149,22 +151,14 @@ class Guest:
         self.ssh_port, self.drbd_port = free_ports(2)
         self.run = os.path.join(lab.run, name)
         os.mkdir(self.run)
-        letters = 'ab'[:len(sizes)]
-        self.disks = [os.path.join(self.run, f'vd{x}.raw') for x in letters]
-        self.log_paths = [os.path.join(lab.out, f'{name}-vd{x}.log') for x in letters]
-        self.delay_path = os.path.join(self.run, 'flush-delay')  # one for all disks
-        self.disk, self.log_path = self.disks[0], self.log_paths[0]
+        self.drives = [faults.Disk(lab, f'{name}-vd{x}', size) for x, size in zip('ab', sizes)]
+        self.disks = [d.path for d in self.drives]
+        self.disk = self.disks[0]
         self.env = dict(LAB_RUN=self.run, LAB_SSH_PORT=str(self.ssh_port), LAB_DRBD_PORT=str(self.drbd_port))
         begin = time.monotonic()
         lab.command([os.path.join(HERE, 'build')], limit=180)
         self.seconds_to_build = time.monotonic() - begin
-        for x, variable, disk, log, size in zip(letters, ('LAB_DISK', 'LAB_DISK_B'), self.disks, self.log_paths, sizes):
-            with open(disk, 'wb') as f:
-                f.truncate(size)
-            at = f'{self.run}/vd{x}.sock'
-            lab.spawn(f'{name}-logdisk-{x}', [os.path.join(HERE, 'logdisk'), at, disk, log, self.delay_path])
-            wait_for('logdisk', 5, lambda: os.path.exists(at))
-            self.env[variable] = f'nbd:unix:{at}'
+        self.env.update(zip(('LAB_DISK', 'LAB_DISK_B'), (f'nbd:unix:{d.socket}' for d in self.drives)))
         self.boot()
 
     def boot(self):
@@ -184,11 +178,17 @@ class Guest:
         self.seconds_to_boot = time.monotonic() - begin
 
     def kill(self):
-        """The crash of the node: QEMU ends at once, what reached the disks stays."""
+        """The crash of the node: QEMU ends at once, what reached the disks stays.
+
+        With a wish of the disks to lose what was not flushed, a power cut. Returns
+        how many sectors each one lost.
+        """
+        before = [len(d.cuts()) for d in self.drives]
         self.lab.end(self.name + '-qemu', signal.SIGKILL)
         self.lab.end(self.name + '-ssh', signal.SIGKILL)
         if os.path.exists(f'{self.run}/ssh'):
             os.unlink(f'{self.run}/ssh')
+        return [d.lost(n) for d, n in zip(self.drives, before)]
 
     def sh(self, script, limit=30, ok=(0,)):
         """Runs a shell script in the guest and returns its output."""
@@ -220,15 +220,11 @@ class Guest:
 
     def flush_delay(self, wish):
         """Makes each flush take that many milliseconds longer, or fail ('fail')."""
-        with open(self.delay_path + '.new', 'w') as f:
-            f.write('flush=fail' if wish == 'fail' else f'flush-delay={wish}')
-        os.replace(f.name, self.delay_path)
+        for d in self.drives:
+            d.wish('flush=fail' if wish == 'fail' else f'flush-delay={wish}')
 
     def disk_log(self, disk=0):
-        """[(begin, end, 'W', offset, length) or (begin, end, 'F')], times in ns."""
-        with open(self.log_paths[disk]) as f:
-            words = [line.split() for line in f if line.endswith('\n')]
-        return [(int(w[0]), int(w[1]), w[2], *map(int, w[3:])) for w in words]
+        return self.drives[disk].log()
 
 
 # The resync rate is fixed and high: the controller of 8.4 would start slowly,

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 
+import faults
 import lab
 
 MIB = 1 << 20
@@ -113,8 +114,8 @@ class Kernel(Node):
         self.guest.write_file('/etc/drbd.conf', self.conf)
 
     def kill(self):
-        """The crash of the node: what reached its disks stays."""
-        self.guest.kill()
+        """The crash of the node: what reached its disks stays, or not, as they wish. Returns the sectors lost."""
+        return sum(self.guest.kill())
 
     def start(self):
         """Boots it again after kill; nothing is up then."""
@@ -190,6 +191,12 @@ class Pollux(Node):
         for program in ('polluxd', 'polluxadm'):
             if not os.access(os.path.join(self.bin, program), os.X_OK):
                 raise lab.Failure(f'{self.bin}/{program} is not there: run make build')
+        self.drives = []
+        self.write_toml()
+
+    def write_toml(self):
+        # Through a logdisk's file every read goes to the disk: none is answered by the page cache.
+        more = '\n[resource.r0]\nio = "direct"\n' if self.drives else ''
         with open(self.toml, 'w') as f:
             f.write("""node-name = "pollux"
 resource-files = ["r0.res"]
@@ -205,7 +212,7 @@ socket = "nbd.sock"
 [log]
 level = "info"
 format = "json"
-""")
+""" + more)
 
     def uri(self, volume=0):
         export = f'r0/{volume}' if self.volumes > 1 else 'r0'
@@ -213,8 +220,57 @@ format = "json"
 
     def configure(self, peer_port, net, disk, more=''):
         with open(f'{self.dir}/r0.res', 'w') as f:
-            f.write(self.resource_text(self.images(), ('pollux', '127.0.0.1', self.listen_port),
+            f.write(self.resource_text(self.paths(), ('pollux', '127.0.0.1', self.listen_port),
                                        ('kernel', '127.0.0.1', peer_port), net, disk, more))
+
+    def paths(self):
+        """Its disks as polluxd opens them."""
+        return [d.mount for d in self.drives] or self.images()
+
+    def plug(self, wish=''):
+        """Makes its disks logdisks with that wish, for the next start: polluxd is ended."""
+        self.lab.end('polluxd')
+        before = self.paths()
+        self.drives = [faults.Disk(self.lab, f'pollux-{i}', size, image)
+                       for i, (image, size) in enumerate(zip(self.images(), self.sizes))]
+        for d in self.drives:
+            d.wish(wish)
+            d.plug()
+        self.use_paths(before)
+
+    def unplug(self):
+        """The opposite of plug; nothing is lost."""
+        self.lab.end('polluxd')
+        before = self.paths()
+        for d in self.drives:
+            d.wish()
+            d.unplug()
+            d.close()
+        self.drives = []
+        self.use_paths(before)
+
+    def use_paths(self, before):
+        with open(f'{self.dir}/r0.res') as f:
+            text = f.read()
+        for old, new in zip(before, self.paths()):
+            text = text.replace(f'disk {old};', f'disk {new};')
+        with open(f'{self.dir}/r0.res', 'w') as f:
+            f.write(text)
+        self.write_toml()
+
+    def power_cut(self):
+        """polluxd stops at once, and its disks lose what was not flushed, as they wish. Returns the sectors lost."""
+        daemon = self.process()
+        daemon.send_signal(signal.SIGSTOP)
+        lab.wait_for('polluxd to stop', 5, lambda: open(f'/proc/{daemon.pid}/stat').read().rsplit(')', 1)[1].split()[0] == 'T')
+        lost = sum(d.unplug() for d in self.drives)
+        self.kill()
+        for d in self.drives:
+            d.plug()
+        return lost
+
+    def process(self):
+        return next(child for name, child in self.lab.children if name == 'polluxd')
 
     def start(self):
         self.lab.spawn('polluxd', [os.path.join(self.bin, 'polluxd'), '--config', self.toml])
@@ -364,8 +420,12 @@ class Recorder(threading.Thread):
                 self.client.write(list(batch), blocks=list(batch.values()))
                 self.acknowledged.update((o, [block]) for o, block in batch.items())
                 self.count += len(batch)
+                self.pause()
         except self.client.nbd.Error as e:
             self.died = e
+
+    def pause(self):
+        """Between two batches."""
 
     def stop(self, limit=60):
         """Ends the writing; the last batch is answered then."""
