@@ -131,6 +131,11 @@ interop-nbd: go-present ## attach-device = "nbd" with a real kernel's nbd driver
 	@$(BOOTSTRAP) build interop
 	scripts/lab/nbd-attach
 
+.PHONY: interop-speed
+interop-speed: go-present ## speed with the kernel's DRBD as peer, beside two kernels in the same guests (8 minutes or less)
+	@$(BOOTSTRAP) build interop
+	scripts/lab/speed
+
 .PHONY: cover
 cover: ## test coverage by package; cover.out for `go tool cover -html=cover.out`
 	@$(BOOTSTRAP) build test
