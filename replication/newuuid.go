@@ -24,6 +24,7 @@ func (r *Resource) runNewCurrentUUID(c *command) {
 		c.phase, c.skipSync = phaseDrain, skip
 		if c.AssumeClean {
 			r.holdWrites(c, v)
+			r.setTimerOnce(timerCommand, commandLimitMS) // frozen writes may not end before an operator's next command
 		}
 	case !v.hasDisk():
 		r.finish(c, r.requestError(v, 138, "Device does not have a disk-config", "it was lost meanwhile"))

@@ -46,6 +46,7 @@ func (r *Resource) judge(v *volume, p drbd.ReqState) (drbd.State, StateCode) {
 	if !ns.Valid() || !v.handshakeDone {
 		return ns, SSNotSupported
 	}
+	ns.Disk = min(ns.Disk, v.st.Disk) // Outdated is better than Inconsistent: a word of the peer mends no disk
 	if v.st.Disk == drbd.Negotiating {
 		return ns, SSInTransientState
 	}

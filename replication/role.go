@@ -48,7 +48,7 @@ func (r *Resource) refusedByPeer(c *command) error {
 func (c *command) promoted(v *volume) drbd.State {
 	ns := v.st
 	ns.Role = drbd.Primary
-	if c.forced[v.num] || c.alone && ns.Disk == drbd.Consistent {
+	if c.forced[v.num] && ns.Disk >= drbd.Inconsistent || c.alone && ns.Disk == drbd.Consistent { // it may have failed meanwhile
 		ns.Disk = drbd.UpToDate
 	}
 	return c.withoutPeer(ns)

@@ -1,0 +1,35 @@
+package replication_test
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/pollux-project/pollux/replication/repltest/hostile"
+)
+
+// FuzzPeer lets a hostile peer loose on a core: see package hostile for what the
+// bytes mean and what must hold. POLLUX_TRACE=1 shows what happens, for one
+// input: go test ./replication -run FuzzPeer/NAME.
+func FuzzPeer(f *testing.F) {
+	for scene := range byte(14) {
+		f.Add([]byte{0, 0, 2, 0, scene, 9, 2, 0, 0, 0, 0, 4, 6, 40, 0, 0})
+		f.Add([]byte{1, 1, 0, 0, scene, 30, 0, 3, 12, 0, 7, 0, 7, 9, 1, 0, 5})
+	}
+	f.Fuzz(func(t *testing.T, program []byte) {
+		if len(program) > 4096 {
+			return
+		}
+		watchdog := time.AfterFunc(60*time.Second, func() { panic("a program does not end") })
+		defer watchdog.Stop()
+		var err error
+		if os.Getenv("POLLUX_TRACE") != "" {
+			err = hostile.Run(program, os.Stderr)
+		} else {
+			err = hostile.Run(program, nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
