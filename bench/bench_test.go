@@ -20,6 +20,7 @@ func TestConfigurationIsValid(t *testing.T) {
 	dir := t.TempDir()
 	p := &pair{lab: &lab{dir: dir}, volumes: []volume{
 		{name: "buffered-a", protocol: 'A', io: "buffered", bytes: mib}, {name: "direct-c", protocol: 'C', io: "direct", bytes: mib},
+		{name: "buffered-c-tls", protocol: 'C', io: "buffered", bytes: mib, tls: true},
 	}}
 	write := func(path, text string) {
 		t.Helper()
@@ -27,7 +28,10 @@ func TestConfigurationIsValid(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(filepath.Join(dir, "bench.res"), resourceText(dir, p.volumes, [][2]int{{7001, 7002}, {7003, 7004}}))
+	write(filepath.Join(dir, "bench.res"), resourceText(dir, p.volumes, [][2]int{{7001, 7002}, {7003, 7004}, {7005, 7006}}))
+	if err := makeCertificates(dir, nodeNames[:]); err != nil {
+		t.Fatal(err)
+	}
 	for _, node := range nodeNames {
 		if err := os.Mkdir(filepath.Join(dir, node), 0o700); err != nil {
 			t.Fatal(err)
@@ -44,8 +48,11 @@ func TestConfigurationIsValid(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(c.Resources) != 2 || len(c.Warnings) > 0 {
-			t.Errorf("%d resources, warnings %v; want 2 and none", len(c.Resources), c.Warnings)
+		if r, err := c.Resolve("buffered-c-tls"); err != nil || !r.Net.TLS {
+			t.Errorf("buffered-c-tls: %v, %v", r, err)
+		}
+		if len(c.Resources) != 3 || len(c.Warnings) > 0 {
+			t.Errorf("%d resources, warnings %v; want 3 and none", len(c.Resources), c.Warnings)
 		}
 	}
 }
@@ -56,6 +63,9 @@ func TestCases(t *testing.T) {
 			all = append(all, c.String())
 		}
 		return all
+	}
+	if diff := cmp.Diff([]string{"buffered QD32 Pollux, protocol C", "buffered QD32 Pollux, protocol C, TLS"}, names(Config{Only: regexp.MustCompile("buffered QD32 Pollux")})); diff != "" {
+		t.Error(diff)
 	}
 	want := []string{
 		"direct QD1 Pollux, protocol C", "direct QD1 Pollux, protocol B", "direct QD1 Pollux, protocol A",

@@ -10,6 +10,9 @@ const (
 	Buffered Class = "buffered" // it is in the page cache of both nodes
 	Direct   Class = "direct"   // both devices have it (O_DIRECT), perhaps in their caches
 	Flush    Class = "flush"    // page cache, and a flush of both follows each write
+	// Stream is Buffered with writes of 1 MiB one after the other, so that its
+	// IOPS are MiB/s.
+	Stream Class = "stream"
 )
 
 // The two systems.
@@ -23,7 +26,7 @@ type Case struct {
 	Class   Class  `json:"class"`
 	Depth   int    `json:"depth"`   // requests in flight
 	System  string `json:"system"`  // Pollux or Quorum
-	Variant string `json:"variant"` // the protocol, or which rival
+	Variant string `json:"variant"` // the protocol, perhaps with TLS, or which rival
 }
 
 // String is, for example, "buffered QD32 quorum, nbdkit peer".
@@ -52,10 +55,12 @@ var groups = []group{
 	{Direct, 32, 1.3},
 	{Flush, 1, 0},
 	{Flush, 32, 0},
+	{Stream, 4, 0},
 }
 
 // cases lists what cfg asks for, group by group. Protocols A and B are
-// measured at depth 1 only: it is their latency that is compared.
+// measured at depth 1 only: it is their latency that is compared. TLS is where
+// no disk hides what it costs.
 func cases(cfg Config) (all []Case) {
 	add := func(c Case) {
 		if cfg.Only == nil || cfg.Only.MatchString(c.String()) {
@@ -64,6 +69,9 @@ func cases(cfg Config) (all []Case) {
 	}
 	for _, g := range groups {
 		add(Case{g.class, g.depth, Pollux, "C"})
+		if g.class == Buffered || g.class == Stream {
+			add(Case{g.class, g.depth, Pollux, withTLS})
+		}
 		if g.depth == 1 && g.class != Flush {
 			add(Case{g.class, g.depth, Pollux, "B"})
 			add(Case{g.class, g.depth, Pollux, "A"})

@@ -36,8 +36,12 @@ type fioOutput struct {
 }
 
 func fioArgs(c Case, uri string, cfg Config, seed int) []string {
+	pattern, size := "--rw=randwrite", "--bs=4k"
+	if c.Class == Stream {
+		pattern, size = "--rw=write", "--bs=1M"
+	}
 	args := []string{
-		"--name=bench", "--ioengine=nbd", "--uri=" + uri, "--rw=randwrite", "--bs=4k", fmt.Sprintf("--iodepth=%d", c.Depth),
+		"--name=bench", "--ioengine=nbd", "--uri=" + uri, pattern, size, fmt.Sprintf("--iodepth=%d", c.Depth),
 		fmt.Sprintf("--size=%dM", cfg.SizeMiB), "--time_based", fmt.Sprintf("--runtime=%d", cfg.Seconds), fmt.Sprintf("--randseed=%d", seed),
 		"--lat_percentiles=1", "--clat_percentiles=0", "--output-format=json",
 	}

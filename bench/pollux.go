@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -16,6 +17,7 @@ type volume struct {
 	protocol byte
 	io       string // "buffered" or "direct"
 	bytes    int64  // that clients use
+	tls      bool
 }
 
 // pair is two polluxd on this machine, each with all volumes. The first is
@@ -57,6 +59,9 @@ socket = "nbd.sock"
 [log]
 format = "console"
 `)
+	if slices.ContainsFunc(volumes, func(v volume) bool { return v.tls }) {
+		fmt.Fprintf(&b, "\n[tls]\ncertificate = \"../%[1]s.pem\"\nkey = \"../%[1]s.key\"\nca = \"../ca.pem\"\n", node)
+	}
 	for _, v := range volumes {
 		fmt.Fprintf(&b, "\n[resource.%s]\nio = %q\n", v.name, v.io)
 	}
@@ -70,7 +75,7 @@ func resourceText(dir string, volumes []volume, ports [][2]int) string {
 	var b strings.Builder
 	b.WriteString("global { disable-ip-verification; }\ncommon { disk { disk-flushes yes; md-flushes yes; c-max-rate 4G; } }\n")
 	for i, v := range volumes {
-		fmt.Fprintf(&b, "resource %s {\n    device /dev/drbd%d minor %d;\n    meta-disk internal;\n    net { protocol %c; }\n", v.name, i, i, v.protocol)
+		fmt.Fprintf(&b, "resource %s {\n    device /dev/drbd%d minor %d;\n    meta-disk internal;\n    net { protocol %c; tls %s; }\n", v.name, i, i, v.protocol, map[bool]string{true: "yes", false: "no"}[v.tls])
 		for n, node := range nodeNames {
 			fmt.Fprintf(&b, "    on %s { disk %q; address ipv4 127.0.0.1:%d; }\n", node, filepath.Join(dir, node, v.name+".img"), ports[i][n])
 		}
@@ -111,6 +116,9 @@ func (p *pair) prepare(ctx context.Context) error {
 		}
 	}
 	if err := os.WriteFile(p.lab.path("bench.res"), []byte(resourceText(p.lab.dir, p.volumes, ports)), 0o600); err != nil {
+		return err
+	}
+	if err := makeCertificates(p.lab.dir, nodeNames[:]); err != nil {
 		return err
 	}
 	for _, node := range nodeNames {

@@ -26,6 +26,8 @@ func rivals(class Class, isolated bool) []rival {
 		return nil // nbdkit's file plugin has no O_DIRECT
 	case !isolated:
 		return []rival{nbdkit}
+	case class == Stream:
+		return []rival{nbdkit}
 	case class == Flush:
 		return []rival{nbdkit, {name: "threads", aio: "threads"}}
 	}

@@ -192,21 +192,39 @@ func (r *Report) judgeProtocols(class Class) {
 	r.bar(slices.IsSorted(p50), fmt.Sprintf("%s, latency of the protocols", class), "A <= B <= C", "A %.0f, B %.0f, C %.0f us", p50[0], p50[1], p50[2])
 }
 
-func (r *Report) judgeResync() {
-	rate := func(system string) float64 {
-		var v []float64
-		for _, s := range r.Resyncs {
-			if s.System == system {
-				v = append(v, s.MiBps())
-			}
+// resyncRate is the median throughput in MiB/s, NaN if there was none.
+func (r *Report) resyncRate(system string) float64 {
+	var v []float64
+	for _, s := range r.Resyncs {
+		if s.System == system {
+			v = append(v, s.MiBps())
 		}
-		return median(v)
 	}
-	ours, theirs := rate(Pollux), rate(Nbdcopy)
+	return median(v)
+}
+
+func (r *Report) judgeResync() {
+	ours, theirs := r.resyncRate(Pollux), r.resyncRate(Nbdcopy)
 	if math.IsNaN(ours) || math.IsNaN(theirs) {
 		return
 	}
 	r.bar(ours/theirs >= resyncBar, "resync of a whole volume", fmt.Sprintf(">= %.1f x nbdcopy", resyncBar), "%.2f x: %.0f MiB/s to %.0f MiB/s", ours/theirs, ours, theirs)
+}
+
+// tlsCosts says what TLS takes, beside the same without it; it is no bar.
+func (r *Report) tlsCosts() string {
+	var b strings.Builder
+	for _, g := range groups {
+		with, without := r.line(Case{g.class, g.depth, Pollux, withTLS}), r.line(Case{g.class, g.depth, Pollux, "C"})
+		if with != nil && without != nil {
+			fmt.Fprintf(&b, "TLS     %-34s %.2f x the IOPS, p50 %+.1f us, CPU %+.0f us per write\n", fmt.Sprintf("%s, depth %d, protocol C", g.class, g.depth),
+				with.IOPS/without.IOPS, with.P50-without.P50, with.CPU-without.CPU)
+		}
+	}
+	if with, without := r.resyncRate(PolluxTLS), r.resyncRate(Pollux); !math.IsNaN(with) && !math.IsNaN(without) {
+		fmt.Fprintf(&b, "TLS     %-34s %.2f x: %.0f MiB/s to %.0f MiB/s\n", "resync of a whole volume", with/without, with, without)
+	}
+	return b.String()
 }
 
 // WriteJSON writes everything, all rounds included.
@@ -219,8 +237,8 @@ func (r *Report) WriteJSON(w io.Writer) error {
 // WriteTable writes what people look at.
 func (r *Report) WriteTable(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n4 KiB random writes to two copies on one machine; medians of %d rounds of %d s (%d CPUs, Linux %s)\n\n", r.Rounds, r.Seconds, r.Machine.CPUs, r.Machine.Kernel)
-	const row = "%-9s %5s  %-22s %8s %8s %8s %8s %7s  %s\n"
+	fmt.Fprintf(&b, "\n4 KiB random writes to two copies on one machine (stream: 1 MiB in sequence); medians of %d rounds of %d s (%d CPUs, Linux %s)\n\n", r.Rounds, r.Seconds, r.Machine.CPUs, r.Machine.Kernel)
+	const row = "%-9s %5s  %-24s %8s %8s %8s %8s %7s  %s\n"
 	fmt.Fprintf(&b, row, "class", "depth", "", "IOPS", "best", "p50 us", "p99 us", "CPU us", "x quorum")
 	var last Case
 	for _, l := range r.Lines {
@@ -249,6 +267,9 @@ func (r *Report) WriteTable(w io.Writer) error {
 			verdict = "MISSED"
 		}
 		fmt.Fprintf(&b, "%-6s  %-34s %-19s %s\n", verdict, bar.What, bar.Want, bar.Got)
+	}
+	if costs := r.tlsCosts(); costs != "" {
+		b.WriteString("\n" + costs)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

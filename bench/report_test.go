@@ -24,13 +24,14 @@ func sample() *Report {
 		}
 		add(Buffered, 1, Quorum, "threads", 5000, 200)
 		add(Buffered, 1, Pollux, "C", 8000, 110)
+		add(Buffered, 1, Pollux, "C, TLS", 7000, 130)
 		add(Buffered, 1, Pollux, "B", 7900, 115)
 		add(Buffered, 1, Pollux, "A", 9000, 90)
 		add(Buffered, 1, Quorum, "nbdkit peer", 6000, 150)
 		add(Buffered, 32, Pollux, "C", 9000, 3000)
 		add(Buffered, 32, Quorum, "nbdkit peer", 8000, 3500)
 		add(Flush, 1, Pollux, "C", 900, 1000)
-		r.Resyncs = append(r.Resyncs, Resync{round + 1, Pollux, 1 << 30, 4 / noise}, Resync{round + 1, Nbdcopy, 1 << 30, 3 / noise})
+		r.Resyncs = append(r.Resyncs, Resync{round + 1, Pollux, 1 << 30, 4 / noise}, Resync{round + 1, Nbdcopy, 1 << 30, 3 / noise}, Resync{round + 1, PolluxTLS, 1 << 30, 6 / noise})
 	}
 	for _, node := range nodeNames {
 		r.Footprints = append(r.Footprints, Footprint{Node: node, StorageBytes: 2 << 30, RSSBytes: 40 << 20, PeakBytes: 50 << 20, IdleSeconds: 10, IdleTicks: 1, IdleMicros: 7000})

@@ -13,7 +13,7 @@ import (
 // the end of an fdatasync of the target.
 type Resync struct {
 	Round   int     `json:"round"`
-	System  string  `json:"system"` // Pollux, or Nbdcopy
+	System  string  `json:"system"` // Pollux, PolluxTLS or Nbdcopy
 	Bytes   int64   `json:"bytes"`
 	Seconds float64 `json:"seconds"`
 }
@@ -21,6 +21,9 @@ type Resync struct {
 // Nbdcopy is the rival in copying: nbdcopy --flush between two nbdkit file
 // servers over loopback TCP.
 const Nbdcopy = "nbdcopy"
+
+// PolluxTLS is a resync by Pollux over TLS.
+const PolluxTLS = "pollux, TLS"
 
 // MiBps is the throughput in MiB/s.
 func (r Resync) MiBps() float64 { return float64(r.Bytes) / mib / r.Seconds }
@@ -53,6 +56,9 @@ func endCopy(begin time.Time, source, target string, size int64) (seconds float6
 // resyncPollux has the second node's copy of v invalidated and made anew.
 func resyncPollux(ctx context.Context, p *pair, v volume, round int) (Resync, error) {
 	r := Resync{Round: round, System: Pollux, Bytes: v.bytes}
+	if v.tls {
+		r.System = PolluxTLS
+	}
 	source, target := p.image(nodeNames[0], v), p.image(nodeNames[1], v)
 	if err := prepareCopy(source, target, v.bytes); err != nil {
 		return r, err

@@ -8,8 +8,11 @@ import (
 	"time"
 )
 
-// syncVolume is the resource that is resynced.
-const syncVolume = "resync"
+// The resources that are resynced.
+const (
+	syncVolume    = "resync"
+	syncVolumeTLS = "resync-tls"
+)
 
 // session is one benchmark under way.
 type session struct {
@@ -76,8 +79,10 @@ func (s *session) resyncs() bool {
 	return s.cfg.Only == nil || s.cfg.Only.MatchString(syncVolume)
 }
 
-// volumeName is the resource for a case: its class of I/O and its protocol.
-func volumeName(c Case) string { return ioOf(c.Class) + "-" + strings.ToLower(c.Variant) }
+// volumeName is the resource for a case: its class of I/O, its protocol, and TLS.
+func volumeName(c Case) string {
+	return ioOf(c.Class) + "-" + strings.ToLower(strings.ReplaceAll(c.Variant, ", ", "-"))
+}
 
 func ioOf(c Class) string {
 	if c == Direct {
@@ -94,11 +99,13 @@ func (s *session) prepare(ctx context.Context, list []Case) error {
 	s.copy = &copyPair{lab: s.lab, bytes: syncSize}
 	for _, c := range list {
 		if c.System == Pollux && s.volume(volumeName(c)) == nil {
-			s.pair.volumes = append(s.pair.volumes, volume{name: volumeName(c), protocol: c.Variant[0], io: ioOf(c.Class), bytes: size})
+			s.pair.volumes = append(s.pair.volumes, volume{name: volumeName(c), protocol: c.Variant[0], io: ioOf(c.Class), bytes: size, tls: c.Variant == withTLS})
 		}
 	}
 	if s.resyncs() {
-		s.pair.volumes = append(s.pair.volumes, volume{name: syncVolume, protocol: 'C', io: "buffered", bytes: syncSize})
+		for _, name := range []string{syncVolume, syncVolumeTLS} {
+			s.pair.volumes = append(s.pair.volumes, volume{name: name, protocol: 'C', io: "buffered", bytes: syncSize, tls: name == syncVolumeTLS})
+		}
 	}
 	if len(s.pair.volumes) == 0 {
 		return fmt.Errorf("no case of Pollux has a name that %q matches", s.cfg.Only)
@@ -149,6 +156,7 @@ func (s *session) round(ctx context.Context, list []Case, round int) error {
 	}
 	copies := []func() (Resync, error){
 		func() (Resync, error) { return resyncPollux(ctx, s.pair, *s.volume(syncVolume), round) },
+		func() (Resync, error) { return resyncPollux(ctx, s.pair, *s.volume(syncVolumeTLS), round) },
 		func() (Resync, error) { return s.copy.copy(ctx, round) },
 	}
 	for i := range copies {
