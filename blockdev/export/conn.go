@@ -42,6 +42,11 @@ type conn struct {
 	remote string
 	done   chan struct{} // closed when the connection has left the server
 
+	from    net.Listener // nil if it was brought by ServeConn
+	since   time.Time
+	begun   bool // the handshake is over; under the server's lock, as the next
+	evicted bool // closed in favour of another one
+
 	export  *served
 	release func()
 
@@ -99,6 +104,9 @@ func (c *conn) begin(i Info, flags nbd.TransmissionFlags, structured, allocation
 	c.size, c.flags = uint64(usable(i)), flags
 	c.structured, c.allocation = structured, structured && allocation
 	c.gather.c = c
+	c.srv.mu.Lock()
+	c.begun = true
+	c.srv.mu.Unlock()
 }
 
 // leave gives the volume back.
@@ -120,7 +128,8 @@ func (c *conn) finish(err error) {
 			c.fail(derr)
 		}
 	case errors.As(err, &pe):
-		c.log().Warn().Str("reason", pe.Error()).Msg("nbd: connection closed, the client broke the protocol")
+		l := c.log().Sample(&c.srv.lines)
+		l.Warn().Str("reason", pe.Error()).Msg("nbd: connection closed, the client broke the protocol")
 		c.fail(err)
 	default:
 		c.log().Debug().Str("reason", err.Error()).Msg("nbd: connection closed")

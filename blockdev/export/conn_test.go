@@ -473,9 +473,11 @@ func TestLimits(t *testing.T) {
 	a := r.raw(t).enter("web-root")
 	slow := r.raw(t)
 	slow.recv(nbd.GreetingSize)
+	slow.mustEnd() // the handshake's time is over
+	b := r.raw(t).enter("web-root")
 	full := r.raw(t)
 	full.mustEnd()
-	slow.mustEnd() // the handshake's time is over
+	b.Close()
 	waitFor(t, func() bool { return r.srv.Clients("web-root") == 1 })
 	a.mustWork() // transmission has no time limit
 	waitFor(t, func() bool {

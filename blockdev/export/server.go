@@ -18,7 +18,7 @@ import (
 // Config holds a server's limits; a zero field takes its default.
 type Config struct {
 	Log              zerolog.Logger
-	MaxConnections   int           // default 64
+	MaxConnections   int           // of one listener, default 64; see admit
 	HandshakeTimeout time.Duration // from accept to the end of the options, default 10 s
 	// MaxInFlight bounds the bytes of requests and replies that one connection
 	// keeps in memory; a client that has more outstanding is not read from
@@ -35,6 +35,12 @@ const (
 	// only scarceInFlight: many clients slow down rather than grow.
 	busyBytes      = 32 << 20
 	scarceInFlight = 1 << 20
+	// Log lines about refused connections: so many in each period.
+	refusalLines  = 5
+	refusalPeriod = 10 * time.Second
+	// maxLeaving times MaxConnections bounds what one listener has together with
+	// the connections that were told to go, which takes a moment.
+	maxLeaving = 16
 )
 
 // ErrNoExport says that a name is not served.
@@ -43,6 +49,8 @@ var ErrNoExport = errors.New("no such export")
 // A Server serves exports on its listeners. It is safe for concurrent use.
 type Server struct {
 	cfg      Config
+	lines    zerolog.BurstSampler // bounds log lines that anybody can cause by connecting
+	refused  zerolog.Logger       // samples by it
 	pool     bufferPool
 	inFlight atomic.Int64 // bytes, all connections
 	draining atomic.Bool
@@ -71,12 +79,15 @@ func New(cfg Config) *Server {
 	if cfg.MaxInFlight <= 0 {
 		cfg.MaxInFlight = defaultInFlight
 	}
-	return &Server{
+	s := &Server{
 		cfg:       cfg,
+		lines:     zerolog.BurstSampler{Burst: refusalLines, Period: refusalPeriod},
 		exports:   make(map[string]*served),
 		conns:     make(map[*conn]struct{}),
 		listeners: make(map[net.Listener]struct{}),
 	}
+	s.refused = cfg.Log.Sample(&s.lines)
+	return s
 }
 
 // Add serves b under a name. One Backend, which must be comparable (a
@@ -179,27 +190,30 @@ func (s *Server) accept(ln net.Listener, l Listener) {
 		case errors.Is(err, net.ErrClosed):
 			return
 		case err != nil: // out of descriptors or memory: it may pass
-			s.cfg.Log.Warn().Err(err).Str("listener", l.Address).Msg("nbd: accept")
+			s.refused.Warn().Err(err).Str("listener", l.Address).Msg("nbd: accept")
 			time.Sleep(pause)
 			pause = min(2*pause, maxPause)
 			continue
 		case !l.allows(nc.RemoteAddr()):
-			s.cfg.Log.Warn().Stringer("client", nc.RemoteAddr()).Str("listener", l.Address).Msg("nbd: client is not in the allow list")
+			s.refused.Warn().Stringer("client", nc.RemoteAddr()).Str("listener", l.Address).Msg("nbd: client is not in the allow list")
 			nc.Close()
 			continue
 		}
 		pause = time.Millisecond
-		s.ServeConn(nc)
+		s.serveConn(nc, ln)
 	}
 }
 
 // ServeConn serves one connection in the background; the server closes it.
-func (s *Server) ServeConn(nc net.Conn) {
+func (s *Server) ServeConn(nc net.Conn) { s.serveConn(nc, nil) }
+
+func (s *Server) serveConn(nc net.Conn, ln net.Listener) {
 	c := newConn(s, nc)
+	c.from, c.since = ln, time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.draining.Load() || len(s.conns) >= s.cfg.MaxConnections {
-		s.cfg.Log.Warn().Str("client", c.remote).Int("connections", len(s.conns)).Msg("nbd: connection refused, the server is full or ending")
+	if s.draining.Load() || !s.admit(ln) {
+		s.refused.Warn().Str("client", c.remote).Int("connections", len(s.conns)).Msg("nbd: connection refused, the listener is full or ending")
 		nc.Close()
 		return
 	}
@@ -211,6 +225,34 @@ func (s *Server) ServeConn(nc net.Conn) {
 		s.mu.Unlock()
 		close(c.done)
 	})
+}
+
+// admit reports whether a listener takes one more connection; under mu. Each has
+// room of its own, so that nobody who connects by TCP keeps those of the unix
+// socket out. On a full one the oldest connection goes that has not finished its
+// handshake: clients need milliseconds for it.
+func (s *Server) admit(ln net.Listener) bool {
+	n := 0
+	var oldest *conn
+	for c := range s.conns {
+		if c.from != ln {
+			continue
+		}
+		n++
+		if !c.begun && !c.evicted && (oldest == nil || c.since.Before(oldest.since)) {
+			oldest = c
+		}
+	}
+	switch {
+	case n < s.cfg.MaxConnections:
+		return true
+	case oldest == nil || n >= maxLeaving*s.cfg.MaxConnections:
+		return false
+	}
+	oldest.evicted = true
+	s.refused.Warn().Str("client", oldest.remote).Int("connections", n).Msg("nbd: connection closed before its handshake was over, the listener is full")
+	oldest.fail(errDisconnected)
+	return true
 }
 
 // lookup finds an export; the empty name is the only Backend there is.
