@@ -20,7 +20,9 @@ import (
 
 // Bounds of the control socket, our own.
 const (
-	maxAdminConns     = 64               // clients at a time; one more waits in the socket's queue
+	maxAdminConns     = 64               // clients at a time; one more ends the one that has been silent the longest
+	maxAdminStreams   = 32               // of these, event streams
+	adminReadTimeout  = time.Minute      // a client that sends no whole request for this long is dropped
 	adminWriteTimeout = 10 * time.Second // a client that doesn't read for this long is dropped
 )
 
@@ -33,8 +35,11 @@ type adminServer struct {
 	ctx  context.Context
 	wg   sync.WaitGroup
 
-	mu    sync.Mutex
-	conns map[net.Conn]struct{}
+	lines *zerolog.Logger // sampled: for what a client can cause without end
+
+	mu      sync.Mutex
+	conns   map[net.Conn]time.Time // since when it is silent; zero while it is answered, or has a stream
+	streams int
 }
 
 // listenAdmin opens the control socket at path with mode 0600. A socket file
@@ -46,7 +51,16 @@ func listenAdmin(path string) (*net.UnixListener, error) {
 	if err := removeStaleSocket(path); err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		// Linux gives the file the mode of the socket's own inode: there is no
+		// moment at which others could connect, whatever the umask.
+		var err error
+		if cerr := c.Control(func(fd uintptr) { err = syscall.Fchmod(int(fd), 0o600) }); cerr != nil {
+			return cerr
+		}
+		return err
+	}}
+	l, err := lc.Listen(context.Background(), "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
@@ -54,7 +68,7 @@ func listenAdmin(path string) (*net.UnixListener, error) {
 		l.Close()
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	return l, nil
+	return l.(*net.UnixListener), nil
 }
 
 // removeStaleSocket removes the socket file that a killed process left.
@@ -81,7 +95,8 @@ func removeStaleSocket(path string) error {
 
 func newAdminServer(d *Daemon, l *net.UnixListener) *adminServer {
 	ctx, stop := context.WithCancel(context.Background())
-	s := &adminServer{d: d, l: l, log: d.log, ctx: ctx, stop: stop, conns: map[net.Conn]struct{}{}}
+	sampled := d.log.Sample(&zerolog.BurstSampler{Burst: 10, Period: 10 * time.Second})
+	s := &adminServer{d: d, l: l, log: d.log, lines: &sampled, ctx: ctx, stop: stop, conns: map[net.Conn]time.Time{}}
 	s.wg.Add(1)
 	go s.acceptLoop()
 	return s
@@ -91,18 +106,12 @@ func (s *adminServer) acceptLoop() {
 	defer s.wg.Done()
 	slots := make(chan struct{}, maxAdminConns)
 	for {
-		select {
-		case slots <- struct{}{}:
-		case <-s.ctx.Done():
-			return
-		}
 		conn, err := s.l.Accept()
 		if err != nil {
 			if s.ctx.Err() != nil {
 				return
 			}
-			s.log.Error().Err(err).Msg("control socket: accept")
-			<-slots
+			s.lines.Error().Err(err).Msg("control socket: accept")
 			select { // out of descriptors, most likely: give others time
 			case <-time.After(100 * time.Millisecond):
 			case <-s.ctx.Done():
@@ -110,12 +119,66 @@ func (s *adminServer) acceptLoop() {
 			}
 			continue
 		}
+		if !s.makeRoom(slots) {
+			conn.Close()
+			return
+		}
 		s.wg.Add(1)
 		go func() {
 			defer s.wg.Done()
 			defer func() { <-slots }()
 			s.serve(conn)
 		}()
+	}
+}
+
+// makeRoom takes a slot for one more connection; it reports false when the server ends.
+func (s *adminServer) makeRoom(slots chan struct{}) bool {
+	for {
+		if len(slots) == cap(slots) {
+			s.endSilent()
+		}
+		select {
+		case slots <- struct{}{}:
+			return true
+		case <-s.ctx.Done():
+			return false
+		case <-time.After(100 * time.Millisecond): // the one that was to end has sent its request
+		}
+	}
+}
+
+// endSilent ends the connection that has been silent the longest; those that are
+// being answered go on.
+func (s *adminServer) endSilent() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var oldest net.Conn
+	for c, since := range s.conns {
+		if !since.IsZero() && (oldest == nil || since.Before(s.conns[oldest])) {
+			oldest = c
+		}
+	}
+	if oldest != nil {
+		s.conns[oldest] = time.Time{} // not again
+		oldest.SetReadDeadline(time.Unix(1, 0))
+		s.lines.Warn().Msg("control socket: too many connections: the one that was silent the longest is closed")
+	}
+}
+
+// silent notes whether a client's request is awaited, and bounds that time.
+func (s *adminServer) silent(conn net.Conn, is bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.ctx.Err() != nil: // close has set the deadline
+	case is:
+		now := time.Now()
+		s.conns[conn] = now
+		conn.SetReadDeadline(now.Add(adminReadTimeout))
+	default:
+		s.conns[conn] = time.Time{}
+		conn.SetReadDeadline(time.Time{})
 	}
 }
 
@@ -133,7 +196,7 @@ func (s *adminServer) close() {
 
 func (s *adminServer) serve(conn net.Conn) {
 	s.mu.Lock()
-	s.conns[conn] = struct{}{}
+	s.conns[conn] = time.Now()
 	s.mu.Unlock()
 	if s.ctx.Err() != nil { // close has passed over conns already
 		conn.SetReadDeadline(time.Unix(1, 0))
@@ -146,15 +209,17 @@ func (s *adminServer) serve(conn net.Conn) {
 	}()
 	lines := adm.NewLineReader(conn, adm.MaxRequest)
 	for {
+		s.silent(conn, true)
 		line, err := lines.Line()
 		if err != nil {
 			if pe := (*adm.ProtocolError)(nil); errors.As(err, &pe) {
 				s.refuse(conn, adm.Request{}, err)
 			} else if !errors.Is(err, io.EOF) && s.ctx.Err() == nil {
-				s.log.Warn().Err(err).Msg("control socket: connection closed")
+				s.lines.Warn().Err(err).Msg("control socket: connection closed")
 			}
 			return
 		}
+		s.silent(conn, false)
 		req, err := adm.DecodeRequest(line)
 		if err != nil {
 			s.refuse(conn, req, err)
@@ -174,7 +239,7 @@ func (s *adminServer) serve(conn net.Conn) {
 
 // refuse answers a line that is no request, logs why and ends the conversation.
 func (s *adminServer) refuse(conn net.Conn, req adm.Request, err error) {
-	s.log.Warn().Err(err).Msg("control socket: connection closed: bad request")
+	s.lines.Warn().Err(err).Msg("control socket: connection closed: bad request")
 	// The client is wrong already; whether it reads this doesn't matter.
 	_ = s.respond(conn, req, nil, &adm.Error{
 		Exit: adm.ExitEnvironment, Text: err.Error(),
@@ -209,8 +274,27 @@ func (s *adminServer) send(conn net.Conn, v any) error {
 	return err
 }
 
+// addStream counts an event stream in or out; it reports false if there are too many.
+func (s *adminServer) addStream(n int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n > 0 && s.streams >= maxAdminStreams {
+		return false
+	}
+	s.streams += n
+	return true
+}
+
 // stream sends events until the client or the daemon goes.
 func (s *adminServer) stream(conn net.Conn, lines *adm.LineReader, req adm.Request) {
+	if !s.addStream(1) {
+		_ = s.respond(conn, req, nil, &adm.Error{ // it is refused either way
+			Exit: adm.ExitEnvironment, Text: fmt.Sprintf("%d event streams are open already, more are refused", maxAdminStreams),
+			Advice: "end some of the programs that run polluxadm events",
+		})
+		return
+	}
+	defer s.addStream(-1)
 	sub := s.d.hub.subscribe(req.Resource) // first, so that nothing falls in between
 	defer s.d.hub.unsubscribe(sub)
 	if err := s.respond(conn, req, nil, nil); err != nil {
