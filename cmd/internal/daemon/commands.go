@@ -118,7 +118,7 @@ func (r *resource) adjustParts(skipDisk, skipNet bool) error {
 	}
 	if skipNet {
 		spec.Resource = spec.TakeNet(old.Resource)
-		spec.Resource.Local, spec.Resource.Peer = old.Local, old.Peer
+		spec.Resource.Local, spec.Resource.Peer, spec.TLS = old.Local, old.Peer, old.TLS
 	}
 	if skipDisk {
 		for _, v := range spec.Volumes {

@@ -18,6 +18,8 @@ func (r *resource) setOptions(req adm.Request, eng engineAPI) error {
 	}
 	toFile := len(args.Options) == 0 && !args.SetDefaults
 	switch {
+	case req.Cmd == adm.CmdNetOptions && toFile && spec.Net.TLS != configured.Net.TLS:
+		return r.optionRefused(&conf.OverrideError{Section: conf.SectionNet, Option: "tls", Msg: "it is taken over by adjust: the connection is made anew"})
 	case req.Cmd == adm.CmdNetOptions && toFile:
 		spec.Resource = spec.TakeNet(configured.Resource)
 	case req.Cmd == adm.CmdNetOptions:
