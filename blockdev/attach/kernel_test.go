@@ -238,6 +238,36 @@ func TestKernelAttach(t *testing.T) {
 	}
 }
 
+// What a process that is gone has left does not stand in another owner's way.
+func TestKernelTakeDown(t *testing.T) {
+	r := newRig(t)
+	f, k := newFake(t, r)
+	if err := k.takeDown(t.Context(), r.vol); err != nil || len(f.calls) != 0 {
+		t.Errorf("nothing is there: %v, %v", err, f.calls)
+	}
+	if _, err := k.Attach(t.Context(), r.vol); err != nil {
+		t.Fatal(err)
+	}
+	other := r.vol
+	other.Resource = "other"
+	if err := k.takeDown(t.Context(), other); err != nil {
+		t.Error(err)
+	}
+	link := filepath.Join(r.cfg.Dir, "drbd7")
+	if _, err := os.Lstat(link); err != nil {
+		t.Errorf("another resource's volume took it away: %v", err)
+	}
+	f.connected[5] = false
+	if err := k.takeDown(t.Context(), r.vol); err != nil {
+		t.Error(err)
+	}
+	for _, p := range []string{link, k.cfg.notePath(r.vol)} {
+		if _, err := os.Lstat(p); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there: %v", p, err)
+		}
+	}
+}
+
 func TestKernelRefused(t *testing.T) {
 	r := newRig(t)
 	f, k := newFake(t, r)

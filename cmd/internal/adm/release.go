@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-project/pollux/blockdev/attach"
+	"github.com/pollux-project/pollux/cmd/internal/daemon"
 	"github.com/pollux-project/pollux/cmd/internal/takeover"
 	"github.com/pollux-project/pollux/conf"
 	"github.com/pollux-project/pollux/protocol/adm"
@@ -206,6 +208,9 @@ func (a *app) giveBack(ctx context.Context, d *conf.Daemon, h *handover) error {
 		return err
 	}
 	for _, v := range h.r.Volumes {
+		if err := removeDevice(ctx, d, h.r, v); err != nil {
+			return err
+		}
 		if err := a.cleanMetadata(h.name, v); err != nil {
 			return err
 		}
@@ -225,6 +230,21 @@ func (a *app) giveBack(ctx context.Context, d *conf.Daemon, h *handover) error {
 	fmt.Fprintf(a.Out, "  drbdadm up %s\n", h.name)
 	if !m.DRBDAtBoot(h.name) {
 		fmt.Fprintf(a.Out, "  systemctl enable drbd@%s.target     # at each boot\n", h.name)
+	}
+	return nil
+}
+
+// removeDevice removes the block device that a polluxd which died has left: its
+// name is the one that drbd.ko's needs. A running one has removed its own.
+func removeDevice(ctx context.Context, d *conf.Daemon, r *conf.Resource, v conf.Volume) error {
+	err := attach.TakeDown(ctx, attach.Config{Mode: attach.Mode(d.AttachDevice), RunDir: daemon.AttachDir(d)}, attach.Volume{
+		Resource: r.Name, Number: v.Number, Implicit: len(r.Volumes) == 1 && v.Number == 0, Minor: v.Minor,
+	})
+	if err != nil {
+		return &adm.Error{
+			Exit: adm.ExitStateChange, Number: -12, Text: fmt.Sprintf("%s: State change failed: (-12) Device is held open by someone: %v", r.Name, err),
+			Advice: "end what uses " + v.Device + " and repeat the command; nothing was changed",
+		}
 	}
 	return nil
 }

@@ -50,9 +50,12 @@ func newDeviceMaker(s *conf.Daemon) (*deviceMaker, error) {
 		return nil, fmt.Errorf("%s: attach-device = %q needs nbd.socket: the block devices are clients of it", s.File, s.AttachDevice)
 	}
 	var err error
-	m.attacher, err = attach.New(attach.Config{Mode: attach.Mode(s.AttachDevice), RunDir: filepath.Join(filepath.Dir(s.ControlSocket), "attach")})
+	m.attacher, err = attach.New(attach.Config{Mode: attach.Mode(s.AttachDevice), RunDir: AttachDir(s)})
 	return m, err
 }
+
+// AttachDir is where the notes about block devices are, which outlive a polluxd.
+func AttachDir(s *conf.Daemon) string { return filepath.Join(filepath.Dir(s.ControlSocket), "attach") }
 
 // begin counts a change in; false after stop.
 func (m *deviceMaker) begin() bool {
