@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -116,7 +117,9 @@ func (m Machine) openProblem(about, name string, v conf.Volume, err error) Findi
 		}
 		if len(holders) > 0 {
 			f.Text += ", part of " + strings.Join(holders, ", ")
-			f.Do = append(f.Do, "end what uses it: "+strings.Join(holders, ", "))
+			if !slices.ContainsFunc(holders, func(h string) bool { return strings.HasPrefix(h, "drbd") }) {
+				f.Do = append(f.Do, "end what uses it: "+strings.Join(holders, ", "))
+			}
 		}
 		if f.Do == nil {
 			f.Do = []string{fmt.Sprintf("drbdadm down %s, or end the program that has it open", name)}
