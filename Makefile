@@ -136,6 +136,12 @@ interop-speed: go-present ## speed with the kernel's DRBD as peer, beside two ke
 	@$(BOOTSTRAP) build interop
 	scripts/lab/speed
 
+.PHONY: interop-adopt
+interop-adopt: go-present ## a disk goes over from drbd.ko to Pollux and back, also after crashes; docs/migration.md word for word (10 minutes or less)
+	@$(BOOTSTRAP) build interop
+	scripts/lab/adopt
+	scripts/lab/adopt --document
+
 .PHONY: cover
 cover: ## test coverage by package; cover.out for `go tool cover -html=cover.out`
 	@$(BOOTSTRAP) build test

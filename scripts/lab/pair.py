@@ -139,10 +139,10 @@ class Node(lab.Guest):
         p = self.proc_drbd(minor)
         return ' '.join(f'{k}:{p[k]}' for k in ('cs', 'ro', 'ds')) if 'ro' in p else ''
 
-    def resyncs_since(self, mark):
-        """[(role of this node, bits)] of the resyncs that began in the kernel since that mark."""
-        found = re.findall(r'Began resync as (\w+) \(will sync \d+ KB \[(\d+) bits set\]', '\n'.join(self.kernel_log_since(mark)))
-        return [(role, int(bits)) for role, bits in found]
+    def resyncs_since(self, mark, minors=(1,)):
+        """[(role of this node, bits)] of the resyncs of these minors that began in the kernel since that mark."""
+        found = re.findall(r'drbd(\d+): Began resync as (\w+) \(will sync \d+ KB \[(\d+) bits set\]', '\n'.join(self.kernel_log_since(mark)))
+        return [(role, int(bits)) for minor, role, bits in found if int(minor) in minors]
 
     def keep_logs(self):
         for what, command in (('dmesg', 'dmesg'), ('polluxd', 'cat /keep/polluxd.log')):

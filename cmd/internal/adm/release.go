@@ -165,8 +165,12 @@ func checkRunning(name string, st adm.Resource) []takeover.Finding {
 		open += v.OpenCount
 	}
 	if open > 0 {
+		who := "1 client has"
+		if open > 1 {
+			who = fmt.Sprintf("%d clients have", open)
+		}
 		fs = append(fs, takeover.Finding{
-			Verdict: takeover.Wrong, About: "state", Text: fmt.Sprintf("it is in use: %d clients have it open", open),
+			Verdict: takeover.Wrong, About: "state", Text: fmt.Sprintf("it is in use: %s it open", who),
 			Do: []string{"end the VM or unmount what uses it"},
 		})
 	}

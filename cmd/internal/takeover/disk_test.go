@@ -57,10 +57,10 @@ func TestDisk(t *testing.T) {
 		do    string      // in the last finding's
 	}{
 		{"m01-v08-internal-fresh", conf.Volume{}, []string{
-			"ok v08, internal: Inconsistent, data generation 0000000000000004", "ok shut down cleanly", "note it has never been connected",
+			"ok v08, internal: Inconsistent; data generation 0000000000000004", "ok shut down cleanly", "note it has never been connected",
 		}, ""},
 		{"m02-v08-internal-bits", conf.Volume{}, []string{
-			"ok v08, internal: Consistent, data generation 94B8C5A19F10E5A4", "ok shut down cleanly", "note 840 KiB are marked out of sync already",
+			"ok v08, internal: Consistent, and up to date when it was last used; data generation 94B8C5A19F10E5A4", "ok shut down cleanly", "note 840 KiB are marked out of sync already",
 		}, ""},
 		{"m03-v08-external-flexible", conf.Volume{MetaDisk: "m", MetaIndex: -1}, []string{
 			"ok v08, flex-external: Consistent", "ok shut down cleanly", "note 4.0 MiB are marked out of sync",
@@ -68,7 +68,7 @@ func TestDisk(t *testing.T) {
 		{"m04-v08-external-indexed", conf.Volume{MetaDisk: "m", MetaIndex: 1}, []string{"ok v08, indexed: Inconsistent", "ok shut down cleanly"}, ""},
 		{"m05-v08-al-stripes", conf.Volume{}, []string{"ok v08, internal: Inconsistent", "ok shut down cleanly"}, ""},
 		{"m06-v08-al-hot", conf.Volume{}, []string{
-			"ok v08, internal: Consistent, data generation AAAABBBBCCCCDDDF",
+			"ok v08, internal: Consistent, and up to date when it was last used; data generation AAAABBBBCCCCDDDF",
 			"note this node went down while it was writing: its activity log names 4 extents, 16 MiB, which will be marked out of sync",
 		}, ""},
 		{"m07-v08-al-applied", conf.Volume{}, []string{

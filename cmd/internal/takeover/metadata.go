@@ -32,7 +32,11 @@ func metadata(name string, v conf.Volume, d *Devices) []Finding {
 	if sb.Flags&meta.MDFConsistent != 0 && sb.LASize > l.Usable {
 		return []Finding{metaProblem(about, name, v, &meta.ShrunkError{Agreed: uint64(sb.LASize), Usable: uint64(l.Usable)})}
 	}
-	fs := []Finding{{About: about, Text: fmt.Sprintf("v08, %s: %s, data generation %016X", l.Placement, meta.DState(sb.Flags), sb.UUIDs.Current)}}
+	state := meta.DState(sb.Flags).String()
+	if sb.Flags&meta.MDFConsistent != 0 && sb.Flags&meta.MDFWasUpToDate != 0 {
+		state += ", and up to date when it was last used"
+	}
+	fs := []Finding{{About: about, Text: fmt.Sprintf("v08, %s: %s; data generation %016X", l.Placement, state, sb.UUIDs.Current)}}
 	note := func(format string, args ...any) {
 		fs = append(fs, Finding{Verdict: Note, About: about, Text: fmt.Sprintf(format, args...)})
 	}
