@@ -91,10 +91,11 @@ func (r *resource) execute(req adm.Request) error {
 // secondary demotes. The block devices are made read-only first, which is
 // refused while one is in use; if the demotion is refused they come back.
 func (r *resource) secondary(eng engineAPI) error {
-	if err := r.releaseDevices(); err != nil {
+	some, err := r.releaseDevices()
+	if err != nil {
 		return err
 	}
-	err := eng.Secondary()
+	err = afterGoodbye(some, eng.Secondary)
 	r.syncDevices()
 	return err
 }

@@ -187,10 +187,10 @@ func (r *resource) detachDevice(vol int, b blockDevice) error {
 
 // releaseDevices gives the block devices up before a demotion. It is refused
 // while one is in use; then all are as before. After it has succeeded nothing
-// is attached until syncDevices.
-func (r *resource) releaseDevices() error {
+// is attached until syncDevices. some reports whether there were any.
+func (r *resource) releaseDevices() (some bool, err error) {
 	if !r.d.devices.begin() {
-		return nil
+		return false, nil
 	}
 	defer r.d.devices.work.Done()
 	r.devMu.Lock()
@@ -200,18 +200,42 @@ func (r *resource) releaseDevices() error {
 		if b.dev == nil {
 			continue
 		}
+		some = true
 		if err := r.detachDevice(v.Number, b); err != nil {
 			r.followRole() // those before it come back
-			return &adm.Error{
-				Exit: adm.ExitStateChange, Number: -12,
+			return some, &adm.Error{
+				Exit: adm.ExitStateChange, Number: inUse,
 				Text:   fmt.Sprintf("%s: State change failed: (-12) Device is held open by someone: %v", r.name, err),
 				Advice: fmt.Sprintf("umount or close %s and repeat the command", b.path),
 			}
 		}
 	}
 	r.devHeld = true
-	return nil
+	return some, nil
 }
+
+// goodbyeTime is how long the end of a block device's connection may take to
+// reach the NBD server, and goodbyePoll how often that is looked at.
+const (
+	goodbyeTime = 3 * time.Second
+	goodbyePoll = 20 * time.Millisecond
+)
+
+// afterGoodbye runs a demotion. If block devices were given up just before, it is
+// tried again while it is refused because a client has a volume open: the kernel
+// says goodbye for them, and the server may not have heard it yet.
+func afterGoodbye(some bool, demote func() error) error {
+	for end := time.Now().Add(goodbyeTime); ; time.Sleep(goodbyePoll) {
+		err := demote()
+		var refused *adm.Error
+		if !some || !errors.As(err, &refused) || refused.Number != inUse || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
+// inUse is DRBD's SS_DEVICE_IN_USE.
+const inUse = -12
 
 // abandonDevices leaves the block devices to their users for the next polluxd.
 func (r *resource) abandonDevices() {

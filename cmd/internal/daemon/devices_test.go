@@ -96,7 +96,8 @@ func TestBlockDevicesFollowTheRole(t *testing.T) {
 	if r := d.call(adm.Request{Cmd: adm.CmdSecondary, Resource: "db"}); r.Number != -12 || a.count() != 2 {
 		t.Errorf("after a refusal by the engine: %+v, %d devices", r, a.count())
 	}
-	w.setFail("secondary db", nil)
+	// It refuses because it has not heard yet that the devices are gone.
+	time.AfterFunc(100*time.Millisecond, func() { w.setFail("secondary db", nil) })
 	d.wantOK(adm.CmdSecondary, "db")
 	if a.count() != 0 {
 		t.Error("a demoted resource has block devices")

@@ -166,10 +166,11 @@ func (r *resource) down() error {
 		return nil
 	}
 	spec := r.runningSpec()
-	if err := r.releaseDevices(); err != nil {
+	some, err := r.releaseDevices()
+	if err != nil {
 		return err
 	}
-	if err := eng.Down(); err != nil {
+	if err := afterGoodbye(some, eng.Down); err != nil {
 		r.syncDevices() // still up: give the block devices back
 		return err
 	}
