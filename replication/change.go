@@ -255,9 +255,10 @@ func (r *Resource) diskError(v *volume, err error, fatal bool) {
 
 // peerMustKeep: a failed fdatasync may have lost writes of the peer that it was
 // told are written. It must not hear that they are stable: only a broken
-// connection makes it keep their blocks as out of sync.
+// connection makes it keep their blocks as out of sync. Of a write that was
+// refused it knows.
 func (r *Resource) peerMustKeep(err error) {
-	if r.isUp() && r.recv.q.len() > 0 {
+	if r.isUp() && r.recv.counts() {
 		r.connectionLost(drbd.NetworkFailure, fmt.Errorf("the peer's writes cannot be made durable here: %w", err))
 	}
 }

@@ -194,6 +194,7 @@ type recvEpoch struct {
 	barrier uint32
 	size    uint32 // writes received
 	active  uint32 // of these, not ended
+	refused uint32 // of these, ended with P_NEG_ACK
 	closed  bool
 	left    bool // a write has left it, because it met one of this node
 }
@@ -215,6 +216,24 @@ func (e *recvEpochs) join() uint64 {
 }
 
 func (e *recvEpochs) ended(epoch uint64) { e.q.at(int(epoch-e.base)).active-- }
+
+// refused counts a write that was answered with P_NEG_ACK: its blocks are out of
+// sync at the peer, whatever becomes of its epoch.
+func (e *recvEpochs) refused(epoch uint64) {
+	ep := e.q.at(int(epoch - e.base))
+	ep.active--
+	ep.refused++
+}
+
+// counts reports whether the peer takes a write for done that is not stable yet.
+func (e *recvEpochs) counts() bool {
+	for i := range e.q.len() {
+		if ep := e.q.at(i); ep.size > ep.active+ep.refused {
+			return true
+		}
+	}
+	return false
+}
 
 // leave takes a write out of its epoch: neither node counts it.
 func (e *recvEpochs) leave(epoch uint64) {

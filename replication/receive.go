@@ -360,7 +360,7 @@ func (r *Resource) takeWrite(v *volume, cmd drbd.Command, op Op, d drbd.Data, si
 	}
 	if v.st.Disk < drbd.Inconsistent {
 		epoch := r.recv.join()
-		r.recv.ended(epoch)
+		r.recv.refused(epoch)
 		r.sendAck(drbd.CmdNegAck, v, d.Sector, d.BlockID, size)
 		return false, nil
 	}
@@ -599,6 +599,8 @@ func (r *Resource) answerPeer(p *peerRequest, digest []byte, err error) {
 			return
 		case err != nil:
 			r.sendAck(drbd.CmdNegAck, v, p.sector, p.block, p.size)
+			r.recv.refused(p.epoch)
+			return
 		case p.flags&drbd.DPMaySetInSync != 0 && !p.stale && v.st.Conn >= drbd.SyncSource && v.st.Conn <= drbd.PausedSyncT:
 			v.clearClean(p.sector, p.size)
 			v.ov.overtake(p.sector, p.end())
@@ -649,6 +651,8 @@ func (r *Resource) answerWhenSettled(p *peerRequest) {
 			return
 		case !v.hasDisk():
 			r.sendAck(drbd.CmdNegAck, v, sector, block, size)
+			r.recv.refused(epoch)
+			return
 		case flags&drbd.DPSendWriteAck != 0:
 			r.sendAck(drbd.CmdWriteAck, v, sector, block, size)
 		}
