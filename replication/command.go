@@ -225,6 +225,12 @@ func (r *Resource) askConn(c *command, mask, val uint32) {
 	r.setTimer(timerCommand, commandLimitMS)
 }
 
+// AwaitsReply reports whether the peer has yet to answer a request for a change
+// of state.
+func (r *Resource) AwaitsReply() bool {
+	return r.cmd != nil && r.cmd.phase == phaseAsk && r.cmd.reply == 0
+}
+
 // receivedStateReply is the peer's answer to a request of ours.
 func (r *Resource) receivedStateReply(cmd drbd.Command, b []byte) error {
 	var p drbd.ReqStateReply

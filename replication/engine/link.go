@@ -30,13 +30,14 @@ type link struct {
 	resumed    chan struct{} // capacity 1
 	gone       chan struct{}
 	dataDone   chan struct{} // the data socket's reader has ended
+	metaDone   chan struct{} // likewise
 	once       sync.Once
 	integrity  integrity // of the data socket's reader
 }
 
 // newLink takes over two sockets.
 func (e *Engine) newLink(s, m *sock, info replication.Link) (*link, error) {
-	l := &link{e: e, info: info, dataConn: s, metaConn: m, resumed: make(chan struct{}, 1), gone: make(chan struct{}), dataDone: make(chan struct{})}
+	l := &link{e: e, info: info, dataConn: s, metaConn: m, resumed: make(chan struct{}, 1), gone: make(chan struct{}), dataDone: make(chan struct{}), metaDone: make(chan struct{})}
 	for _, c := range []*sock{s, m} {
 		c.SetDeadline(time.Time{}) //nolint:errcheck // a dead socket shows at the first read
 	}
@@ -197,20 +198,42 @@ func (l *link) readData() {
 	err := l.readLoop(br, drbd.DataSocket)
 	close(l.dataDone)
 	if err != nil {
+		if reasonOf(err, drbd.BrokenPipe) == drbd.BrokenPipe && l.awaitsReply() {
+			// A peer that grants a disconnect says so on the meta socket and closes
+			// data: the end must not overtake what was granted, such as that this
+			// node's disk is outdated now.
+			l.orEnd(l.metaDone)
+		}
 		l.lost(reasonOf(err, drbd.BrokenPipe), fmt.Errorf("data socket: %w", err))
+	}
+}
+
+// awaitsReply reports whether the peer owes the answer to a change of state.
+func (l *link) awaitsReply() bool {
+	l.e.mu.Lock()
+	defer l.e.mu.Unlock()
+	return l.e.core.AwaitsReply()
+}
+
+// orEnd waits for the end of the other socket's reader, or of the connection,
+// for as long as a living peer may take.
+func (l *link) orEnd(done chan struct{}) {
+	t := time.NewTimer(l.e.pingTimeout())
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-l.gone:
+	case <-t.C:
 	}
 }
 
 func (l *link) readMeta() {
 	br := bufio.NewReaderSize(l.metaConn.reader(), metaBuffer)
-	if err := l.readLoop(br, drbd.MetaSocket); err != nil {
+	err := l.readLoop(br, drbd.MetaSocket)
+	close(l.metaDone)
+	if err != nil {
 		if reasonOf(err, drbd.BrokenPipe) == drbd.BrokenPipe {
-			// If the peer closed both, its last words are on the data socket.
-			select {
-			case <-l.dataDone:
-			case <-l.gone:
-			case <-time.After(l.e.pingTimeout()):
-			}
+			l.orEnd(l.dataDone) // if the peer closed both, its last words are on the data socket
 		}
 		l.lost(reasonOf(err, drbd.NetworkFailure), fmt.Errorf("meta socket: %w", err))
 	}
