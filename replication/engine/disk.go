@@ -229,17 +229,22 @@ func (v *Volume) syncWorker(stop chan struct{}) {
 	for {
 		select {
 		case <-v.syncs:
-			v.diskMu.RLock()
-			err := error(replication.ErrNoData)
-			if v.data != nil {
-				err = v.data.Sync()
-			}
-			v.diskMu.RUnlock()
-			v.e.event(replication.Event{Kind: replication.Synced, Volume: uint16(v.cfg.Number), Err: err})
+			v.sync()
 		case <-stop:
 			return
 		}
 	}
+}
+
+// sync makes the data durable and steps the result.
+func (v *Volume) sync() {
+	v.diskMu.RLock()
+	err := error(replication.ErrNoData)
+	if v.data != nil {
+		err = v.data.Sync()
+	}
+	v.diskMu.RUnlock()
+	v.e.event(replication.Event{Kind: replication.Synced, Volume: uint16(v.cfg.Number), Err: err})
 }
 
 // writeMeta does one job in its order: data, bitmap pages, then the

@@ -202,6 +202,8 @@ type batch struct {
 	flushData bool
 	flushMeta bool
 	link      *link
+	syncs     []*Volume // to be synced by the reader that this batch is of
+	isReader  bool      // of the data socket
 }
 
 // batchList keeps idle batches. There are no more than goroutines that step.
@@ -232,7 +234,7 @@ func (e *Engine) newBatch() *batch { return e.batches.get() }
 
 func (e *Engine) freeBatch(b *batch) {
 	b.ev = replication.Event{}
-	b.link = nil
+	b.link, b.isReader = nil, false
 	clear(b.done[:cap(b.done)])
 	clear(b.sinks[:cap(b.sinks)])
 	b.done, b.sinks = b.done[:0], b.sinks[:0]
@@ -293,7 +295,11 @@ func (e *Engine) stepCold(b *batch, a *replication.Action) {
 	case replication.WriteMeta:
 		e.volume(a.Volume).metaJobs <- a.Job
 	case replication.SyncData:
-		e.volume(a.Volume).syncs <- struct{}{}
+		if v := e.volume(a.Volume); b.isReader && e.core.ReceivePaused() && !v.mayHang.Load() {
+			b.syncs = append(b.syncs, v)
+		} else {
+			v.syncs <- struct{}{}
+		}
 	case replication.SetTimer:
 		e.timer.Reset(time.Duration(max(a.At-e.now(), 0)) * time.Millisecond)
 	case replication.Disconnect:

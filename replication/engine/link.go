@@ -32,7 +32,8 @@ type link struct {
 	dataDone   chan struct{} // the data socket's reader has ended
 	metaDone   chan struct{} // likewise
 	once       sync.Once
-	integrity  integrity // of the data socket's reader
+	integrity  integrity  // of the data socket's reader
+	low        *lowReader // likewise; nil with TLS
 }
 
 // newLink takes over two sockets.
@@ -47,6 +48,11 @@ func (e *Engine) newLink(s, m *sock, info replication.Link) (*link, error) {
 	}
 	if l.meta, err = newOut(m, e.metaPatience); err != nil {
 		return nil, err
+	}
+	if s.tls == nil {
+		if l.low, err = newLowReader(s.TCPConn); err != nil {
+			return nil, err
+		}
 	}
 	l.data.onError = func(err error) {
 		l.lost(sendFailure(err, drbd.BrokenPipe), fmt.Errorf("send on the data socket: %w", err))
@@ -194,7 +200,11 @@ func hasPayload(c drbd.Command) bool {
 }
 
 func (l *link) readData() {
-	br := bufio.NewReaderSize(l.dataConn.reader(), dataBuffer)
+	src := l.dataConn.reader()
+	if l.low != nil {
+		src = l.low
+	}
+	br := bufio.NewReaderSize(src, dataBuffer)
 	err := l.readLoop(br, drbd.DataSocket)
 	close(l.dataDone)
 	if err != nil {
@@ -368,6 +378,7 @@ func (l *link) readPacket(br *bufio.Reader, sock drbd.Socket, p *packet) error {
 func (l *link) readPayload(br *bufio.Reader, p *packet, n int) error {
 	in := &l.integrity
 	p.data = l.e.pool.get(n - in.sumSize)
+	l.low.need(n - br.Buffered())
 	if _, err := io.ReadFull(br, in.want[:in.sumSize]); err != nil {
 		return err
 	}
@@ -383,6 +394,7 @@ func (l *link) stepPackets(ps []packet, sock drbd.Socket) bool {
 	e := l.e
 	for len(ps) > 0 {
 		b := e.newBatch()
+		b.isReader = sock == drbd.DataSocket
 		e.mu.Lock()
 		current, paused, i := l.isCurrent(), false, 0
 		for current && !paused && i < len(ps) {
@@ -402,6 +414,12 @@ func (l *link) stepPackets(ps []packet, sock drbd.Socket) bool {
 		}
 		e.mu.Unlock()
 		e.finish(b)
+		// A kernel peer's P_BARRIER: nothing is read before the disk has its epoch,
+		// so nobody else needs to be woken for that.
+		for _, v := range b.syncs {
+			v.sync()
+		}
+		b.syncs = b.syncs[:0]
 		e.freeBatch(b)
 		ps = ps[i:]
 		if !current {

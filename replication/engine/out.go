@@ -79,7 +79,7 @@ func newOut(conn *sock, p func() patience) (*out, error) {
 	o := &out{conn: conn, raw: raw, patience: p, rest: make(chan []byte, 1), done: make(chan struct{})}
 	o.try = func(fd uintptr) bool {
 		for {
-			o.n, o.err = unix.Write(int(fd), o.p)
+			o.n, o.err = writeNow(fd, o.p)
 			if o.err != unix.EINTR {
 				return true
 			}
@@ -200,20 +200,23 @@ func (o *out) write(p []byte) (int, error) {
 	return o.writeRaw(p)
 }
 
-func (o *out) writeRaw(p []byte) (int, error) {
-	o.p = p
-	if err := o.raw.Write(o.try); err != nil {
-		return 0, err
+func (o *out) writeRaw(p []byte) (sent int, err error) {
+	for sent < len(p) {
+		chunk := p[sent:min(len(p), sent+sendChunk)] // the scheduler does not hear of the call: see writeNow
+		o.p = chunk
+		if err := o.raw.Write(o.try); err != nil {
+			return sent, err
+		}
+		o.p = nil
+		sent += o.n
+		switch {
+		case o.err == unix.EAGAIN:
+			return sent, nil
+		case o.err != nil || o.n < len(chunk):
+			return sent, o.err
+		}
 	}
-	n, err := o.n, o.err
-	o.p = nil
-	if err == unix.EAGAIN {
-		return 0, nil
-	}
-	if n < 0 {
-		n = 0
-	}
-	return n, err
+	return sent, nil
 }
 
 // run is the goroutine that waits for the socket in the others' stead. It ends

@@ -1,0 +1,114 @@
+package engine
+
+import (
+	"io"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Payloads of which so many bytes are missing are waited for as a whole: a
+// network without large segments would wake the reader 28 times for 64 KiB.
+// The most that is waited for at once leaves half of what the kernel then
+// lets the peer send, so that the peer does not wait for this node.
+const (
+	lowatFrom = 8 << 10
+	lowatMost = 128 << 10
+)
+
+// lowReader reads a TCP connection and is woken for as much as its owner still
+// needs (SO_RCVLOWAT), not for each segment. What is there it takes at once,
+// whatever was said to be missing.
+type lowReader struct {
+	raw     syscall.RawConn
+	missing int // bytes without which the owner cannot go on
+	low     int // SO_RCVLOWAT as it is set
+
+	// Of the read under way.
+	p   []byte
+	n   int
+	err error
+	try func(fd uintptr) bool
+}
+
+func newLowReader(conn syscall.Conn) (*lowReader, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	r := &lowReader{raw: raw, low: 1}
+	r.try = r.once
+	return r, nil
+}
+
+// need says how many bytes, beyond what was read, the owner cannot do without.
+func (r *lowReader) need(n int) {
+	if r != nil {
+		r.missing = n
+	}
+}
+
+func (r *lowReader) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	r.p = p
+	err := r.raw.Read(r.try)
+	r.p = nil
+	switch {
+	case err != nil:
+		return 0, err
+	case r.err != nil:
+		return 0, r.err
+	case r.n == 0:
+		return 0, io.EOF
+	}
+	r.missing = max(r.missing-r.n, 0)
+	return r.n, nil
+}
+
+// once reads what is there; false means that there is nothing to read yet.
+func (r *lowReader) once(fd uintptr) bool {
+	for {
+		r.n, r.err = readNow(fd, r.p)
+		switch {
+		case r.err == unix.EINTR:
+			continue
+		case r.err != unix.EAGAIN:
+			return true
+		}
+		low := 1
+		if r.missing >= lowatFrom {
+			low = min(r.missing, lowatMost)
+		}
+		if low == r.low {
+			return false
+		}
+		// Read once more: what came before the change has woken nobody.
+		if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, low); err != nil {
+			return false // as before
+		}
+		r.low = low
+	}
+}
+
+// readNow and writeNow are for sockets that do not block. The scheduler isn't
+// told, as for a call that may wait: on a machine with one processor it would
+// take the processor's context away from every call that is preempted, and
+// start a thread to find out that there is nothing else to do.
+func readNow(fd uintptr, p []byte) (int, error) {
+	return transferNow(unix.SYS_READ, fd, p)
+}
+
+func writeNow(fd uintptr, p []byte) (int, error) {
+	return transferNow(unix.SYS_WRITE, fd, p)
+}
+
+func transferNow(call, fd uintptr, p []byte) (int, error) {
+	n, _, errno := unix.RawSyscall(call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
