@@ -10,7 +10,7 @@ import (
 )
 
 // socketPair returns both ends of a TCP connection.
-func socketPair(t *testing.T) (a, b *net.TCPConn) {
+func socketPair(t testing.TB) (a, b *net.TCPConn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 )
 
 // secure makes both ends of a connection speak TLS.
-func secure(t *testing.T, from, to *net.TCPConn) (a, b *sock) {
+func secure(t testing.TB, from, to *net.TCPConn) (a, b *sock) {
 	t.Helper()
 	ca := newTestCA(t, "test CA")
 	a, b = &sock{TCPConn: from}, &sock{TCPConn: to}
