@@ -222,7 +222,6 @@ func (e *Engine) greet(ctx context.Context, l *listener, c *sock) {
 		c.Close() //nolint:errcheck // it said nothing
 		return
 	}
-	c.SetDeadline(time.Time{}) //nolint:errcheck // a dead socket shows later
 	if c.tls == nil && startsTLS(b[:]) {
 		e.refused(ctx, c, errPeerHasTLS(e.cfg.PeerName))
 		return
@@ -235,6 +234,7 @@ func (e *Engine) greet(ctx context.Context, l *listener, c *sock) {
 		c.Close() //nolint:errcheck // not a peer
 		return
 	}
+	c.SetDeadline(time.Time{}) //nolint:errcheck // a dead socket shows later
 	select {
 	case l.came <- greeting{c, h.Command}:
 	case <-ctx.Done():
@@ -363,7 +363,7 @@ func (e *Engine) dialNext(ctx context.Context, p *pair) error {
 	if t := e.tls.Load(); t != nil {
 		conn.SetDeadline(time.Now().Add(e.handshakeTime())) //nolint:errcheck // the handshake fails if this did
 		if err := e.startTLS(ctx, conn, t, true); err != nil {
-			conn.hangUp()
+			conn.hangUp(ctx)
 			return err
 		}
 		conn.SetDeadline(time.Time{}) //nolint:errcheck // a dead socket shows at once

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"io"
 	"net"
 
@@ -65,11 +66,13 @@ func (s *sock) reader() io.Reader {
 }
 
 // hangUp closes a connection that TLS refused. The peer gets to read the alert
-// that says why: a close with unread input would reset the connection.
-func (s *sock) hangUp() {
-	s.CloseWrite()                                    //nolint:errcheck // it may be dead
-	io.CopyN(io.Discard, s.TCPConn, maxRefusedUnread) //nolint:errcheck // until the peer closes or the handshake's time is up
-	s.Close()                                         //nolint:errcheck // nothing more is expected of it
+// that says why: a close with unread input would reset the connection. The
+// deadline of the handshake, and ctx, bound the wait.
+func (s *sock) hangUp(ctx context.Context) {
+	defer context.AfterFunc(ctx, func() { s.Close() })() //nolint:errcheck // ends the read
+	s.CloseWrite()                                       //nolint:errcheck // it may be dead
+	io.CopyN(io.Discard, s.TCPConn, maxRefusedUnread)    //nolint:errcheck // until the peer closes or the handshake's time is up
+	s.Close()                                            //nolint:errcheck // nothing more is expected of it
 }
 
 // maxRefusedUnread is more than a peer sends before it hears that it is refused.

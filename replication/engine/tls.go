@@ -93,12 +93,11 @@ func (e *Engine) greetTLS(t *tlsLayer) {
 // refused ends a connection of the peer, which this node could not come to
 // terms with.
 func (e *Engine) refused(ctx context.Context, c *sock, err error) {
-	c.hangUp()
 	var fault *tlsError
-	if ctx.Err() != nil || errors.As(err, &fault) && fault.lost {
-		return // its attempts end so whenever another one was quicker
+	if lost := errors.As(err, &fault) && fault.lost; !lost && ctx.Err() == nil {
+		e.complain(err) // one that is lost may just be an attempt that another one has overtaken
 	}
-	e.complain(err)
+	c.hangUp(ctx)
 }
 
 // noteFault returns err, unless it is a fault of TLS: that is said, and the

@@ -246,7 +246,7 @@ func (c *credentials) explain(err error, peer string) error {
 func (c *credentials) explainAlert(alert, peer string) error {
 	switch {
 	case !strings.Contains(alert, "certificate"):
-		return tlsErrorf("peer %s ends the handshake with the alert %q: its log says more", peer, alert)
+		return tlsErrorf("peer %s ends TLS with the alert %q: its log says more", peer, alert)
 	case c.ownFault != nil:
 		return tlsErrorf("%s (peer %s refuses it)", strings.TrimPrefix(c.ownFault.Error(), tlsPrefix), peer)
 	}

@@ -196,6 +196,29 @@ func TestTLSMeetsPlaintext(t *testing.T) {
 	}
 }
 
+// Whoever connects to a node from the peer's address, is refused and stays does
+// not keep it from the peer: the connection begins at once.
+func TestTLSRefusedDoesNotHoldUp(t *testing.T) {
+	ca := newTestCA(t, "test CA")
+	logs := new(logLines)
+	a, b := newPair(t, func(c *Config) {
+		withTLS(ca)(c)
+		c.Log = zerolog.New(logs)
+		c.Net.PingTimeoutMS, c.Net.SockCheckMS = 15000, 100
+	}) // a handshake may take 60 s
+	a.up()
+	for range 4 {
+		c := a.dial()
+		defer c.Close()
+		if _, err := c.Write([]byte("GET / HTTP/1.0\r\n\r\n")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.awaitLog(logs, `TLS: peer beta speaks no TLS: net option tls has to be set on both nodes`)
+	b.up()
+	b.await("connection", isConnected) // within 20 s
+}
+
 // dial connects to the node's replication port as soon as it listens.
 func (n *node) dial() net.Conn {
 	n.t.Helper()
