@@ -143,6 +143,7 @@ var violations = []violationRow{
 	{drbd.CmdState, sends(drbd.CmdState, drbd.StatePacket{Word: 0xd082}), "command: wanted P_PROTOCOL, got P_STATE", 0, greeted},
 	{drbd.CmdSyncUUID, sends(drbd.CmdSyncUUID, drbd.SyncUUID{UUID: 1}), "state: wanted WFSyncUUID or Behind, got Connected", 0, connected},
 	{drbd.CmdAuthChallenge, sends(drbd.CmdAuthChallenge, drbd.Empty{}, make([]byte, 64)...), follows + "P_AUTH_CHALLENGE", 0, connected},
+	{drbd.CmdAuthChallenge, sends(drbd.CmdAuthChallenge, drbd.Empty{}, make([]byte, 64)...), "command: wanted P_PROTOCOL: the peer asks for a secret, cram-hmac-alg must be configured on both nodes, got P_AUTH_CHALLENGE", 0, greeted},
 	{drbd.CmdAuthResponse, sends(drbd.CmdAuthResponse, drbd.Empty{}, make([]byte, 20)...), follows + "P_AUTH_RESPONSE", 0, connected},
 	{drbd.CmdStateChgReq, ofLength(drbd.CmdStateChgReq, 4), "length: wanted 8, got 4", 0, connected},
 	{drbd.CmdPing, metaOfLength(drbd.CmdPing, 4), "length: wanted 0, got 4", drbd.NetworkFailure, connected},
