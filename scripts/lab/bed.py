@@ -28,17 +28,25 @@ LOST = ('NetworkFailure', 'BrokenPipe', 'sock_sendmsg returned', 'sock_recvmsg r
 
 
 class Bed:
-    """k is the kernel's side, p is Pollux's, wire what is between them."""
+    """k is the kernel's side, p is Pollux's, wire what is between them for a scenario that wants it."""
 
     def __init__(self, l):
         self.l, self.mark, self.last = l, '', ''
         guest = lab.Guest(l, 'kernel', *DISKS)
         self.k, self.p = nodes.Kernel(guest, DISKS), nodes.Pollux(l, OUR_DISKS)
-        self.wire = wire.Wire({'kernel': self.k.listen_port, 'pollux': self.p.listen_port})
+        self.network = wire.Wire({'kernel': self.k.listen_port, 'pollux': self.p.listen_port})
         self.broken = True  # nothing is known of the nodes' state
         self.volumes, self.config = 1, None
+        self.wired = False  # the nodes reach each other through the wire
         self.allowed = ()   # complaints of the kernel that the scenario expects
         self.log_from = 0   # where polluxd's log of this scenario begins
+
+    @property
+    def wire(self):
+        """The network in between, which can be cut, parted and frozen."""
+        if not self.wired:
+            raise lab.Failure('the nodes do not reach each other through the wire: the scenario needs wire=True')
+        return self.network
 
     @property
     def both_nodes(self):
@@ -52,9 +60,10 @@ class Bed:
     def configure(self, net=None, disk=None, more='', kernel_net=None, pollux_net=None):
         """Writes both nodes' drbd.conf: these options over the usual ones; kernel_net and pollux_net for one node only."""
         net, disk = net or {}, disk or {}
-        self.k.configure(self.wire.ports['pollux'], {**net, **(kernel_net or {})}, disk, more)
-        self.p.configure(self.wire.ports['kernel'], {**net, **(pollux_net or {})}, disk, more)
-        self.config = (net, disk, more, kernel_net, pollux_net)
+        ports = self.network.ports if self.wired else {node.name: node.listen_port for node in self.both_nodes}
+        self.k.configure(ports['pollux'], {**net, **(kernel_net or {})}, disk, more)
+        self.p.configure(ports['kernel'], {**net, **(pollux_net or {})}, disk, more)
+        self.config = (net, disk, more, kernel_net, pollux_net, self.wired)
 
     def adjust(self, *which):
         """Has the nodes (both unless named) take up what configure wrote, while they run."""
@@ -72,13 +81,16 @@ class Bed:
 
     def prepare(self, s):
         """Both nodes Connected, UpToDate, Secondary but for s.primary, with the configuration of scenario s."""
-        self.wire.mend()
+        self.network.mend()
         self.k.guest.flush_delay(0)
+        self.wired = s.wire
         if s.volumes != self.volumes or self.broken:
             self.fresh(s)
-        elif (s.net, s.disk, s.more, None, None) != self.config:
+        elif (s.net, s.disk, s.more, None, None, s.wire) != self.config:
             self.configure(s.net, s.disk, s.more)
             self.restart()
+        else:
+            self.adjust()  # options that the last one changed by command
         for node in self.both_nodes:
             if node.is_primary():
                 node.adm('secondary', 'r0')
@@ -94,13 +106,19 @@ class Bed:
         for node, sizes in ((self.k, DISKS), (self.p, OUR_DISKS)):
             node.volumes, node.sizes = s.volumes, sizes[:s.volumes]
         self.configure(s.net, s.disk, s.more)
-        for node in self.both_nodes:
-            node.renew()
-        self.both('new disks, connected', 40, cs='Connected', ro='Secondary/Secondary', ds='Inconsistent/Inconsistent')
+        self.new_disks()
         for volume in range(self.volumes):
             self.p.adm('new-current-uuid', '--clear-bitmap', f'r0/{volume}')
         self.in_sync('Secondary/Secondary')
         self.broken = False
+
+    def new_disks(self, full=None):
+        """New metadata on both; the disks hold zeroes, that of the node full random data. Connected then, and Inconsistent."""
+        for node in self.both_nodes:
+            node.renew(node is full)
+        for node in self.both_nodes:
+            node.adm('up', 'r0')
+        self.both('new disks, connected', 40, cs='Connected', ro='Secondary/Secondary', ds='Inconsistent/Inconsistent')
 
     def mark_log(self, text):
         """From here on count the kernel's messages for resyncs, said and the closing check."""
@@ -154,6 +172,12 @@ class Bed:
         node.adm('disconnect', 'r0')
         node.wait_state(cs='StandAlone')
         self.other(node).wait_state(cs=('WFConnection', 'Unconnected', 'StandAlone'))
+
+    def both_disconnect(self):
+        """Both StandAlone; one that gave up by itself is already (the kernel has forgotten the connection then)."""
+        for node in self.both_nodes:
+            node.adm('disconnect', 'r0', ok=(0, 10))
+        self.stand_alone()
 
     def connect(self, *which):
         for node in which or self.both_nodes:

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -46,8 +47,8 @@ def fio_arguments(offset, size, more=()):
 
 
 def rate_arguments(size, seconds):
-    """Slows fio down so that the writes of size bytes (34 KiB each on average) take about that long."""
-    return [f'--rate_iops=,{max(1, round(size / (34 << 10) / seconds))}'] if seconds else []
+    """Slows fio down so that writing size bytes takes about that long."""
+    return [f'--rate=,{round(size / seconds)}'] if seconds else []
 
 
 class Node:
@@ -64,11 +65,12 @@ class Node:
         want = {k: v if isinstance(v, tuple) else (v,) for k, v in want.items()}
         lab.wait_for(f'{self.name}: {want}', limit, lambda: all(self.state(volume)[k] in v for k, v in want.items()))
 
-    def blank(self):
-        """Makes the disks all zeroes, behind the node's back: it is down."""
+    def blank(self, full=False):
+        """Makes the disks all zeroes, or full of random data, behind the node's back: it is down."""
         for image, size in zip(self.images(), self.sizes):
             with open(image, 'r+b') as f:
                 f.truncate(0)
+                f.write(os.urandom(size) if full else b'')
                 f.truncate(size)
 
     def damage(self, offset, volume=0):
@@ -133,16 +135,20 @@ class Kernel(Node):
             self.kill()
             self.start()
 
-    def renew(self):
-        """New metadata on disks of zeroes, for the file that configure wrote."""
+    def renew(self, full):
+        """Blank disks with new metadata, for the file that configure wrote."""
         self.down()
-        self.blank()
+        self.blank(full)
         self.adm('create-md', '--force', 'r0')
-        self.adm('up', 'r0')
 
     def state(self, volume=0):
         p = self.guest.proc_drbd(1 + volume)
         return State((k, p.get(k, 'none')) for k in ('cs', 'ro', 'ds', 'oos'))
+
+    def protocol(self):
+        """The letter of the protocol in force."""
+        found = re.search(r'^ *1: .* ds:\S+ (\w) ', self.guest.sh('cat /proc/drbd'), re.M)
+        return found.group(1) if found else 'none'
 
     def written(self, volume=0):
         """KiB written to the local disk since it was attached."""
@@ -298,13 +304,13 @@ format = "json"
             self.start()
             self.adm('down', 'r0')
 
-    def renew(self):
-        """New metadata on disks of zeroes, under a new polluxd, for the file that configure wrote."""
+    def renew(self, full):
+        """Blank disks with new metadata, under a new polluxd, for the file that configure wrote."""
         self.lab.end('polluxd')
-        self.blank()
+        shutil.rmtree(f'{self.dir}/state', ignore_errors=True)  # it may have been Primary
+        self.blank(full)
         self.adm('create-md', '--force', 'r0')
         self.start()
-        self.adm('up', 'r0')
 
     def adm(self, *words, limit=30, ok=(0,), merge=False):
         return self.lab.command([os.path.join(self.bin, 'polluxadm'), '--config', self.toml, *words], limit, ok, merge=merge)
@@ -322,6 +328,13 @@ format = "json"
 
     def why(self):
         return self.status().get('pollux-why') or ''
+
+    def protocol(self):
+        return self.status()['connections'][0]['pollux-protocol']
+
+    def last_error(self):
+        """Why it is not connected, as status says it."""
+        return self.status().get('pollux-last-error') or ''
 
     def written(self, volume=0):
         return int(self.status()['devices'][volume]['written'])

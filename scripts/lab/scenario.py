@@ -28,6 +28,7 @@ class Scenario:
     disk: dict = dataclasses.field(default_factory=dict)  # options of section disk over nodes.DISK, both nodes
     more: str = ''       # what else belongs into the resource, both nodes
     allow: tuple = ()    # parts of bed.COMPLAINTS that the kernel may say here
+    wire: bool = False   # the two reach each other through bed.wire, which can cut, part and freeze
     primary: str = ''    # the node that is Primary when it begins: kernel, pollux or none
 
 

@@ -1,7 +1,8 @@
 """wire: the network between the two nodes of the interop test, which can be cut and frozen.
 
 Each node is told that its peer listens on a port of the wire; what arrives
-there is passed on to the peer's own port, both ways.
+there is passed on to the peer's own port, both ways. It accepts before it
+knows whether the peer does: a refusal looks like a connection that is reset.
 
     w = wire.Wire({'kernel': kernel_port, 'pollux': pollux_port})
     w.ports['kernel']  # where the kernel is reached through the wire
@@ -48,39 +49,40 @@ class Wire:
             self.open |= {conn, far}
         for sock in (conn, far):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(target=self.pump, args=(conn, far), daemon=True).start()
-        self.pump(far, conn)
+        back = threading.Thread(target=self.pump, args=(far, conn), daemon=True)
+        back.start()
+        self.pump(conn, far)
+        back.join()
+        with self.lock:
+            self.open -= {conn, far}
+        for sock in (conn, far):
+            sock.close()
 
     def pump(self, source, sink):
-        """Passes on what source says, until either is gone; then both are."""
+        """Passes on what source says, and the end of it; the other way may go on then."""
         try:
             while True:
                 data = source.recv(PIECE)
                 self.passing.wait()
                 if not data:
-                    break
+                    sink.shutdown(socket.SHUT_WR)
+                    return
                 sink.sendall(data)
         except OSError:
+            # One of them was reset: so is the other.
             self.passing.wait()
-        with self.lock:
-            ended = {source, sink} & self.open
-            self.open -= ended
-        for sock in ended:
-            # Wakes the other pump, which may be reading from it.
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-            sock.close()
+            for sock in (source, sink):
+                self.reset(sock)
 
     @staticmethod
     def reset(sock):
+        """Ends a connection with a reset; a thread that reads from it wakes up."""
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
             sock.shutdown(socket.SHUT_RD)
-            sock.close()
         except OSError:
-            pass  # its other end was faster
+            pass  # it is no longer connected
+        sock.close()
 
     def cut(self):
         """Resets all connections; returns how many there were."""
