@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 
@@ -116,18 +115,17 @@ func (r *Resource) received(ev *Event) {
 	if err == nil || gen != r.connGen {
 		return
 	}
-	r.connectionLost(reasonOf(ev, err), drbd.Named(err, ev.Header.Command))
+	r.connectionLost(reasonOf(ev), drbd.Named(err, ev.Header.Command))
 }
 
 // reasonOf is the state that a kernel goes to for a packet that it does not take
 // (drbd84-protocol, 4.7 and 10.6).
-func reasonOf(ev *Event, err error) drbd.ConnState {
-	var p *drbd.ProtocolError
+func reasonOf(ev *Event) drbd.ConnState {
 	switch {
 	case ev.Socket == drbd.DataSocket, ev.Header.Command == drbd.CmdBarrierAck:
 		return drbd.ProtocolFailure
-	case errors.As(err, &p) && p.Field == "command":
-		return drbd.Disconnecting // an unknown packet: no retry
+	case ev.Header.Command == drbd.CmdInitialMeta:
+		return drbd.Disconnecting // unknown there once the connection stands: no retry
 	}
 	return drbd.NetworkFailure
 }

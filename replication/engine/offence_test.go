@@ -342,6 +342,65 @@ func TestFloods(t *testing.T) {
 	}
 }
 
+// A peer that takes blocks of a resync without end, and acknowledges none, is
+// stopped before the list of them takes much memory.
+func TestUnacknowledgedResync(t *testing.T) {
+	if testing.Short() {
+		t.Skip("sends 262,144 blocks")
+	}
+	n := rawNode(t, nil)
+	if err := n.Secondary(); err != nil {
+		t.Fatal(err)
+	}
+	p := dialRaw(n, kernelFeatures)
+	defer p.close()
+	p.connect(word{}, drbd.Connected)
+	close(p.thrown)
+	b := drbd.BlockRequest{BlockID: drbd.ResyncID, Size: 512}.Append(header(drbd.CmdRSDataRequest, 0, 24))
+	for len(b) < 64<<10 {
+		b = append(b, b...)
+	}
+	go func() {
+		for {
+			if _, err := p.data.Write(b); err != nil {
+				return
+			}
+		}
+	}()
+	const want = "P_RS_DATA_REQUEST: blocks under way: wanted less than 262144 without P_RS_WRITE_ACK, got 26"
+	for end := time.Now().Add(2 * time.Minute); !strings.HasPrefix(n.Status().Violation, want); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("violation %q, want %q...", n.Status().Violation, want)
+		}
+	}
+}
+
+// A verify whose source never says how its blocks compare holds a client's write
+// up for ko-count x timeout, and no longer.
+func TestVerifyWithoutResults(t *testing.T) {
+	n := rawNode(t, func(c *Config) { c.Net.TimeoutMS, c.Net.KoCount, c.Net.PingIntMS = 500, 2, 60000 })
+	c := n.open()
+	p := dialRaw(n, kernelFeatures)
+	defer p.close()
+	p.connect(word{}, drbd.Connected)
+	p.send(drbd.CmdStateChgReq, drbd.ReqState{Mask: 31 << 4, Val: uint32(drbd.VerifyS) << 4})
+	var reply drbd.ReqStateReply
+	p.decode(&reply, drbd.CmdStateChgReply)
+	n.await("the verify", func(s Status) bool { return s.Volumes[0].Conn == drbd.VerifyT })
+	p.send(drbd.CmdOVRequest, request(8))
+	p.await(drbd.CmdOVReply)
+	began := time.Now()
+	if err := c.s.wait(c.submit(blockdev.OpWrite, 8*512, pattern(1, 4096), 4096)); err != nil {
+		t.Errorf("the write: %v", err)
+	}
+	if took := time.Since(began); took > 15*time.Second {
+		t.Errorf("the write waited for %v", took)
+	}
+	if got := n.Status().LastError; !strings.Contains(got, "left a request unanswered") {
+		t.Errorf("last error %q", got)
+	}
+}
+
 // TestPeerMayNotCommand: a change that no node asks of its peer is refused, and
 // changes nothing here.
 func TestPeerMayNotCommand(t *testing.T) {

@@ -30,6 +30,8 @@ type rawPeer struct {
 	got  []rawPacket // from the node, in order
 	gone int         // sockets that the node has closed
 	deaf chan struct{}
+	// thrown is closed to have what comes thrown away.
+	thrown chan struct{}
 }
 
 type rawPacket struct {
@@ -44,7 +46,7 @@ func dialRaw(n *node, features uint32) *rawPeer {
 	var err error
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		p := &rawPeer{t: n.t, n: n, features: features}
-		p.cond, p.deaf = sync.NewCond(&p.mu), make(chan struct{})
+		p.cond, p.deaf, p.thrown = sync.NewCond(&p.mu), make(chan struct{}), make(chan struct{})
 		if err = p.open(); err == nil {
 			if err = p.greet(); err == nil {
 				return p
@@ -116,10 +118,7 @@ func (p *rawPeer) listen(c net.Conn) {
 		if _, err := io.ReadFull(c, body); err != nil {
 			break
 		}
-		p.mu.Lock()
-		p.got = append(p.got, rawPacket{h, body})
-		p.cond.Broadcast()
-		p.mu.Unlock()
+		p.keep(rawPacket{h, body})
 		select {
 		case <-p.deaf:
 			return
@@ -130,6 +129,19 @@ func (p *rawPeer) listen(c net.Conn) {
 	p.gone++
 	p.cond.Broadcast()
 	p.mu.Unlock()
+}
+
+// keep files a packet of the node.
+func (p *rawPeer) keep(k rawPacket) {
+	select {
+	case <-p.thrown:
+		return
+	default:
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.got = append(p.got, k)
+	p.cond.Broadcast()
 }
 
 // deafen has the peer take nothing more.

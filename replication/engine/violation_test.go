@@ -157,7 +157,7 @@ var violations = []violationRow{
 	{drbd.CmdRecvAck, answer(drbd.CmdRecvAck, strange), noHandle, drbd.NetworkFailure, connected},
 	{drbd.CmdWriteAck, answer(drbd.CmdWriteAck, strange), noHandle, drbd.NetworkFailure, connected},
 	{drbd.CmdWriteAck, func(p *rawPeer) { p.raw(p.meta, header(drbd.CmdWriteAck, 3, 24), strange.Append(nil)) }, "volume: wanted a configured volume, got 3", drbd.NetworkFailure, connected},
-	{drbd.CmdWriteAck, answer(drbd.CmdWriteAck, strange), "command: wanted P_STATE first, got P_WRITE_ACK", drbd.Disconnecting, protocol},
+	{drbd.CmdWriteAck, answer(drbd.CmdWriteAck, strange), "command: wanted P_STATE first, got P_WRITE_ACK", drbd.NetworkFailure, protocol},
 	{drbd.CmdRSWriteAck, answer(drbd.CmdRSWriteAck, strange), noHandle, drbd.NetworkFailure, connected},
 	{drbd.CmdRSWriteAck, beyond(drbd.CmdRSWriteAck, true, resyncAck), outside, drbd.NetworkFailure, connected},
 	{drbd.CmdSuperseded, answer(drbd.CmdSuperseded, strange), "block_id: wanted none: the peer does not resolve conflicts, got 0x4711", drbd.NetworkFailure, connected},
