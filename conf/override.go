@@ -37,6 +37,12 @@ func RuntimeOptions(section Section) []OptionSpec {
 	return specs
 }
 
+// RefusedOptions are those that disk-options and net-options know and refuse,
+// with the word for what changes them.
+func RefusedOptions(section Section) []OptionSpec {
+	return slices.DeleteFunc(Options(), func(o OptionSpec) bool { return o.Section != section || notAtRuntime[o.Name] == "" })
+}
+
 // WithNet returns r with single net options changed, as drbdsetup net-options
 // does; with defaults all others have their default first. r stays as it is.
 // The error is an *OverrideError, or what Resolve says of such a combination.

@@ -63,6 +63,8 @@ func (c *Config) Validate() error {
 		return errors.New("resource without a name")
 	case len(c.Volumes) == 0:
 		return fmt.Errorf("%s: no volumes", c.Resource)
+	case c.TLS != nil && (c.TLS.Certificate == "" || c.TLS.Key == "" || c.TLS.CA == "" || len(c.TLS.Names) == 0 || len(c.TLS.PeerNames) == 0):
+		return fmt.Errorf("%s: TLS needs a certificate, a key, a CA, and the names of both nodes", c.Resource)
 	}
 	for _, o := range []struct{ name, alg string }{
 		{"data-integrity-alg", c.Net.DataIntegrityAlg}, {"verify-alg", c.Net.VerifyAlg}, {"csums-alg", c.Net.CsumsAlg},

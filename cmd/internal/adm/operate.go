@@ -96,7 +96,8 @@ func (a *app) optionsCommand(c adm.Command, section conf.Section) *cobra.Command
 		fmt.Sprintf("Each option of the %s section of drbd.conf can be given as --NAME=VALUE. It is in force until adjust, or until the\n"+
 			"resource is down; status shows what differs from the file. Without any option the file's values are put in force.", section),
 		func(ctx context.Context, t target) error { return a.control(ctx, c, t, args) })
-	for _, o := range conf.RuntimeOptions(section) {
+	// polluxd says why it refuses the latter.
+	for _, o := range append(conf.RuntimeOptions(section), conf.RefusedOptions(section)...) {
 		v := new(string)
 		values[o.Name] = v
 		co.Flags().StringVar(v, o.Name, "", "")

@@ -108,9 +108,8 @@ func TestE2ETLS(t *testing.T) {
 	if r := p.a.must("dump", "r0"); !regexp.MustCompile(`tls +yes;`).MatchString(r) {
 		t.Errorf("dump: %s", r)
 	}
-	if r := p.a.adm("net-options", "--tls=no", "r0"); r.code == 0 {
-		t.Errorf("net-options changed tls: %v", r)
-	}
+	p.a.refused(10, []string{"r0: Failure: (162) Invalid configuration request: option tls of section net: it is changed in the configuration of both nodes, then with adjust"},
+		"net-options", "--tls=no", "r0")
 
 	// A crash, then a renewal: the next connection takes the new certificate.
 	until := *p.a.statusUntil()
