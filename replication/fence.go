@@ -169,7 +169,7 @@ func (r *Resource) thaw(peerIsBack bool) {
 			// generation, it is the one that is still Primary.
 		case v.st.Conn == drbd.Connected && v.bitmap.Weight() > 0:
 			r.newCurrent(v)
-			r.sourceAfterThaw(v)
+			r.sourceWhenStored(v, "resync of what was under way when the peer was lost")
 		}
 	}
 	for _, v := range r.vols {
@@ -179,10 +179,10 @@ func (r *Resource) thaw(peerIsBack bool) {
 	r.kick = true
 }
 
-// sourceAfterThaw makes this node the source of a resync that the peer learns
-// of by P_UUIDS and P_STATE (drbd84-protocol, 4.6 steps 7 (iv) and 11). Both
-// are sent once the new generation is on disk.
-func (r *Resource) sourceAfterThaw(v *volume) {
+// sourceWhenStored makes this node, which has begun a new generation, the source
+// of a resync that the peer learns of by P_UUIDS and P_STATE (drbd84-protocol,
+// 4.6 steps 7 (iv) and 11). Both are sent once the new generation is on disk.
+func (r *Resource) sourceWhenStored(v *volume, reason string) {
 	gen := r.connGen
 	v.whenStored(v.meta.required, func() {
 		if gen != r.connGen || !r.isUp() || v.st.Conn != drbd.Connected || v.st.Disk != drbd.UpToDate || v.st.Pdsk < drbd.Inconsistent {
@@ -190,6 +190,6 @@ func (r *Resource) sourceAfterThaw(v *volume) {
 		}
 		ns := v.st
 		ns.Conn = drbd.WFBitMapS
-		r.announceAndSet(v, ns, "resync of what was under way when the peer was lost")
+		r.announceAndSet(v, ns, reason)
 	})
 }

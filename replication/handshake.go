@@ -33,7 +33,7 @@ func (r *Resource) socketsUp(ev *Event) {
 		v.sendSeq, v.peerSeq = 0, 0
 		v.discardMyData = ev.Link.DiscardMyData
 		v.havePeerUUIDs, v.havePeerSizes, v.handshakeDone, v.forcedPeer = false, false, false, false
-		v.growPending, v.grewBoth = false, false
+		v.growPending, v.grewBoth, v.peerSays = false, false, drbd.RoleUnknown
 		v.tooSmall = ""
 		r.sendPacket(drbd.DataSocket, drbd.CmdSyncParam89, v.num, r.syncParam(v))
 		r.sendSizes(v, v.size)
@@ -482,6 +482,9 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 	}
 	r.peerRole, r.peerFrozen = ps.Role, ps.SuspFen
 	v.handshakeDone = true
+	if ps.Conn >= drbd.Connected {
+		v.peerSays = ps.Role
+	}
 	if os.Conn > drbd.WFReportParams && ns.Conn > drbd.Connected && os.Conn != ns.Conn &&
 		ps.Conn <= drbd.Connected && ps.Disk != drbd.Negotiating { // 11
 		r.sendUUIDs(v, 0)

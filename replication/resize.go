@@ -367,9 +367,13 @@ func (v *volume) hasGrown(size drbd.Sector, p drbd.Sizes) bool {
 }
 
 // growBoth has the new part synced if both devices have grown while the nodes
-// were not connected. The kernel leaves its bits set and does nothing.
+// were not connected. The kernel leaves its bits set and does nothing: with one
+// as the peer it is done when both are Connected, by syncGrownApart.
 func (r *Resource) growBoth(v *volume, peerRole drbd.Role, res *HandshakeResult) {
-	if !v.grewBoth || !r.peerPollux || res.Conn != drbd.Connected {
+	if v.grewBoth && res.Conn != drbd.Connected {
+		v.grewBoth = false // the resync that begins has the new part, too
+	}
+	if !v.grewBoth || !r.peerPollux {
 		return
 	}
 	v.grewBoth = false
@@ -381,6 +385,29 @@ func (r *Resource) growBoth(v *volume, peerRole drbd.Role, res *HandshakeResult)
 		res.Conn = drbd.WFBitMapS
 	}
 	res.Reason += "; the volume has grown on both nodes"
+}
+
+// syncGrownApart has the new part synced with a kernel as the peer, which both
+// nodes know to be out of sync, once either is Primary: it is the source, by a
+// new generation. A kernel begins one only when it loses its peer; that must not
+// happen where it would have it fenced.
+func (r *Resource) syncGrownApart(v *volume) {
+	if v.peerSays != v.st.Peer || v.st.Conn != drbd.Connected || r.cmd != nil || v.grow != nil || v.st.Disk != drbd.UpToDate || v.st.Pdsk != drbd.UpToDate ||
+		(r.role == drbd.Primary) == (v.st.Peer == drbd.Primary) {
+		return
+	}
+	v.grewBoth = false
+	const grown = "the volume has grown on both nodes while they were apart"
+	switch {
+	case v.bitmap.Weight() == 0:
+	case r.role == drbd.Primary && v.uuids.Bitmap == 0:
+		r.newCurrent(v)
+		r.sourceWhenStored(v, grown)
+	case v.opts.Fencing == FencingDontCare:
+		r.connectionLost(drbd.NetworkFailure, errors.New(grown+": in the next handshake the Primary becomes the source of the new part"))
+	default:
+		r.report("volume %d: %s, and the new part is not synced: have the Primary disconnect and connect again", v.num, grown)
+	}
 }
 
 // dropGrowth forgets a change that is not on its way to the disk yet: the

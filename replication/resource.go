@@ -177,6 +177,7 @@ type volume struct {
 
 	// What the peer said; reset with every connection.
 	havePeerUUIDs bool
+	peerSays      drbd.Role // its role by its last P_STATE that said Connected: then it knows this node's state, too
 	peerUUIDs     meta.UUIDs
 	peerBits      uint64
 	peerUUIDFlags uint64
@@ -387,6 +388,9 @@ func (r *Resource) maintain() {
 		}
 		if v.grow != nil {
 			r.drainGrowth(v)
+		}
+		if v.grewBoth {
+			r.syncGrownApart(v)
 		}
 		r.maintainMeta(v)
 	}
