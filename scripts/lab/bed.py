@@ -38,6 +38,7 @@ class Bed:
         self.broken = True  # nothing is known of the nodes' state
         self.volumes, self.config = 1, None
         self.wired = False  # the nodes reach each other through the wire
+        self.undo = []      # what to call before the next scenario begins
         self.allowed = ()   # complaints of the kernel that the scenario expects
         self.log_from = 0   # where polluxd's log of this scenario begins
 
@@ -81,6 +82,8 @@ class Bed:
 
     def prepare(self, s):
         """Both nodes Connected, UpToDate, Secondary but for s.primary, with the configuration of scenario s."""
+        while self.undo:
+            self.undo.pop()()
         self.network.mend()
         self.k.guest.flush_delay(0)
         self.wired = s.wire

@@ -95,6 +95,7 @@ class Kernel(Node):
     def __init__(self, guest, sizes):
         self.guest, self.name, self.conf = guest, guest.name, ''
         self.sizes, self.volumes = sizes, len(sizes)
+        self.devices = ['/dev/vda', '/dev/vdb']
         self.listen_port = guest.drbd_port
 
     def device(self, volume=0):
@@ -111,7 +112,7 @@ class Kernel(Node):
             self.start()
 
     def configure(self, peer_port, net, disk, more=''):
-        self.conf = self.resource_text(['/dev/vda', '/dev/vdb'][:self.volumes], ('kernel', lab.GUEST_IP, lab.GUEST_PORT),
+        self.conf = self.resource_text(self.devices[:self.volumes], ('kernel', lab.GUEST_IP, lab.GUEST_PORT),
                                        ('peer', lab.HOST_IN_GUEST, peer_port), net, disk, more)
         self.guest.write_file('/etc/drbd.conf', self.conf)
 

@@ -5,7 +5,7 @@ import time
 
 from bed import LOST, MIB
 from scenario import scenario
-from scenarios.power import GuestRecorder, Steady, check, enough, our_disks
+from scenarios.power import check, enough, our_disks, recorder
 
 PING = {'ping-int': 2, 'ping-timeout': 5}  # seconds; tenths of a second
 KO = {'ko-count': 2, 'timeout': 20, 'ping-int': 2}  # 2 x 2 s
@@ -41,7 +41,7 @@ def stopped_secondary(t, primary, secondary):
 @scenario('the Primary is stopped (SIGSTOP): the Secondary notices; it goes on where it stood', roles=True, net=PING,
           allow=(*LOST, 'PingAck did not arrive'))
 def stopped_primary(t, primary, secondary):
-    r = GuestRecorder(t.k) if primary is t.k else Steady(t.p.uri())
+    r = recorder(t, primary)
     enough(r, 20)
     with stopped(process(t, primary)):
         begin = time.monotonic()

@@ -97,6 +97,11 @@ class Flushed(nodes.Recorder):
         return [o for o in self.flushed if node.data(o, 4096) not in self.acknowledged[o]]
 
 
+def recorder(t, primary, area=AREA):
+    """Recorded writes on the device of the Primary."""
+    return GuestRecorder(t.k, area) if primary is t.k else Steady(t.p.uri(), area)
+
+
 def check(recorder, *which):
     for node in which:
         lost = recorder.lost(node)
