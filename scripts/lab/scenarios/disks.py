@@ -43,7 +43,7 @@ def disk_failed(t, node):
     t.other(node).wait_state(ds='UpToDate/Diskless')
 
 
-@scenario('write error of Pollux\' disk as Secondary: detached, attached again', name='write-error-pollux-secondary', allow=LOST)
+@scenario('write error of Pollux\' disk as Secondary: detached, attached again', name='write-error-pollux-secondary', quick=True, allow=LOST)
 def write_error_ours_secondary(t):
     with our_disks(t) as drives:
         t.make_primary(t.k)

@@ -204,7 +204,7 @@ def power_cut_pollux_secondary(t):
     return f'{r.count} writes, {lost} sectors lost, resync ' + t.resyncs('SyncSource', most=4 * EXTENT)
 
 
-@scenario('power cut of both under flushed writes, Pollux Primary; the kernel is promoted', allow=LOST)
+@scenario('power cut of both under flushed writes, Pollux Primary; the kernel is promoted', quick=True, allow=LOST)
 def flush_on_kernel(t):
     """What our FLUSH has answered for is on the kernel's disk, although both disks lose all that was not flushed."""
     with our_disks(t, 'lose=all'), kernel_disks(t, 'lose=all'):
