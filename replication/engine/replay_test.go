@@ -126,7 +126,15 @@ func TestEndDoesNotOvertakeAGrant(t *testing.T) {
 }
 
 func newReplay(t *testing.T, name, me string) *replayed {
-	events := wiretest.Load(t, name)
+	r := prepareReplay(t, name, me, wiretest.Load(t, name))
+	for i := range r.cfg.Volumes {
+		r.setUpDisk(i, begin(t, r.events, me, uint16(i)))
+	}
+	return r
+}
+
+// prepareReplay is a replay without disks.
+func prepareReplay(t *testing.T, name, me string, events []wiretest.Event) *replayed {
 	crash := false
 	for _, e := range events {
 		if e.Kind == wiretest.Note && e.Text == "killed" {

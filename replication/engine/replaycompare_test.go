@@ -273,11 +273,7 @@ func (r *replayed) expect(e wiretest.Event) {
 	got := (*q)[i]
 	*q = append((*q)[:i:i], (*q)[i+1:]...)
 	r.matched++
-	if isBlockAnswer(h.Command) {
-		var d drbd.Data
-		r.check(d.Decode(got.payload[:24]))
-		r.replied[d.Sector] = got
-	}
+	r.received(got)
 	r.compare(e, h, got)
 }
 
@@ -470,6 +466,9 @@ func (r *replayed) compareProc(p wiretest.Proc) {
 	})
 	if !ok {
 		r.diff("state is %s, the kernel's %s", text, want)
+	}
+	if p.Conn == "Connected" && p.Disk == "UpToDate" && p.PeerDisk == "UpToDate" && p.OutOfSyncKiB == 0 {
+		r.compareDisks()
 	}
 }
 

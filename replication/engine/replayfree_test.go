@@ -64,7 +64,15 @@ var freedoms = []freedom{
 	},
 	{
 		name: "acks of resync blocks", why: "they go with the requests",
-		engine: func(r *replayed, h heard) bool { return r.resyncAck(h.header.Command, h.payload) },
+		engine: func(r *replayed, h heard) bool {
+			if !r.resyncAck(h.header.Command, h.payload) {
+				return false
+			}
+			var a drbd.BlockAck
+			r.check(a.Decode(h.payload))
+			r.unacked -= int64(a.Size)
+			return true
+		},
 		kernel: func(r *replayed, e wiretest.Event, h drbd.Header) bool { return r.resyncAck(h.Command, e.Payload) },
 	},
 	{
@@ -239,13 +247,18 @@ func (r *replayed) answer() {
 			r.asked = append(r.asked, h)
 			continue
 		}
+		for n := range drbd.SectorOf(int64(q.Size)) {
+			delete(r.allowed, q.Sector+n)
+		}
 		v := h.header.Volume
 		data := r.load(v, q.Sector, q.Size)
+		r.unacked += int64(q.Size)
 		switch {
 		case h.header.Command == drbd.CmdRSThinReq && len(bytes.Trim(data, "\x00")) == 0:
 			r.check(r.peer.send(drbd.DataSocket, drbd.CmdRSDeallocated, v, drbd.BlockDesc{Sector: q.Sector, Size: q.Size}.Append(nil)))
 		case h.header.Command == drbd.CmdCsumRSRequest && bytes.Equal(r.digest(r.cfg.Net.CsumsAlg, data), h.payload[24:]):
 			a := drbd.BlockAck{Sector: q.Sector, BlockID: 0x1234, Size: q.Size, Seq: r.next(v)}
+			r.unacked -= int64(q.Size) // nothing to write
 			r.check(r.peer.send(drbd.MetaSocket, drbd.CmdRSIsInSync, v, a.Append(nil)))
 		default:
 			r.reply(drbd.CmdRSDataReply, v, drbd.Data{Sector: q.Sector, BlockID: q.BlockID}, data)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"os"
 	"slices"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
@@ -82,6 +83,7 @@ func (r *replayed) gapAnswer(h heard) bool {
 		return false
 	}
 	delete(r.gaps, d.Sector)
+	r.received(h)
 	a := drbd.BlockAck{Sector: d.Sector, BlockID: drbd.ResyncID, Size: uint32(len(h.payload) - 24), Seq: r.next(0)}
 	answer := drbd.CmdRSWriteAck
 	if cmd == drbd.CmdOVReply {
@@ -95,6 +97,25 @@ func (r *replayed) gapAnswer(h heard) bool {
 	r.mark(d.Sector, a.Size)
 	r.check(r.peer.send(drbd.MetaSocket, answer, 0, a.Append(nil)))
 	return true
+}
+
+// received has the peer's disk hold what a resync brings from the engine.
+func (r *replayed) received(h heard) {
+	switch h.header.Command { // the others bring nothing
+	case drbd.CmdRSDataReply:
+		var d drbd.Data
+		r.check(d.Decode(h.payload))
+		r.store(h.header.Volume, d.Sector, h.payload[24+r.ownDigestSize():])
+		r.replied[d.Sector] = h
+	case drbd.CmdOVReply:
+		var q drbd.BlockRequest
+		r.check(q.Decode(h.payload[:24]))
+		r.replied[q.Sector] = h
+	case drbd.CmdRSDeallocated:
+		var d drbd.BlockDesc
+		r.check(d.Decode(h.payload))
+		r.store(h.header.Volume, d.Sector, make([]byte, d.Size))
+	}
 }
 
 // mark notes what the peer has acknowledged.
@@ -115,6 +136,33 @@ func (r *replayed) load(v uint16, s drbd.Sector, n uint32) []byte {
 		r.stopf("the engine asks for sector %d, %d bytes: beyond the end", s, n)
 	}
 	return r.image[v][s.Bytes() : s.Bytes()+int64(n)]
+}
+
+// compareDisks holds the engine's disks against the peer's: both nodes say that
+// they are in sync. Space that was added holds what it held.
+func (r *replayed) compareDisks() {
+	if r.racing() {
+		return
+	}
+	for _, v := range r.cfg.Volumes {
+		b, err := os.ReadFile(v.Disk)
+		r.check(err)
+		size := r.size[uint16(v.Number)].Bytes()
+		for off := int64(0); off < size; off += 4096 {
+			end := min(off+4096, size)
+			if !bytes.Equal(b[off:end], r.image[uint16(v.Number)][off:end]) {
+				r.diff("volume %d differs from the peer's at byte %d: %x, the peer has %x", v.Number, off, b[off:off+16], r.image[uint16(v.Number)][off:off+16])
+				return
+			}
+		}
+	}
+}
+
+// racing reports whether both nodes write at once: which write wins is not known
+// to the peer, who only repeats its own.
+func (r *replayed) racing() bool {
+	s := r.eng.Status()
+	return s.Role == drbd.Primary && s.PeerRole == drbd.Primary
 }
 
 // keep has the peer's disk hold a write of the engine.

@@ -30,7 +30,9 @@ func captured(t *testing.T, events []wiretest.Event, crash bool) Config {
 	opt := func(name string) string { return wiretest.Option(events, name) }
 	head := wiretest.Config(events)
 	n := replication.DefaultNetOptions()
-	n.Protocol = head[strings.LastIndex(head, " protocol ")+10] // the last one counts
+	if i := strings.LastIndex(head, " protocol "); i >= 0 {
+		n.Protocol = head[i+10] // the last one counts
+	}
 	n.SockCheckMS = 20
 	n.PingTimeoutMS = 3000 // nothing depends on it where no node dies
 	if crash {
@@ -47,7 +49,9 @@ func captured(t *testing.T, events []wiretest.Event, crash bool) Config {
 	}
 	d := replication.DefaultDiskOptions()
 	d.CPlanAhead = 0
-	d.ResyncRateKiB = rate(t, opt("resync-rate"))
+	if v := opt("resync-rate"); v != "" {
+		d.ResyncRateKiB = rate(t, v)
+	}
 	if opt("c-min-rate") == "0" {
 		d.CMinRateKiB = 0
 	}
@@ -292,7 +296,7 @@ func (r *replayed) start() {
 	e.Started()
 }
 
-// setUp makes the disks.
+// setUp names the node and its state directory.
 func (r *replayed) setUp() {
 	dir := r.t.TempDir()
 	r.cfg.StateDir = filepath.Join(dir, "state")
@@ -300,15 +304,16 @@ func (r *replayed) setUp() {
 		r.t.Fatal(err)
 	}
 	r.cfg.Node, r.cfg.PeerName = r.me, otherNode(r.me)
-	for i := range r.cfg.Volumes {
-		v := &r.cfg.Volumes[i]
-		v.Disk = filepath.Join(dir, fmt.Sprintf("%d.img", i))
-		s := begin(r.t, r.events, r.me, uint16(v.Number))
-		s.create(r.t, v.Disk)
-		r.image[uint16(v.Number)] = make([]byte, s.sectors.Bytes())
-		r.size[uint16(v.Number)] = s.sectors
-	}
 	r.faults.below = 1 << 50
+}
+
+// setUpDisk makes the disk of volume i.
+func (r *replayed) setUpDisk(i int, s start) {
+	v := &r.cfg.Volumes[i]
+	v.Disk = filepath.Join(filepath.Dir(r.cfg.StateDir), fmt.Sprintf("%d.img", i))
+	s.create(r.t, v.Disk)
+	r.image[uint16(v.Number)] = make([]byte, s.sectors.Bytes())
+	r.size[uint16(v.Number)] = s.sectors
 }
 
 // command gives the engine what the operator gave the kernel; it does not wait

@@ -29,11 +29,12 @@ type replayed struct {
 	silent  bool              // the peer is dead: it answers nothing
 	hungUp  bool              // the capture has closed the sockets
 
-	got    [2][]heard      // the engine's packets that are not matched yet, by socket
-	probes int             // answers to our probes that are awaited
-	pings  int             // likewise
-	crash  bool            // a node dies in this capture
-	anyBit map[uint64]bool // random sync UUIDs: their bit 0 is random, too
+	got     [2][]heard      // the engine's packets that are not matched yet, by socket
+	probes  int             // answers to our probes that are awaited
+	pings   int             // likewise
+	unacked int64           // bytes of a resync that the engine has not acknowledged
+	crash   bool            // a node dies in this capture
+	anyBit  map[uint64]bool // random sync UUIDs: their bit 0 is random, too
 
 	image       map[uint16][]byte // the peer's disk
 	size        map[uint16]drbd.Sector
@@ -152,6 +153,10 @@ func (r *replayed) event(e wiretest.Event) {
 		}
 	case wiretest.Command:
 		if e.From == r.me {
+			if strings.Contains(e.Text, "disconnect") && r.eng != nil && r.eng.Status().Volumes[0].Conn == drbd.SyncTarget {
+				// It had come so far when it was interrupted.
+				r.pump("the requests for what was answered", func() bool { return len(r.allowed) == 0 && r.unacked == 0 })
+			}
 			r.sync()
 			r.finishCommand()
 			r.expectPeer()
@@ -243,9 +248,7 @@ func (r *replayed) connect(e wiretest.Event) {
 			c.Close() //nolint:errcheck // both opened one at the same time
 		}
 	} else {
-		if h.Command == drbd.CmdInitialData {
-			r.check(r.peer.listen(true)) // the other one is the engine's to open
-		}
+		r.check(r.peer.listen(h.Command == drbd.CmdInitialData && r.opensNext() == r.me))
 		c, err := r.peer.dial()
 		r.check(err)
 		r.peer.adopt(c, e.Conn, h.Command)
@@ -257,12 +260,22 @@ func (r *replayed) connect(e wiretest.Event) {
 	}
 }
 
+// opensNext is the node that opens the next socket.
+func (r *replayed) opensNext() string {
+	for _, e := range r.events[r.at+1:] {
+		if _, used := r.first(e.Conn); e.Kind == wiretest.Connect && used {
+			return e.From
+		}
+	}
+	return ""
+}
+
 // newConnection forgets what belongs to the connection before.
 func (r *replayed) newConnection() {
 	r.got = [2][]heard{}
 	r.ids, r.bars = map[uint64]uint64{}, map[uint32]closedHere{}
 	r.seq, r.seqs = map[uint16]uint32{}, map[uint16]map[uint32]bool{}
-	r.asked, r.epoch, r.probes, r.pings = nil, nil, 0, 0
+	r.asked, r.epoch, r.probes, r.pings, r.unacked = nil, nil, 0, 0, 0
 	r.acked, r.loose, r.gaps = map[uint64]bool{}, nil, map[drbd.Sector]bool{}
 	r.granted, r.peerDiskless, r.kernelLoose, r.auto = false, false, false, false
 	r.replied = map[drbd.Sector]heard{}

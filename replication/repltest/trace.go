@@ -38,16 +38,10 @@ func (w *World) LastTrace() string { return strings.Join(w.ring, "\n") }
 func (w *World) traced() bool { return w.tracing || w.ring != nil }
 
 func (w *World) tracePacket(n *Node, sock drbd.Socket, b, data []byte) {
-	if w.OnSend == nil && !w.traced() {
-		return
-	}
-	b = append(b[:len(b):len(b)], data...)
-	if w.OnSend != nil {
-		w.OnSend(n.id, sock, b)
-	}
 	if !w.traced() {
 		return
 	}
+	b = append(b[:len(b):len(b)], data...)
 	name := "data"
 	if sock == drbd.MetaSocket {
 		name = "meta"

@@ -75,7 +75,6 @@ type World struct {
 	delayed    [2][2]int64 // µs more that a packet takes, by sender and socket: of a script
 	connecting bool
 	Model      *Model
-	OnSend     func(node int, sock drbd.Socket, packet []byte) // sees every packet, header and all
 	out        strings.Builder
 	tracing    bool
 	crash      crashPlan
