@@ -16,6 +16,10 @@ func FuzzPeer(f *testing.F) {
 		f.Add([]byte{0, 0, 2, 0, scene, 9, 2, 0, 0, 0, 0, 4, 6, 40, 0, 0})
 		f.Add([]byte{1, 1, 0, 0, scene, 30, 0, 3, 12, 0, 7, 0, 7, 9, 1, 0, 5})
 	}
+	// Floods while a disk does not answer: writes, reads, verifies, barriers, pings.
+	for _, cmd := range []byte{0, 9, 10, 37, 5, 24, 3, 55} {
+		f.Add([]byte{0, 0, 2, 0, 3, 20, 20, 4, 23, 1, cmd, 0, 0, 0, 0, 0, 2, 1, 0, 5, 0, 5})
+	}
 	f.Fuzz(func(t *testing.T, program []byte) {
 		if len(program) > 4096 {
 			return

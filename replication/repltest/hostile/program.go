@@ -243,7 +243,22 @@ func (m *machine) op() {
 		n.up()
 		w.cfg.faulty = w.cfg.faulty || n == a && n.faults != [4]int{}
 	case 23:
-		a.step(&replication.Event{Kind: replication.SendBlocked})
+		if in.byte()&1 == 0 {
+			a.step(&replication.Event{Kind: replication.SendBlocked})
+		} else {
+			m.flood()
+		}
+	}
+}
+
+// flood says one thing very often.
+func (m *machine) flood() {
+	p, l := m.forge(drbd.NoCommand), m.w.link
+	for range pick(&m.in, 100, 3000) {
+		if l == nil || l != m.w.link || !l.up[0] {
+			return
+		}
+		m.w.push(l, 1, p)
 	}
 }
 
