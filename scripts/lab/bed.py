@@ -20,11 +20,11 @@ DISKS = [32 * MIB, 16 * MIB]
 OUR_DISKS = [size + 4 * MIB for size in DISKS]
 
 # What the kernel says only if its peer has broken the protocol, or if it lost us.
-COMPLAINTS = ('BAD!', 'ASSERT', 'ProtocolError', 'NetworkFailure', 'BrokenPipe', 'Timeout', 'unexpected', 'nknown packet',
+COMPLAINTS = ('BAD!', 'ASSERT', 'ProtocolError', 'NetworkFailure', 'BrokenPipe', 'Timeout', 'nexpected', 'nknown packet',
               'out of order', 'plit-Brain', 'PingAck did not arrive', 'Digest', 'bogus', 'wrong', 'BUG:', 'WARNING:',
               'sock_sendmsg returned', 'sock_recvmsg returned', 'short read', 'not in sync', 'blocked for more than')
 # Of these, what it says of a peer that has died, or whose connection was cut.
-LOST = ('NetworkFailure', 'BrokenPipe', 'sock_sendmsg returned', 'sock_recvmsg returned', 'short read', 'unexpected')
+LOST = ('NetworkFailure', 'BrokenPipe', 'sock_sendmsg returned', 'sock_recvmsg returned', 'short read')
 
 
 class Bed:
