@@ -327,3 +327,32 @@ func TestTLSIsSwitchedOn(t *testing.T) {
 	}
 	c.finish(b)
 }
+
+// Both nodes look for one another at the same time, again and again: crossing
+// connections end as they do without TLS, with one pair of sockets on both.
+func TestTLSReconnects(t *testing.T) {
+	ca := newTestCA(t, "test CA")
+	a, b := syncedPair(t, func(c *Config) { withTLS(ca)(c); c.Net.SockCheckMS = 50 })
+	c := a.open()
+	for i := range 12 {
+		if err := a.Disconnect(true); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Disconnect(true); err != nil {
+			t.Fatal(err)
+		}
+		c.write(int64(i)<<16, pattern(uint64(i), 1<<16))
+		var wg sync.WaitGroup
+		for _, n := range []*node{a, b} {
+			wg.Go(func() {
+				if err := n.Connect(ConnectOptions{}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		a.await("connection", inSync)
+		b.await("connection", inSync)
+	}
+	c.finish(b)
+}
