@@ -188,7 +188,9 @@ func (d *dumper) resource(r *ResourceSection) {
 		}
 		for _, x := range m.Meshes {
 			d.block("connection-mesh", func() {
-				d.line("hosts %s;", joinNames(x.Hosts))
+				if len(x.Hosts) > 0 {
+					d.line("hosts %s;", joinNames(x.Hosts))
+				}
 				d.section(SectionNet, &x.Net)
 			})
 		}

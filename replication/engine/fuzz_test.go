@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -53,6 +54,8 @@ func FuzzEnginePeer(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 5, 0, 1, 4, 40, 3, 3, 0, 0, 1, 0x16, 24, 0, 0, 0, 24})
 	f.Add([]byte{2, 2, 1, 0, 3, 4, 200, 1, 1, 1, 1, 1, 1, 1, 1, 5, 0, 6, 1})
 	f.Add([]byte{3, 0, 1, 1, 1, 9, 2, 0, 16, 0, 1, 2, 3, 4, 5, 6, 7, 8, 7, 0, 0})
+	f.Add([]byte{32, 0, 0, 0, 12, 0x83, 0x74, 0x02, 0x67, 0xff, 0xfe, 0, 72, 0, 0, 0, 101})
+	f.Add([]byte{32, 1, 3, 1, 16, 0, 0x31, 16, 24, 1, 2, 3, 4, 5, 6, 7, 8, 7})
 	f.Fuzz(func(t *testing.T, program []byte) {
 		if len(program) > 4096 {
 			return
@@ -100,6 +103,9 @@ func fuzzNode(t *testing.T, in *fuzzBytes) *node {
 	if b&16 != 0 {
 		cfg.Net.AllowTwoPrimaries, cfg.Net.Protocol = true, 'C'
 	}
+	if b&32 != 0 {
+		cfg.Net.CramHMACAlg, cfg.Net.SharedSecret = "sha256", "none of yours"
+	}
 	createDisk(t, cfg.Volumes[0].Disk, 4<<20)
 	return &node{t: t, cfg: cfg}
 }
@@ -114,18 +120,7 @@ func fuzzEngine(t *testing.T, in *fuzzBytes) {
 			t.Fatal(err)
 		}
 	}
-	p := dialRaw(n, []uint32{kernelFeatures, kernelFeatures | drbd.FeaturePollux, kernelFeatures | drbd.FeaturePollux | drbd.FeatureTerm, 0}[b>>1&3])
-	state := in.byte()
-	p.handshake(word{state: func(s *drbd.State) {
-		s.Disk = []drbd.DiskState{drbd.UpToDate, drbd.Inconsistent, drbd.Diskless, drbd.Outdated, drbd.Consistent, drbd.Negotiating}[state%6]
-		if state&64 != 0 {
-			s.Role = drbd.Primary
-		}
-	}, uuids: func(u *drbd.UUIDs) {
-		if state&128 != 0 {
-			u.Current = 4
-		}
-	}})
+	p := fuzzGreet(n, in, b)
 	var c *client
 	if isPrimary {
 		c = n.open()
@@ -147,6 +142,38 @@ func fuzzEngine(t *testing.T, in *fuzzBytes) {
 	case <-time.After(fuzzPatience):
 		t.Fatalf("the engine does not close: %+v", n.Status())
 	}
+}
+
+// fuzzGreet is the handshake of a peer in some role and with some disk. If the
+// node wants a secret, the peer has none and says what it likes instead.
+func fuzzGreet(n *node, in *fuzzBytes, b byte) *rawPeer {
+	features := []uint32{kernelFeatures, kernelFeatures | drbd.FeaturePollux, kernelFeatures | drbd.FeaturePollux | drbd.FeatureTerm, 0}[b>>1&3]
+	state := in.byte()
+	if n.cfg.Net.CramHMACAlg != "" {
+		p := &rawPeer{t: n.t, n: n, features: features}
+		p.cond, p.deaf = sync.NewCond(&p.mu), make(chan struct{})
+		for end := time.Now().Add(fuzzPatience); p.open() != nil; time.Sleep(time.Millisecond) {
+			if p.close(); time.Now().After(end) {
+				n.t.Fatal("the node cannot be reached")
+			}
+		}
+		if state&1 != 0 && p.greet() == nil && state&2 != 0 {
+			p.raw(p.data, header(drbd.CmdAuthChallenge, 0, 64), make([]byte, 64))
+		}
+		return p
+	}
+	p := dialRaw(n, features)
+	p.handshake(word{state: func(s *drbd.State) {
+		s.Disk = []drbd.DiskState{drbd.UpToDate, drbd.Inconsistent, drbd.Diskless, drbd.Outdated, drbd.Consistent, drbd.Negotiating}[state%6]
+		if state&64 != 0 {
+			s.Role = drbd.Primary
+		}
+	}, uuids: func(u *drbd.UUIDs) {
+		if state&128 != 0 {
+			u.Current = 4
+		}
+	}})
+	return p
 }
 
 // fuzzServe has the node answer its client, with a success or an error.
