@@ -159,3 +159,19 @@ def two_volumes_flush(t):
         for c in clients:
             c.close()
     return '20 flushes'
+
+
+def disk_reads(node):
+    """KiB read from the node's disk, for whomever."""
+    return int(node.guest.proc_drbd()['dr']) if isinstance(node, nodes.Kernel) else int(node.status()['devices'][0]['read'])
+
+
+@scenario('read-balancing round-robin: the Secondary serves its share of verified reads', roles=True, name='read-balancing',
+          disk={'read-balancing': 'round-robin'})
+def read_balancing(t, primary, secondary):
+    before = disk_reads(primary), disk_reads(secondary)
+    primary.fio(AT, SIZE)
+    read = [disk_reads(n) - b for n, b in zip((primary, secondary), before)]
+    if min(read) < SIZE >> 12:
+        raise lab.Failure(f'{primary.name} read {read[0]} KiB from its disk, {secondary.name} {read[1]} KiB')
+    return f'{read[0]} KiB by the Primary, {read[1]} KiB by the Secondary'

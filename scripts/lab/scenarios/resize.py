@@ -6,8 +6,8 @@ from bed import LOST, MIB
 from scenario import Scenario, scenario
 
 START, STEP = 20 * MIB, 4 * MIB  # sizes of the disks, both alike
-# What the end of a disk that is too small for its peer makes the kernel say.
-TOO_SMALL = ('unexpected', 'sock_recvmsg returned', 'short read', 'sock_sendmsg returned', 'BrokenPipe')
+# What the kernel says when the one that refuses closes the connection.
+TOO_SMALL = (*LOST, 'Timeout')
 
 
 class Disks:
@@ -25,9 +25,7 @@ class Disks:
         t.k.devices = ['/dev/vda1', '/dev/vdb']
         self.sizes, t.p.sizes = t.p.sizes, [START]
         t.configure()
-        for node in t.both_nodes:
-            node.renew()
-        t.both('new disks, connected', 40, cs='Connected', ro='Secondary/Secondary', ds='Inconsistent/Inconsistent')
+        t.new_disks()
         t.p.adm('new-current-uuid', '--clear-bitmap', 'r0/0')
         t.in_sync('Secondary/Secondary')
 
