@@ -209,11 +209,6 @@ func (r *Resource) destroy(q *request) {
 	r.kickCommand = r.cmd != nil
 }
 
-// handle is a block_id as an error shows it.
-type handle uint64
-
-func (h handle) String() string { return fmt.Sprintf("%#x", uint64(h)) }
-
 // gotBlockAck is one of the peer's answers to a write.
 func (r *Resource) gotBlockAck(cmd drbd.Command, v *volume, ack drbd.BlockAck) error {
 	q := r.req.lookup(ack.BlockID)

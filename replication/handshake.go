@@ -183,25 +183,6 @@ func (r *Resource) receivedProtocol(h drbd.Header, b []byte) error {
 	return nil
 }
 
-// maxPolicy is the largest code of an after-sb policy (drbd84-protocol, B.6).
-const maxPolicy = 10
-
-// checkProtocol refuses values that no configuration has.
-func checkProtocol(p drbd.ProtocolPacket) error {
-	for _, f := range [...]struct {
-		name  string
-		value uint32
-	}{{"after_sb_0p", p.AfterSB0P}, {"after_sb_1p", p.AfterSB1P}, {"after_sb_2p", p.AfterSB2P}} {
-		if f.value > maxPolicy {
-			return &drbd.ProtocolError{Packet: drbd.CmdProtocol, Field: f.name, Got: f.value, Want: fmt.Sprintf("at most %d", maxPolicy)}
-		}
-	}
-	if p.TwoPrimaries > 1 {
-		return &drbd.ProtocolError{Packet: drbd.CmdProtocol, Field: "two_primaries", Got: p.TwoPrimaries, Want: "0 or 1"}
-	}
-	return nil
-}
-
 func (r *Resource) dispatchState(v *volume, h drbd.Header, b []byte) error {
 	switch h.Command {
 	case drbd.CmdSyncParam89:
@@ -255,26 +236,6 @@ func (r *Resource) receivedSyncParam(v *volume, b []byte) error {
 	v.opts.CPlanAhead, v.opts.CDelayTarget = p.CPlanAhead, p.CDelayTarget
 	v.opts.CFillTarget, v.opts.CMaxRateKiB = p.CFillTarget, p.CMaxRate
 	r.repace(v)
-	return nil
-}
-
-// checkSyncParam refuses options that no configuration has: the plan of the rate
-// controller is as long as c_plan_ahead says. Source: drbd84-protocol, appendix C.
-func checkSyncParam(p *drbd.SyncParam89) error {
-	for _, f := range [...]struct {
-		name       string
-		value, max uint32
-	}{
-		{"resync_rate", p.ResyncRate, 8388608},
-		{"c_plan_ahead", p.CPlanAhead, 300},
-		{"c_delay_target", p.CDelayTarget, 100},
-		{"c_fill_target", p.CFillTarget, 1048576},
-		{"c_max_rate", p.CMaxRate, 4194304},
-	} {
-		if f.value > f.max {
-			return &drbd.ProtocolError{Packet: drbd.CmdSyncParam89, Field: f.name, Got: f.value, Want: fmt.Sprintf("at most %d", f.max)}
-		}
-	}
 	return nil
 }
 
@@ -499,28 +460,6 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 		return nil
 	}
 	v.discardMyData = false // 12
-	return nil
-}
-
-// checkState refuses what no node says of itself, a first word without what the
-// generations are compared by, and a second Primary: a promotion asks first.
-func (r *Resource) checkState(v *volume, ps drbd.State) error {
-	bad := func(field string, got, want any) error {
-		return &drbd.ProtocolError{Packet: drbd.CmdState, Field: field, Got: got, Want: want}
-	}
-	switch {
-	case ps.Role == drbd.RoleUnknown:
-		return bad("role", ps.Role, "Primary or Secondary")
-	case ps.Disk == drbd.DUnknown:
-		return bad("disk", ps.Disk, "the state of the peer's own disk")
-	case v.handshakeDone && ps.Role == drbd.Primary && r.role == drbd.Primary && !r.net.AllowTwoPrimaries:
-		return bad("role", ps.Role, "Secondary, as this node is Primary")
-	case v.handshakeDone:
-	case !v.havePeerSizes:
-		return bad("command", drbd.CmdState, "P_SIZES first")
-	case ps.Disk >= drbd.Negotiating && !v.havePeerUUIDs:
-		return bad("disk", ps.Disk, "none: no P_UUIDS came before")
-	}
 	return nil
 }
 

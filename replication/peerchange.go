@@ -66,30 +66,6 @@ func (r *Resource) judge(v *volume, p drbd.ReqState) (drbd.State, StateCode) {
 	return ns, CheckState(ctx, v.st, done, false, false)
 }
 
-// mayAsk reports whether a node asks for such a change at all: of its own role and
-// disk, of its peer's disk only that it be outdated, of a resync, a verify or the
-// end of the connection (drbd84-protocol, 4.5). A kernel would try whatever it is
-// asked for, and detach its own disk for instance.
-func mayAsk(p drbd.ReqState) bool {
-	const maskRole = 3
-	s := drbd.StateOf(p.Val)
-	switch {
-	case p.Mask&^uint32(maskRole|maskConn|maskDisk|maskPdsk) != 0:
-		return false
-	case p.Mask&maskRole != 0 && s.Role != drbd.Primary && s.Role != drbd.Secondary:
-		return false
-	case p.Mask&maskPdsk != 0 && s.Pdsk != drbd.Outdated:
-		return false
-	case p.Mask&maskConn == 0:
-		return true
-	}
-	switch s.Conn { // the others are no request
-	case drbd.Disconnecting, drbd.StartingSyncS, drbd.StartingSyncT, drbd.VerifyS:
-		return true
-	}
-	return false
-}
-
 // receivedConnRequest is a request for the connection as a whole: a graceful
 // disconnect, or the answer to ours.
 func (r *Resource) receivedConnRequest(cmd drbd.Command, b []byte) error {

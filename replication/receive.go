@@ -2,7 +2,6 @@ package replication
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication/meta"
@@ -118,18 +117,6 @@ func (r *Resource) received(ev *Event) {
 	r.connectionLost(reasonOf(ev), drbd.Named(err, ev.Header.Command))
 }
 
-// reasonOf is the state that a kernel goes to for a packet that it does not take
-// (drbd84-protocol, 4.7 and 10.6).
-func reasonOf(ev *Event) drbd.ConnState {
-	switch {
-	case ev.Socket == drbd.DataSocket, ev.Header.Command == drbd.CmdBarrierAck:
-		return drbd.ProtocolFailure
-	case ev.Header.Command == drbd.CmdInitialMeta:
-		return drbd.Disconnecting // unknown there once the connection stands: no retry
-	}
-	return drbd.NetworkFailure
-}
-
 func (r *Resource) freeData(b []byte) {
 	if b != nil {
 		r.emit(Action{Kind: Free, Data: b})
@@ -192,19 +179,6 @@ func (r *Resource) dispatch(ev *Event) (kept bool, err error) {
 		return false, &drbd.ProtocolError{Packet: h.Command, Field: "volume", Got: h.Volume, Want: "a configured volume"}
 	}
 	return r.dispatchVolume(v, ev)
-}
-
-// maxUnknownVolumes bounds what is said, per connection, of volumes that only
-// the peer has.
-const maxUnknownVolumes = 16
-
-// unknownVolume says once that the peer has a volume which this node lacks.
-func (r *Resource) unknownVolume(num uint16) {
-	if slices.Contains(r.unknown, num) || len(r.unknown) == maxUnknownVolumes {
-		return
-	}
-	r.unknown = append(r.unknown, num)
-	r.report("the peer has volume %d, which is not configured here; ignored", num)
 }
 
 func (r *Resource) dispatchVolume(v *volume, ev *Event) (kept bool, err error) {
@@ -293,19 +267,6 @@ func (r *Resource) dispatchVolume(v *volume, ev *Event) (kept bool, err error) {
 	return false, &drbd.ProtocolError{Packet: h.Command, Field: "command", Got: h.Command, Want: "a packet that this node knows"}
 }
 
-// featureOf is the feature without which a packet may not come, or 0.
-func featureOf(cmd drbd.Command) (flag uint32, name string) {
-	switch cmd { // the others belong to no feature
-	case drbd.CmdTrim:
-		return drbd.FeatureTrim, "TRIM"
-	case drbd.CmdZeroes:
-		return drbd.FeatureWZeroes, "WZEROES"
-	case drbd.CmdRSThinReq, drbd.CmdRSDeallocated:
-		return drbd.FeatureThinResync, "THIN_RESYNC"
-	}
-	return 0, ""
-}
-
 func (r *Resource) dispatchAck(v *volume, cmd drbd.Command, a drbd.BlockAck) error {
 	switch cmd {
 	case drbd.CmdRecvAck, drbd.CmdWriteAck, drbd.CmdRSWriteAck, drbd.CmdNegAck:
@@ -323,21 +284,6 @@ func (r *Resource) dispatchAck(v *volume, cmd drbd.Command, a drbd.BlockAck) err
 		return r.gotVerifyResult(v, a)
 	}
 	return &drbd.ProtocolError{Packet: cmd, Field: "command", Got: cmd, Want: "an answer to something we asked"}
-}
-
-// checkRange is the bound of every range that the peer names.
-func (v *volume) checkRange(cmd drbd.Command, s drbd.Sector, size uint32) error {
-	if size == 0 || size%512 != 0 {
-		return &drbd.ProtocolError{Packet: cmd, Field: "blksize", Got: size, Want: "a multiple of 512"}
-	}
-	end := v.size
-	if v.bitmap != nil {
-		end = min(end, v.bitmap.Size()) // smaller while the volume shrinks
-	}
-	if n := drbd.Sector(size >> 9); s > end || n > end-s {
-		return &drbd.ProtocolError{Packet: cmd, Field: "sector", Got: s, Want: fmt.Sprintf("a range of %d sectors that ends at %d at most", n, end)}
-	}
-	return nil
 }
 
 // receivedWrite takes a write of the peer in its turn.

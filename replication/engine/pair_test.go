@@ -27,7 +27,8 @@ type node struct {
 	cfg Config
 	*Engine
 
-	open1 func(string, blockdev.Options) (blockdev.Device, error) // nil: the real one
+	open1    func(string, blockdev.Options) (blockdev.Device, error) // nil: the real one
+	outcast1 func(row int) time.Duration                             // likewise
 }
 
 // sink collects completions.
@@ -147,6 +148,9 @@ func (n *node) up() {
 	n.Engine = e
 	if n.open1 != nil {
 		e.openDevice = n.open1
+	}
+	if n.outcast1 != nil {
+		e.outcast = n.outcast1
 	}
 	n.t.Cleanup(func() { e.Close() })
 	if err := e.Attach(0); err != nil {

@@ -257,6 +257,10 @@ func (c *connEvents) wait(t *testing.T, want drbd.ConnState) {
 	}
 }
 
+// shorter is by how much the pauses before a peer that broke the protocol are
+// shorter than they are in earnest: the violations of a table are many.
+const shorter = 1000
+
 // rawNode is a node with good data whose peer the test plays.
 func rawNode(t *testing.T, change func(*Config)) *node {
 	t.Helper()
@@ -267,8 +271,8 @@ func rawNode(t *testing.T, change func(*Config)) *node {
 			change(c)
 		}
 	})
+	n.outcast1 = func(row int) time.Duration { return outcast(row) / shorter }
 	n.up()
-	n.outcast = func(int) time.Duration { return 0 } // the violations of a table are many
 	if err := n.Primary(true); err != nil {
 		t.Fatal(err)
 	}
