@@ -5,8 +5,10 @@ import time
 import lab
 from bed import LOST, MIB
 from scenario import scenario
+from scenarios.power import check, enough, recorder
 
-ROUNDS = 30  # of a reconnect storm
+ROUNDS = 20  # of a reconnect storm, by each side and by both
+AREA = (4 * MIB, 24 * MIB)  # written meanwhile: in the guest more than a storm lasts
 
 
 def connected(t, what):
@@ -52,15 +54,19 @@ def network_down(t, primary, secondary):
     t.in_sync()
 
 
+REFUSED = (0, 10, 11, 20)  # exit statuses
+
+
 def storm(t, node, rounds=ROUNDS):
     """disconnect and connect in quick succession, with pauses that let it get to different points of the handshake.
 
-    A command may be refused: in the middle of a handshake with (-18), or because it has nothing to do.
+    A command may be refused: in the middle of a handshake with (-18), because it has nothing to do, or
+    drbdadm loses patience after 5 s.
     """
     rng = random.Random(node.name)
     for _ in range(rounds):
-        node.adm('disconnect', 'r0', ok=(0, 10, 11))
-        node.adm('connect', 'r0', ok=(0, 10, 11))
+        node.adm('disconnect', 'r0', ok=REFUSED)
+        node.adm('connect', 'r0', ok=REFUSED)
         time.sleep(rng.choice((0, 0.02, 0.1, 0.3, 0.6)))
     node.adm('connect', 'r0', ok=(0, 10))
 
@@ -68,27 +74,32 @@ def storm(t, node, rounds=ROUNDS):
 @scenario('reconnect storm: each side, then both at once, under writes', roles=True)
 def reconnect_storm(t, primary, secondary):
     t.allowed = LOST
-    with t.load(primary, size=12 * MIB, seconds=60):
-        for steps in ((primary,), (secondary,), (primary, secondary)):
-            t.together(*(lambda node=node: storm(t, node, ROUNDS // len(steps)) for node in steps))
-            connected(t, 'connected after the storm')
+    r = recorder(t, primary, AREA)
+    for steps in ((primary,), (secondary,), (primary, secondary)):
+        t.together(*(lambda node=node: storm(t, node, ROUNDS // len(steps)) for node in steps))
+        connected(t, 'connected after the storm')
+        enough(r, 20)
+    r.stop()
     t.in_sync()
-    return f'{3 * ROUNDS} times, {len(t.k.resynced(t.mark))} resyncs'
+    check(r, *t.both_nodes)
+    return f'{3 * ROUNDS} times, {len(t.k.resynced(t.mark))} resyncs, {r.count} writes'
 
 
 @scenario('reconnect storm by the network, under writes', roles=True, wire=True)
 def cut_storm(t, primary, _):
     t.allowed = LOST
     rng = random.Random(4)
-    with t.load(primary, size=12 * MIB, seconds=30):
-        end = time.monotonic() + 15
-        cuts = 0
-        while time.monotonic() < end:
-            cuts += t.wire.cut()
-            time.sleep(rng.choice((0.05, 0.2, 0.5, 1, 2)))
-        connected(t, 'connected after the storm')
+    r = recorder(t, primary, AREA)
+    end, cuts = time.monotonic() + 15, 0
+    while time.monotonic() < end:
+        cuts += t.wire.cut()
+        time.sleep(rng.choice((0.05, 0.2, 0.5, 1, 2)))
+    connected(t, 'connected after the storm')
+    enough(r, 20)
+    r.stop()
     t.in_sync()
-    return f'{cuts} connections cut'
+    check(r, *t.both_nodes)
+    return f'{cuts} connections cut, {len(t.k.resynced(t.mark))} resyncs, {r.count} writes'
 
 
 def split(t):
