@@ -256,11 +256,12 @@ func (r *replayed) expect(e wiretest.Event) {
 	if isWrite(h.Command) && r.parallel() {
 		r.kernelLoose = true
 	}
-	r.provoke(e, h)
 	q := &r.got[e.Socket]
 	i := -1
 	r.pump(fmt.Sprintf("%v %x", h.Command, e.Payload[:min(len(e.Payload), 48)]), func() bool {
-		i = r.find(e, h)
+		if i = r.find(e, h); i < 0 {
+			r.provoke(e, h)
+		}
 		c := r.peer.conn(e.Socket)
 		if i < 0 && len(*q) > 0 && !r.mayPass((*q)[0], h) {
 			r.stopf("the engine sends %v, the kernel sent %v: %x", (*q)[0].header.Command, h.Command, (*q)[0].payload[:min(64, len((*q)[0].payload))])

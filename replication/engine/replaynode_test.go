@@ -36,7 +36,7 @@ func captured(t *testing.T, events []wiretest.Event, crash bool) Config {
 	n.SockCheckMS = 20
 	n.PingTimeoutMS = 3000 // nothing depends on it where no node dies
 	if crash {
-		n.PingIntMS, n.PingTimeoutMS = 1000, 500
+		n.PingIntMS, n.PingTimeoutMS = 1000, 5000 // the dead node is found by it
 	}
 	n.UseRLE = opt("use-rle") != "no"
 	n.CramHMACAlg, n.SharedSecret = opt("cram-hmac-alg"), opt("shared-secret")
