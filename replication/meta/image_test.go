@@ -119,7 +119,7 @@ func useImage(t *testing.T, d *image, l meta.Layout) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	al := meta.NewActivityLog(int(min(max(sb.ALExtents, 7), 65534)), on.Stripes, on.StripeSize4k)
+	al := meta.NewActivityLog(min(max(int(sb.ALExtents), 7), meta.MaxALExtents(on.ALBlocks)), on.Stripes, on.StripeSize4k)
 	if _, err := al.Begin(meta.ExtentsOf(0, 4096)); err == nil {
 		b := make([]byte, meta.BlockSize)
 		if ring, _ := al.Transaction(b); ring < 0 || ring >= on.ALBlocks {
