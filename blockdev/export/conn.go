@@ -66,6 +66,7 @@ type conn struct {
 
 	slots [maxRequests]*request // by Request.Cookie
 	used  int                   // slots that exist
+	r     reader
 	w     replyWriter
 }
 
@@ -74,6 +75,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 	if nc.RemoteAddr().Network() == "unix" {
 		c.remote = "unix:" + nc.LocalAddr().String() // clients have no name of their own
 	}
+	c.r.init(nc)
 	c.w.init(nc)
 	return c
 }
@@ -89,7 +91,7 @@ func (c *conn) log() *zerolog.Logger {
 
 // serve runs the connection from the greeting to the end.
 func (c *conn) serve() {
-	in := bufio.NewReaderSize(c.nc, handshakeBuffer)
+	in := bufio.NewReaderSize(&c.r, handshakeBuffer)
 	err := c.negotiate(in)
 	if err == nil {
 		c.log().Debug().Uint64("size", c.size).Msg("nbd: client connected")
@@ -150,13 +152,13 @@ func (c *conn) drainThenStop() {
 
 // transmit serves requests until the client ends or breaks the connection.
 func (c *conn) transmit(handshake *bufio.Reader) error {
-	var src io.Reader = c.nc
+	var src io.Reader = &c.r
 	if n := handshake.Buffered(); n > 0 {
 		rest, err := handshake.Peek(n)
 		if err != nil {
 			return err
 		}
-		src = io.MultiReader(bytes.NewReader(bytes.Clone(rest)), c.nc)
+		src = io.MultiReader(bytes.NewReader(bytes.Clone(rest)), &c.r)
 	}
 	in := bufio.NewReaderSize(src, readBuffer)
 	if c.srv.draining.Load() { // the handshake has cleared Shutdown's deadline
@@ -389,7 +391,10 @@ func (c *conn) admit(in *bufio.Reader, q nbd.Request, errno nbd.Errno, cost int6
 	case nbd.CmdWrite:
 		r.Op = blockdev.OpWrite
 		r.buf = c.srv.pool.get(int(q.Length))
-		if _, err := io.ReadFull(in, r.buf); err != nil {
+		c.r.amid = true
+		_, err := io.ReadFull(in, r.buf)
+		c.r.amid = false
+		if err != nil {
 			c.finishLocally(r, nbd.EIO)
 			return err
 		}

@@ -51,6 +51,7 @@ type replyWriter struct {
 	current []*request
 	iov     []unix.Iovec
 	next    int // first of iov that is not written completely
+	left    int // bytes of iov that are not
 
 	nc  net.Conn
 	raw syscall.RawConn // nil if nc has no descriptor
@@ -63,6 +64,10 @@ type replyWriter struct {
 
 // maxRounds bounds how often one completer writes what others file meanwhile.
 const maxRounds = 8
+
+// shortReply is what a call may have to write of which the scheduler is not told
+// (see reader), bytes: the garbage collector waits for such a call.
+const shortReply = 20 << 10
 
 // maxIovecs is the kernel's UIO_MAXIOV.
 const maxIovecs = 1024
@@ -152,13 +157,15 @@ func (c *conn) drain() {
 func (w *replyWriter) take() {
 	w.current, w.pending = w.pending, w.current[:0]
 	w.iov = w.iov[:0]
-	w.next = 0
+	w.next, w.left = 0, 0
 	for _, r := range w.current {
 		if r.headLen > 0 {
 			w.iov = appendIovec(w.iov, r.head[:r.headLen])
+			w.left += r.headLen
 		}
 		if len(r.body) > 0 {
 			w.iov = appendIovec(w.iov, r.body)
+			w.left += len(r.body)
 		}
 	}
 }
@@ -188,7 +195,11 @@ func (c *conn) write(f func(fd uintptr) bool) bool {
 func (w *replyWriter) writev(fd int) (isBlocked bool, err error) {
 	for w.next < len(w.iov) {
 		some := w.iov[w.next:min(len(w.iov), w.next+maxIovecs)]
-		n, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&some[0])), uintptr(len(some)))
+		call := unix.Syscall
+		if w.left <= shortReply {
+			call = unix.RawSyscall
+		}
+		n, _, errno := call(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&some[0])), uintptr(len(some)))
 		switch errno {
 		case 0:
 			w.advance(int(n))
@@ -204,6 +215,7 @@ func (w *replyWriter) writev(fd int) (isBlocked bool, err error) {
 
 // advance takes n written bytes off iov.
 func (w *replyWriter) advance(n int) {
+	w.left -= n
 	for n > 0 {
 		v := &w.iov[w.next]
 		size := int(v.Len)

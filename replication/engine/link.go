@@ -49,11 +49,6 @@ func (e *Engine) newLink(s, m *sock, info replication.Link) (*link, error) {
 	if l.meta, err = newOut(m, e.metaPatience); err != nil {
 		return nil, err
 	}
-	if s.tls == nil {
-		if l.low, err = newLowReader(s.TCPConn); err != nil {
-			return nil, err
-		}
-	}
 	l.data.onError = func(err error) {
 		l.lost(sendFailure(err, drbd.BrokenPipe), fmt.Errorf("send on the data socket: %w", err))
 	}
@@ -201,9 +196,7 @@ func hasPayload(c drbd.Command) bool {
 
 func (l *link) readData() {
 	src := l.dataConn.reader()
-	if l.low != nil {
-		src = l.low
-	}
+	l.low, _ = src.(*lowReader)
 	br := bufio.NewReaderSize(src, dataBuffer)
 	err := l.readLoop(br, drbd.DataSocket)
 	close(l.dataDone)

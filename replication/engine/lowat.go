@@ -2,6 +2,7 @@ package engine
 
 import (
 	"io"
+	"net"
 	"syscall"
 	"unsafe"
 
@@ -21,9 +22,10 @@ const (
 // needs (SO_RCVLOWAT), not for each segment. What is there it takes at once,
 // whatever was said to be missing.
 type lowReader struct {
-	raw     syscall.RawConn
-	missing int // bytes without which the owner cannot go on
-	low     int // SO_RCVLOWAT as it is set
+	conn    *net.TCPConn
+	raw     syscall.RawConn // nil: the connection is closed already
+	missing int             // bytes without which the owner cannot go on
+	low     int             // SO_RCVLOWAT as it is set
 
 	// Of the read under way.
 	p   []byte
@@ -32,14 +34,11 @@ type lowReader struct {
 	try func(fd uintptr) bool
 }
 
-func newLowReader(conn syscall.Conn) (*lowReader, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	r := &lowReader{raw: raw, low: 1}
+func newLowReader(conn *net.TCPConn) *lowReader {
+	r := &lowReader{conn: conn, low: 1}
+	r.raw, _ = conn.SyscallConn() //nolint:errcheck // then the first Read fails
 	r.try = r.once
-	return r, nil
+	return r
 }
 
 // need says how many bytes, beyond what was read, the owner cannot do without.
@@ -50,8 +49,8 @@ func (r *lowReader) need(n int) {
 }
 
 func (r *lowReader) Read(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
+	if len(p) == 0 || r.raw == nil {
+		return r.conn.Read(p)
 	}
 	r.p = p
 	err := r.raw.Read(r.try)
@@ -93,15 +92,23 @@ func (r *lowReader) once(fd uintptr) bool {
 	}
 }
 
-// readNow and writeNow are for sockets that do not block. The scheduler isn't
-// told, as for a call that may wait: on a machine with one processor it would
-// take the processor's context away from every call that is preempted, and
-// start a thread to find out that there is nothing else to do.
+// readNow and writeNow are for sockets that do not block. The scheduler is not
+// told, as it is of a call that may wait: after each pause that wakes its
+// monitor thread, which then looks every 20 us whether the call still lasts. On
+// a machine with one processor that is several context switches a write. But the
+// garbage collector waits for who makes such a call: what takes longer, as a
+// large send does, is made the ordinary way.
+// shortSend is a few small writes with their headers, bytes.
+const shortSend = 20 << 10
+
 func readNow(fd uintptr, p []byte) (int, error) {
 	return transferNow(unix.SYS_READ, fd, p)
 }
 
 func writeNow(fd uintptr, p []byte) (int, error) {
+	if len(p) > shortSend {
+		return unix.Write(int(fd), p)
+	}
 	return transferNow(unix.SYS_WRITE, fd, p)
 }
 

@@ -32,11 +32,7 @@ func lowPair(t *testing.T) (*lowReader, *net.TCPConn, *net.TCPConn) {
 	}
 	t.Cleanup(func() { w.Close(); c.Close() })
 	c.SetDeadline(time.Now().Add(20 * time.Second)) //nolint:errcheck // a test that hangs would only say so later
-	r, err := newLowReader(c.(*net.TCPConn))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r, c.(*net.TCPConn), w.(*net.TCPConn)
+	return newLowReader(c.(*net.TCPConn)), c.(*net.TCPConn), w.(*net.TCPConn)
 }
 
 // started starts a Read and returns when it waits with that SO_RCVLOWAT.

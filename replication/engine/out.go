@@ -25,6 +25,7 @@ type out struct {
 	mu       sync.Mutex
 	buf      []byte // filed, not yet taken
 	spare    []byte
+	whole    []byte // of which the goroutine sends the rest
 	seals    []seal // of buf
 	sealing  []seal // of the buffer that is being sent
 	flushing bool
@@ -64,7 +65,7 @@ const sendChunk = 128 << 10
 
 // Output above which a buffer is not kept, and below which it counts as short.
 const (
-	keepOutput  = 256 << 10
+	keepOutput  = 3 << 20 // two writes of 1 MiB, as append makes room for them
 	shortOutput = 256 << 10
 )
 
@@ -147,6 +148,7 @@ func (o *out) flush() {
 			return
 		}
 		if n < len(p) {
+			o.whole = p
 			o.rest <- p[n:] // flushing stays true: the goroutine goes on
 			o.mu.Unlock()
 			return
@@ -200,23 +202,20 @@ func (o *out) write(p []byte) (int, error) {
 	return o.writeRaw(p)
 }
 
-func (o *out) writeRaw(p []byte) (sent int, err error) {
-	for sent < len(p) {
-		chunk := p[sent:min(len(p), sent+sendChunk)] // the scheduler does not hear of the call: see writeNow
-		o.p = chunk
-		if err := o.raw.Write(o.try); err != nil {
-			return sent, err
-		}
-		o.p = nil
-		sent += o.n
-		switch {
-		case o.err == unix.EAGAIN:
-			return sent, nil
-		case o.err != nil || o.n < len(chunk):
-			return sent, o.err
-		}
+func (o *out) writeRaw(p []byte) (int, error) {
+	o.p = p
+	if err := o.raw.Write(o.try); err != nil {
+		return 0, err
 	}
-	return sent, nil
+	n, err := o.n, o.err
+	o.p = nil
+	if err == unix.EAGAIN {
+		return 0, nil
+	}
+	if n < 0 {
+		n = 0
+	}
+	return n, err
 }
 
 // run is the goroutine that waits for the socket in the others' stead. It ends
@@ -251,12 +250,15 @@ func (o *out) drain(p []byte) {
 			}
 			continue
 		}
+		o.give(o.whole)
+		o.whole = nil
 		if len(o.buf) == 0 {
 			o.flushing = false
 			o.notify()
 			return
 		}
 		p = o.take()
+		o.whole = p
 		o.mu.Unlock()
 		o.seal(p, o.sealing)
 	}

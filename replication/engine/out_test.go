@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -130,5 +131,39 @@ func TestSendAfterABlockedOne(t *testing.T) {
 			t.Fatal(err)
 		case <-time.After(2 * timeout):
 		}
+	}
+}
+
+// Two writes of 1 MiB on their way need no new memory for those that follow.
+func TestSendAllocs(t *testing.T) {
+	from, to := tcpPair(t)
+	o, _, _ := startOut(t, from, patience{20 * time.Second, 1})
+	go io.Copy(io.Discard, to) //nolint:errcheck // until the test closes it
+	head, data := make([]byte, 40), make([]byte, 1<<20)
+	idle := func() bool {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		return !o.flushing
+	}
+	send := func() {
+		for range 2 {
+			o.file(head, data, "")
+		}
+		o.flush()
+		for !idle() {
+			runtime.Gosched()
+		}
+	}
+	send()
+	send()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	const rounds = 20
+	for range rounds {
+		send()
+	}
+	runtime.ReadMemStats(&after)
+	if got := (after.TotalAlloc - before.TotalAlloc) / rounds; got > 64<<10 {
+		t.Errorf("%d bytes are allocated for 2 writes of 1 MiB, want none for the data", got)
 	}
 }

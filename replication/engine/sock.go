@@ -62,7 +62,7 @@ func (s *sock) reader() io.Reader {
 	if s.tls != nil {
 		return s.tls
 	}
-	return s.TCPConn
+	return newLowReader(s.TCPConn)
 }
 
 // hangUp closes a connection that TLS refused. The peer gets to read the alert
