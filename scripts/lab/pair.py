@@ -98,6 +98,7 @@ class Node(lab.Guest):
     def __init__(self, l, name, number, size, ports, programs, resource):
         self.lab, self.name, self.size = l, name, size
         self.address = f'10.1.1.{number}'
+        self.drives = []  # plain files, no logdisks
         self.ssh_port, self.drbd_port = lab.free_ports(2)
         self.run = os.path.join(l.run, name)
         self.disk, self.state = os.path.join(self.run, 'vda.raw'), os.path.join(self.run, 'vdb.ext4')
