@@ -14,7 +14,7 @@ import (
 // bytes for each byte that is read (an include may be read more than once).
 const (
 	confMemory  = 64 << 20
-	confPatient = 20 * time.Second
+	confPatient = 3 * time.Minute // on a busy machine
 )
 
 // FuzzTree reads a tree of files: includes, templates and inheritance, sections

@@ -21,8 +21,8 @@ import (
 
 // What one run of FuzzEnginePeer may cost.
 const (
-	fuzzMemory   = 96 << 20 // bytes allocated: disks, buffers of the sockets, and no more for whatever a length says
-	fuzzPatience = 30 * time.Second
+	fuzzMemory   = 96 << 20    // bytes allocated: disks, buffers of the sockets, and no more for whatever a length says
+	fuzzPatience = time.Minute // of a busy machine
 )
 
 // fuzzBytes is a program; it ends with zeroes.

@@ -54,7 +54,7 @@ func FuzzControl(f *testing.F) {
 		if len(program) > 2048 {
 			return
 		}
-		watchdog := time.AfterFunc(time.Minute, func() { panic("the daemon does not come to its end") })
+		watchdog := time.AfterFunc(5*time.Minute, func() { panic("the daemon does not come to its end") })
 		defer watchdog.Stop()
 		var m1, m2 runtime.MemStats
 		runtime.ReadMemStats(&m1)
