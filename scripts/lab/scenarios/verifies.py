@@ -21,6 +21,18 @@ def verified(t, node, damaged):
         raise lab.Failure(f'the kernel found the blocks {sorted(found)} out of sync; damaged are {sorted(blocks)}')
 
 
+@scenario('control: the comparison of the disks sees one byte that differs', name='control', quick=True)
+def control(t):
+    at = t.k.size() - 1
+    t.p.damage(at)
+    try:
+        t.compare()
+    except lab.Failure:
+        t.p.damage(at)  # flipped back
+        return
+    raise lab.Failure('equal, although a byte was flipped')
+
+
 @scenario('online verify from each side finds damaged blocks; invalidate repairs', name='verify-finds', quick=True)
 def verify_finds(t):
     t.make_primary(t.k)
