@@ -175,7 +175,7 @@ def crash_kernel_primary(t):
 @scenario('power cut of the kernel under writes, Pollux Primary', primary='pollux', allow=LOST)
 def power_cut_kernel_secondary(t):
     """Of its disk's unflushed writes some are lost; our writes go on, and a resync brings them all."""
-    with kernel_disks(t, 'lose=1'):
+    with kernel_disks(t, 'lose=1 flush-delay=300'):  # slow, so that there is always something to lose
         r = Steady(t.p.uri())
         enough(r, 1000)
         lost = t.k.kill()
@@ -207,7 +207,7 @@ def power_cut_pollux_secondary(t):
 @scenario('power cut of both under flushed writes, Pollux Primary; the kernel is promoted', quick=True, allow=LOST)
 def flush_on_kernel(t):
     """What our FLUSH has answered for is on the kernel's disk, although both disks lose all that was not flushed."""
-    with our_disks(t, 'lose=all'), kernel_disks(t, 'lose=all'):
+    with our_disks(t, 'lose=all'), kernel_disks(t, 'lose=all flush-delay=100'):
         t.make_primary(t.p)
         r, more = Flushed(t.p.uri()), Steady(t.p.uri(), (16 * MIB, 8 * MIB))
         enough(r, 500)
