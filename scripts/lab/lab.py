@@ -168,7 +168,7 @@ class Guest:
             os.unlink(console)  # it would say LAB-UP already
         self.lab.spawn(self.name + '-qemu', [os.path.join(HERE, 'guest'), 'run'], self.env)
         try:
-            self.lab.command([os.path.join(HERE, 'guest'), 'wait'], 90, env=self.env)
+            self.lab.command([os.path.join(HERE, 'guest'), 'wait'], 240, env=self.env)
         finally:
             if os.path.exists(console):
                 shutil.copy(console, os.path.join(self.lab.out, self.name + '-console.txt'))
