@@ -19,7 +19,8 @@ import (
 func TestConfigurationIsValid(t *testing.T) {
 	dir := t.TempDir()
 	p := &pair{lab: &lab{dir: dir}, volumes: []volume{
-		{name: "buffered-a", protocol: 'A', io: "buffered", bytes: mib}, {name: "direct-c", protocol: 'C', io: "direct", bytes: mib},
+		{name: "buffered-a", protocol: 'A', io: "buffered", bytes: mib},
+		{name: "direct-c", protocol: 'C', io: "direct", bytes: mib},
 		{name: "buffered-c-tls", protocol: 'C', io: "buffered", bytes: mib, tls: true},
 	}}
 	write := func(path, text string) {

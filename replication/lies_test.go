@@ -114,8 +114,10 @@ func TestShrunkBitmapIsNotOverrun(t *testing.T) {
 	l := newLiar(t, DefaultNetOptions(), 1, 0)
 	v := l.r.vols[0]
 	v.bitmap.Resize(4096, false)
-	l.step(Event{Kind: Received, Socket: drbd.MetaSocket, Header: drbd.Header{Command: drbd.CmdOVResult, Length: 24},
-		Fixed: drbd.BlockAck{Sector: 8000, BlockID: drbd.OVOutOfSync, Size: 4096}.Append(nil)})
+	l.step(Event{
+		Kind: Received, Socket: drbd.MetaSocket, Header: drbd.Header{Command: drbd.CmdOVResult, Length: 24},
+		Fixed: drbd.BlockAck{Sector: 8000, BlockID: drbd.OVOutOfSync, Size: 4096}.Append(nil),
+	})
 	const want = "P_OV_RESULT: sector: wanted a range of 8 sectors that ends at 4096 at most, got 8000"
 	if !strings.HasSuffix(l.r.lastError, want) {
 		t.Errorf("last error %q, want %q", l.r.lastError, want)

@@ -127,8 +127,10 @@ func (r *Resource) freeData(b []byte) {
 func (r *Resource) dispatch(ev *Event) (kept bool, err error) {
 	h := ev.Header
 	if ev.Socket == drbd.DataSocket && !r.gotProtocol && h.Command == drbd.CmdAuthChallenge {
-		return false, &drbd.ProtocolError{Packet: h.Command, Field: "command", Got: h.Command,
-			Want: "P_PROTOCOL: the peer asks for a secret, cram-hmac-alg must be configured on both nodes"}
+		return false, &drbd.ProtocolError{
+			Packet: h.Command, Field: "command", Got: h.Command,
+			Want: "P_PROTOCOL: the peer asks for a secret, cram-hmac-alg must be configured on both nodes",
+		}
 	}
 	if ev.Socket == drbd.DataSocket && !r.gotProtocol && h.Command != drbd.CmdProtocol {
 		return false, &drbd.ProtocolError{Packet: h.Command, Field: "command", Got: h.Command, Want: drbd.CmdProtocol}

@@ -142,7 +142,7 @@ func mayAsk(p drbd.ReqState) bool {
 	case p.Mask&maskConn == 0:
 		return true
 	}
-	switch s.Conn { // the others are no request
+	switch s.Conn { //nolint:exhaustive // the others are no request
 	case drbd.Disconnecting, drbd.StartingSyncS, drbd.StartingSyncT, drbd.VerifyS:
 		return true
 	}

@@ -100,7 +100,7 @@ func TestSlowLoris(t *testing.T) {
 	var slow []*raw
 	for range 10 * most {
 		c := r.raw(t)
-		c.Write([]byte{0}) // the first byte of its flags, and no more
+		c.Write([]byte{0}) //nolint:errcheck // it may be closed: the first byte of its flags, and no more
 		slow = append(slow, c)
 	}
 	if _, err := io.Copy(io.Discard, slow[0]); os.IsTimeout(err) {
@@ -150,7 +150,7 @@ func TestOptionFlood(t *testing.T) {
 	for range 100000 {
 		b = nbd.AppendOption(b, nbd.OptList, nil)
 	}
-	go c.Write(b) // fails when the server has had enough
+	go c.Write(b) //nolint:errcheck // fails when the server has had enough
 	n, _ := io.Copy(io.Discard, c)
 	if n > 1<<20 {
 		t.Errorf("%d bytes of answers to one client that only asks for the list", n)

@@ -102,7 +102,7 @@ func (s *session) run(c net.Conn) {
 		return
 	}
 	c.Close() // in the middle of whatever it is
-	<-drained
+	<-drained //nolint:errcheck // whatever ended it
 }
 
 // options haggles: right and wrong ones, and some whose length lies.
@@ -139,11 +139,11 @@ func (s *session) requests() (out []byte, n int) {
 		n++
 		s.sent[q.Cookie] = q
 		head := q.Append(nil)
-		switch odd := s.in.byte(); {
-		case odd == 0xff: // no request at all
+		switch s.in.byte() {
+		case 0xff: // no request at all
 			head[0] ^= 1
 			s.broken = true
-		case odd == 0xfe:
+		case 0xfe:
 			head = head[:len(head)/2]
 			s.broken = true
 		}

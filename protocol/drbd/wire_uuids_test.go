@@ -261,7 +261,7 @@ func (r *replay) commanded(e wiretest.Event, want string) bool {
 // fits is the table of disk states by connection state: section 4.3, step 6.
 func fits(s drbd.State) bool {
 	in := func(d, low, high drbd.DiskState) bool { return d >= low && d <= high }
-	switch s.Conn {
+	switch s.Conn { //nolint:exhaustive // the table has no row for the others
 	case drbd.WFBitMapT, drbd.PausedSyncT, drbd.StartingSyncT, drbd.WFSyncUUID, drbd.Behind:
 		return in(s.Disk, drbd.Inconsistent, drbd.Outdated) && s.Pdsk == drbd.UpToDate
 	case drbd.VerifyS, drbd.VerifyT:

@@ -138,7 +138,7 @@ func fuzzEngine(t *testing.T, in *fuzzBytes) {
 	closed := make(chan error, 1)
 	go func() { closed <- n.Close() }()
 	select {
-	case <-closed: // it may say that a disk was not what it has to be
+	case <-closed: //nolint:errcheck // it may say that a disk was not what it has to be
 	case <-time.After(fuzzPatience):
 		t.Fatalf("the engine does not close: %+v", n.Status())
 	}
@@ -181,7 +181,7 @@ func fuzzServe(t *testing.T, n *node, c *client) {
 	n.ResumeIO() //nolint:errcheck // it may not be frozen
 	r := c.submit(blockdev.OpWrite, 0, make([]byte, 4096), 4096)
 	done := make(chan struct{})
-	go func() { c.s.wait(r); close(done) }()
+	go func() { _ = c.s.wait(r); close(done) }() // with a success or an error
 	select {
 	case <-done:
 	case <-time.After(fuzzPatience):

@@ -23,7 +23,10 @@ func TestWriteAllocs(t *testing.T) {
 		tls       bool
 		limit     float64
 	}{
-		{'A', "", false, 0.05}, {'B', "", false, 0.05}, {'C', "", false, 0.05}, {'C', "sha256", false, 0.05},
+		{'A', "", false, 0.05},
+		{'B', "", false, 0.05},
+		{'C', "", false, 0.05},
+		{'C', "sha256", false, 0.05},
 		// crypto/tls makes one small object for each read of its socket: one
 		// for the write, one for its acknowledgement, and seldom a third.
 		{'C', "", true, 2.5},

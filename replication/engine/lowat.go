@@ -36,7 +36,7 @@ type lowReader struct {
 
 func newLowReader(conn *net.TCPConn) *lowReader {
 	r := &lowReader{conn: conn, low: 1}
-	r.raw, _ = conn.SyscallConn() //nolint:errcheck // then the first Read fails
+	r.raw, _ = conn.SyscallConn() // then the first Read fails
 	r.try = r.once
 	return r
 }

@@ -31,7 +31,7 @@ func lowPair(t *testing.T) (*lowReader, *net.TCPConn, *net.TCPConn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { w.Close(); c.Close() })
-	c.SetDeadline(time.Now().Add(20 * time.Second)) //nolint:errcheck // a test that hangs would only say so later
+	c.SetDeadline(time.Now().Add(20 * time.Second)) // a test that hangs would only say so later
 	return newLowReader(c.(*net.TCPConn)), c.(*net.TCPConn), w.(*net.TCPConn)
 }
 

@@ -174,7 +174,7 @@ func TestLiesInTheGreeting(t *testing.T) {
 				p := &rawPeer{t: t, n: n}
 				if p.open() == nil {
 					tt.lie(p)
-					p.data.SetReadDeadline(time.Now().Add(5 * time.Second)) //nolint:errcheck // the read fails if this did
+					p.data.SetReadDeadline(time.Now().Add(5 * time.Second)) // the read fails if this did
 					for b := make([]byte, 512); ; {
 						if _, err := p.data.Read(b); err != nil {
 							break
@@ -316,7 +316,7 @@ func TestFloods(t *testing.T) {
 				b = append(b, b...)
 			}
 			var worst, sent int64
-			c.SetWriteDeadline(time.Now().Add(long)) //nolint:errcheck // the flood would last longer
+			c.SetWriteDeadline(time.Now().Add(long)) // the flood would last longer
 			for next := time.Now(); ; {
 				k, err := c.Write(b)
 				sent += int64(k)

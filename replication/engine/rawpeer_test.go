@@ -23,7 +23,6 @@ type rawPeer struct {
 	n          *node
 	data, meta net.Conn
 	features   uint32
-	integrity  int // bytes of a digest in what the node sends
 
 	mu   sync.Mutex
 	cond *sync.Cond
@@ -80,12 +79,12 @@ func (p *rawPeer) greet() error {
 	if _, err := p.data.Write(append(drbd.AppendHeader80(nil, drbd.CmdConnectionFeatures, len(body)), body...)); err != nil {
 		return err
 	}
-	p.data.SetReadDeadline(time.Now().Add(5 * time.Second)) //nolint:errcheck // the read fails if this did
+	p.data.SetReadDeadline(time.Now().Add(5 * time.Second)) // the read fails if this did
 	b := make([]byte, drbd.HeaderSize80+len(body))
 	if _, err := io.ReadFull(p.data, b); err != nil {
 		return err
 	}
-	p.data.SetReadDeadline(time.Time{}) //nolint:errcheck // it succeeded before
+	p.data.SetReadDeadline(time.Time{}) // it succeeded before
 	if _, err := drbd.DecodeHeader80(b); err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/rs/zerolog"
@@ -21,8 +20,6 @@ import (
 	"github.com/pollux-project/pollux/replication"
 	"github.com/pollux-project/pollux/replication/meta"
 )
-
-var errReset = syscall.ECONNRESET
 
 // captured is a capture's configuration for one of its nodes.
 func captured(t *testing.T, events []wiretest.Event, crash bool) Config {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"time"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
@@ -195,13 +194,8 @@ func (c *peerConn) hangUp() {
 func (p *scriptedPeer) forget() {
 	for _, c := range []*peerConn{p.data, p.meta} {
 		if c != nil {
-			c.Close() //nolint:errcheck // whatever it is, it is over
+			c.Close() // whatever it is, it is over
 		}
 	}
 	p.data, p.meta = nil, nil
-}
-
-// isEnd reports whether an error of a reader is the engine's closing.
-func isEnd(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errReset)
 }

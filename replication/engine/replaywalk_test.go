@@ -245,7 +245,7 @@ func (r *replayed) connect(e wiretest.Event) {
 				r.peer.adopt(c, e.Conn, cmd)
 				break
 			}
-			c.Close() //nolint:errcheck // both opened one at the same time
+			c.Close() // both opened one at the same time
 		}
 	} else {
 		r.check(r.peer.listen(h.Command == drbd.CmdInitialData && r.opensNext() == r.me))

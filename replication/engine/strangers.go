@@ -42,7 +42,7 @@ func (g *guests) enter(c net.Conn) {
 	}
 	g.mu.Unlock()
 	if oldest != nil {
-		oldest.Close() //nolint:errcheck // whoever it is has had its time
+		oldest.Close() // whoever it is has had its time
 	}
 }
 
@@ -80,7 +80,7 @@ func (o *occasional) may(now time.Time, every time.Duration) (suppressed int, ok
 // turnAway closes the connection of a stranger, of which not a byte was read.
 func (e *Engine) turnAway(c net.Conn) {
 	from := c.RemoteAddr().String()
-	c.Close() //nolint:errcheck // a stranger's
+	c.Close() // a stranger's
 	if n, ok := e.strangers.may(time.Now(), strangerLog); ok {
 		e.log.Warn().Str("from", from).Str("peer", e.cfg.Peer.Addr().String()).Int("more", n).
 			Msg("connection of a stranger refused: only the peer's address may connect")

@@ -82,7 +82,7 @@ func strangers(t *testing.T, n int, to string) (accepted int) {
 		}
 		accepted++
 		c.Write(drbd.AppendHeader80(nil, drbd.CmdInitialData, 0)) //nolint:errcheck // it may be closed already
-		c.SetReadDeadline(time.Now().Add(10 * time.Second))       //nolint:errcheck // the read fails if this did
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))       // the read fails if this did
 		if b, err := io.ReadAll(c); len(b) > 0 || os.IsTimeout(err) {
 			t.Fatalf("a stranger got %x, %v", b, err)
 		}
@@ -139,7 +139,7 @@ func TestSlowLorisDoesNotKeepThePeerOut(t *testing.T) {
 		c.Write([]byte{0x83, 0x74}) //nolint:errcheck // what counts is that it does not go on
 		held = append(held, c)
 	}
-	held[0].SetReadDeadline(time.Now().Add(time.Second)) //nolint:errcheck // the read fails if this did
+	held[0].SetReadDeadline(time.Now().Add(time.Second)) // the read fails if this did
 	if _, err := held[0].Read(make([]byte, 1)); os.IsTimeout(err) {
 		t.Error("the oldest of too many connections is still open")
 	}

@@ -196,7 +196,7 @@ func (x *tap) pass(from, to *net.TCPConn, way int) {
 		x.ways[way] = append(x.ways[way], b[:n]...)
 		x.mu.Unlock()
 		if _, werr := to.Write(b[:n]); err != nil || werr != nil {
-			to.CloseWrite()
+			to.CloseWrite() //nolint:errcheck // it may be gone
 			return
 		}
 	}

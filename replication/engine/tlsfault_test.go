@@ -118,12 +118,12 @@ func TestTLSFaults(t *testing.T) {
 			`TLS: certificate file \S+/beta\.pem does not exist: put it there, or correct \[tls\] in pollux\.toml`,
 		},
 		{
-			"key that others read", func(t *testing.T, _ *testCA, beta *TLS) { os.Chmod(beta.Key, 0o640) },
+			"key that others read", func(t *testing.T, _ *testCA, beta *TLS) { chmod(t, beta.Key, 0o640) },
 			`TLS: peer beta ended the handshake without a word: .*`,
 			`TLS: key file (\S+/beta\.key) can be read by others \(mode 0640\): run .chmod 600 \S+/beta\.key.`,
 		},
 		{
-			"no PEM", func(t *testing.T, _ *testCA, beta *TLS) { os.WriteFile(beta.Certificate, []byte("nonsense"), 0o600) },
+			"no PEM", func(t *testing.T, _ *testCA, beta *TLS) { writeFile(t, beta.Certificate, "nonsense") },
 			`TLS: peer beta ended the handshake without a word: .*`,
 			`TLS: certificate file \S+/beta\.pem does not begin with a certificate in PEM: \[tls\] of pollux\.toml names it`,
 		},
@@ -163,7 +163,19 @@ func copyFile(t *testing.T, from, to string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(to, b, 0o600); err != nil {
+	writeFile(t, to, string(b))
+}
+
+func writeFile(t *testing.T, to, text string) {
+	t.Helper()
+	if err := os.WriteFile(to, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func chmod(t *testing.T, name string, mode os.FileMode) {
+	t.Helper()
+	if err := os.Chmod(name, mode); err != nil {
 		t.Fatal(err)
 	}
 }

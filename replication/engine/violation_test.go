@@ -243,7 +243,7 @@ func (c *connEvents) wait(t *testing.T, want drbd.ConnState) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		c.mu.Lock()
-		seen := fmt.Sprint(c.conns)
+		seen := fmt.Sprintf("%v", c.conns)
 		for _, s := range c.conns {
 			if s == want {
 				c.mu.Unlock()

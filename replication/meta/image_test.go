@@ -99,8 +99,8 @@ func FuzzImage(f *testing.F) {
 func useImage(t *testing.T, d *image, l meta.Layout) {
 	meta.DetectContent(d, int64(len(d.b))) //nolint:errcheck // any answer will do, as below
 	meta.Blank(d, int64(len(d.b)), l)      //nolint:errcheck // as above
-	pending, _ := meta.PendingAL(d, l)     //nolint:errcheck // as above
-	applied, err := meta.ApplyAL(d, l)     //nolint:errcheck // as above
+	pending, _ := meta.PendingAL(d, l)     // as above
+	applied, err := meta.ApplyAL(d, l)     // as above
 	if err == nil && len(pending.Hot) != len(applied.Hot) {
 		t.Errorf("%d extents are said to be hot, %d are applied", len(pending.Hot), len(applied.Hot))
 	}

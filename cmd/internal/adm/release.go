@@ -143,7 +143,7 @@ func (a *app) uncleanly(name string, v conf.Volume, force bool) []takeover.Findi
 	if err != nil {
 		return nil // Disk has just reported it
 	}
-	defer dev.Close() //nolint:errcheck // only read
+	defer dev.Close() // only read
 	if p, err := meta.PendingAL(dev.Meta, dev.Layout); err != nil || p.WasClean {
 		return nil
 	}

@@ -88,7 +88,7 @@ func FuzzControl(f *testing.F) {
 func controlStep(in *controlBytes, conns []net.Conn) {
 	op := in.byte()
 	c := conns[int(op>>3)%len(conns)]
-	c.SetDeadline(time.Now().Add(time.Second)) //nolint:errcheck // the daemon may have closed it
+	c.SetDeadline(time.Now().Add(time.Second)) // the daemon may have closed it
 	switch op & 7 {
 	case 0, 1: // a request
 		c.Write(controlRequest(in)) //nolint:errcheck // as above
@@ -97,7 +97,7 @@ func controlStep(in *controlBytes, conns []net.Conn) {
 	case 3: // a line that is too long, or nearly
 		c.Write([]byte(strings.Repeat(string(in.take(1)), adm.MaxRequest-100+int(in.byte())))) //nolint:errcheck // as above
 	case 4: // an answer is read, or a part of it
-		c.SetReadDeadline(time.Now().Add(time.Duration(in.byte()) * time.Millisecond / 8)) //nolint:errcheck // as above
+		c.SetReadDeadline(time.Now().Add(time.Duration(in.byte()) * time.Millisecond / 8)) // as above
 		io.CopyN(io.Discard, c, int64(in.byte())<<6)                                       //nolint:errcheck // as above
 	case 5:
 		c.Close()

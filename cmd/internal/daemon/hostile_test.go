@@ -22,7 +22,7 @@ func TestSilentClients(t *testing.T) {
 		c := d.dial()
 		defer c.Close()
 		if i%2 == 0 {
-			c.Write([]byte(`{"v":1,"id":`)) // fails if it is closed already
+			c.Write([]byte(`{"v":1,"id":`)) //nolint:errcheck // fails if it is closed already
 		}
 		silent = append(silent, c)
 	}

@@ -46,7 +46,7 @@ func shell(t *testing.T, dir, commands string) string {
 func sClient(t *testing.T, to *node, from string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command("openssl", append([]string{"s_client", "-connect", to.addr, "-bind", from + ":0", "-tls1_3", "-ign_eof"}, args...)...)
-	out, _ := cmd.CombinedOutput() //nolint:errcheck // it ends when polluxd closes, and complains
+	out, _ := cmd.CombinedOutput() // it ends when polluxd closes, and complains
 	return string(out)
 }
 

@@ -188,7 +188,7 @@ func TestOracleApplyALStates(t *testing.T) {
 	for seed := range n {
 		s := drawALState(seed)
 		mine, theirs := filepath.Join(dir, "mine"), filepath.Join(dir, "theirs")
-		os.Remove(mine) //nolint:errcheck // the first time it is not there
+		os.Remove(mine) // the first time it is not there
 		if err := os.WriteFile(mine, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -90,7 +90,7 @@ func (m Machine) Disk(name string, v conf.Volume) []Finding {
 	if err != nil {
 		return []Finding{m.openProblem(about, name, v, err)}
 	}
-	defer d.Close() //nolint:errcheck // only read
+	defer d.Close() // only read
 	f := Finding{About: about, Text: fmt.Sprintf("%s, %s: nobody holds it", v.Disk, human(uint64(d.Data.Size())))}
 	if v.MetaDisk != "" {
 		f.Text += fmt.Sprintf("; metadata on %s", v.MetaDisk)

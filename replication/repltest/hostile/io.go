@@ -238,7 +238,7 @@ func (n *node) submit(op replication.Op, vol, sector, count int, fua bool) *requ
 	}
 	n.w.cfg.stamps++
 	q := &request{op: op, vol: v, sector: sector, count: count, stamp: n.w.cfg.stamps, disk: v.attached}
-	switch op {
+	switch op { //nolint:exhaustive // the others carry no data
 	case replication.OpWrite:
 		q.data = make([]byte, count*512)
 		for i := range count {

@@ -32,7 +32,7 @@ func (n *node) complete(a *replication.Action) {
 	if !q.disk || !q.vol.attached || st.Disk < drbd.Inconsistent {
 		return
 	}
-	switch q.op {
+	switch q.op { //nolint:exhaustive // others change nothing that is judged here
 	case replication.OpWrite:
 		if !q.local {
 			n.w.fail("%s: a write at sector %d is acknowledged that is not on this node's disk (%v)", n.name, q.sector, st)

@@ -40,8 +40,6 @@ func (in *input) u32() (x uint32) {
 	return x
 }
 
-func (in *input) u64() uint64 { return uint64(in.u32())<<32 | uint64(in.u32()) }
-
 func pick[T any](in *input, from ...T) T { return from[int(in.byte())%len(from)] }
 
 const kernelFeatures = drbd.FeatureTrim | drbd.FeatureThinResync | drbd.FeatureWSame | drbd.FeatureWZeroes
@@ -285,7 +283,7 @@ func (m *machine) order(n *node) {
 	)}
 	flags := in.byte()
 	c.Force, c.AssumeClean = flags&1 != 0, flags&2 != 0
-	switch c.Kind {
+	switch c.Kind { //nolint:exhaustive // the others need nothing more
 	case 0:
 		n.attach(int(vol))
 		return

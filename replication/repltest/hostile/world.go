@@ -94,7 +94,7 @@ func (w *world) fail(format string, args ...any) {
 func (w *world) trace(format string, args ...any) {
 	if w.log != nil {
 		fmt.Fprintf(w.log, "%9.3f ", float64(w.now)/1000)
-		fmt.Fprintf(w.log, format+"\n", args...) //nolint:errcheck // a trace for people
+		fmt.Fprintf(w.log, format+"\n", args...) // a trace for people
 	}
 }
 
@@ -132,7 +132,6 @@ type link struct {
 	up       [2]bool // by node: it has not been closed there
 	streams  [2][2]stream
 	incoming [2]integrity // by receiver
-	hint     int          // packets of b that are changed on their way
 	change   func(p packet) []packet
 	asked    bool // the peer has asked for a change of state
 }
@@ -140,7 +139,6 @@ type link struct {
 // A stream is what one node has sent on a socket and is under way.
 type stream struct {
 	q       []packet
-	last    int64
 	running bool
 	eof     bool
 }
