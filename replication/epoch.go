@@ -188,6 +188,7 @@ type recvEpochs struct {
 	holds      []epochHold
 	waits      []syncWait
 	hurry      bool
+	lacks      bool // a write of the open epoch was not taken: it is never acknowledged
 }
 
 type recvEpoch struct {
@@ -244,10 +245,11 @@ func (e *recvEpochs) leave(epoch uint64) {
 }
 
 // receivedBarrier closes the peer's epoch. An empty one is ignored, as the
-// kernel does (drbd84-protocol, 10.6).
+// kernel does (drbd84-protocol, 10.6), and so is one that lacks a write, with what
+// follows it: the peer has counted that write, and keeps their blocks as out of sync.
 func (r *Resource) receivedBarrier(b drbd.Barrier) {
 	e := &r.recv
-	if e.q.len() == 0 || e.q.at(e.q.len()-1).closed {
+	if e.lacks || e.q.len() == 0 || e.q.at(e.q.len()-1).closed {
 		return
 	}
 	last := e.q.at(e.q.len() - 1)
@@ -338,7 +340,7 @@ func (e *recvEpochs) drop() {
 		e.q.pop()
 		e.base++
 	}
-	e.eligible, e.committing, e.stable, e.late, e.hurry = 0, 0, 0, 0, false
+	e.eligible, e.committing, e.stable, e.late, e.hurry, e.lacks = 0, 0, 0, 0, false, false
 	e.holds = e.holds[:0]
 	e.waits = e.waits[:0]
 }

@@ -306,7 +306,9 @@ func (r *Resource) takeWrite(v *volume, cmd drbd.Command, op Op, d drbd.Data, si
 		return false, &drbd.ProtocolError{Packet: cmd, Field: "conflicts", Got: n, Want: fmt.Sprintf("at most %d that the peer has not settled", maxRequests)}
 	}
 	if r.tearingDown {
-		return false, nil // sent after its sender asked for the end: a diskless one could not mark what is written here now
+		// Sent after its sender asked for the end: a diskless one could not mark what is written here now.
+		r.recv.lacks = true
+		return false, nil
 	}
 	if v.st.Disk < drbd.Inconsistent {
 		epoch := r.recv.join()
