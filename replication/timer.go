@@ -1,0 +1,141 @@
+package replication
+
+import (
+	"fmt"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+)
+
+// timerKind is what a timer is set for; each has one, and the engine is told of the first to come.
+type timerKind int
+
+const (
+	timerPing timerKind = iota
+	timerPong
+	timerRequest
+	timerBarrier
+	timerCommit
+	timerResync
+	timerBitmap
+	timerHandshake
+	timerCommand
+	timerSequence
+	timerAhead
+	timerDisk
+	timerVerify
+	timerProof
+	timerCount
+)
+
+func (r *Resource) setTimer(k timerKind, in Tick) { r.timers[k] = r.now + max(in, 1) }
+func (r *Resource) stopTimer(k timerKind)         { r.timers[k] = 0 }
+
+// setTimerOnce keeps a timer that runs already.
+func (r *Resource) setTimerOnce(k timerKind, in Tick) {
+	if r.timers[k] == 0 {
+		r.setTimer(k, in)
+	}
+}
+
+// maintainTimer asks for a timer only if an earlier one is needed than the
+// one that runs: a write must not cost a timer.
+func (r *Resource) maintainTimer() {
+	var first Tick
+	for _, t := range r.timers {
+		if t != 0 && (first == 0 || t < first) {
+			first = t
+		}
+	}
+	if first != 0 && (r.timerSet == 0 || first < r.timerSet) {
+		r.timerSet = first
+		r.emit(Action{Kind: SetTimer, At: first})
+	}
+}
+
+func (r *Resource) timerFired() {
+	for k := range r.timers {
+		if t := r.timers[k]; t == 0 || t > r.now {
+			continue
+		}
+		r.timers[k] = 0
+		switch timerKind(k) {
+		case timerPing:
+			r.pingDue()
+		case timerPong:
+			r.pongMissing()
+		case timerRequest:
+			r.checkRequestTimeout()
+		case timerBarrier:
+			r.barrierIdle()
+		case timerProof:
+			r.proofIdle()
+		case timerCommit:
+			r.recv.hurry = true
+		case timerResync:
+			r.resyncTick()
+		case timerBitmap:
+			r.lazyBitmap()
+		case timerHandshake:
+			r.checkHandshakeTimeout()
+		case timerCommand:
+			r.commandTimer()
+		case timerSequence:
+			r.sequenceTimeout()
+		case timerDisk:
+			r.checkDisks()
+		case timerAhead:
+			r.returnFromAhead()
+		case timerVerify:
+			r.verifyTick()
+		}
+	}
+}
+
+// pingDue is called every ping-int: it asks only if nothing came meanwhile
+// (drbd84-protocol, 3.11).
+func (r *Resource) pingDue() {
+	if !r.isUp() {
+		return
+	}
+	r.setTimer(timerPing, Tick(r.net.PingIntMS))
+	if r.now-r.lastReceived >= Tick(r.net.PingIntMS) {
+		r.ping()
+	}
+}
+
+func (r *Resource) ping() {
+	if !r.isUp() {
+		return
+	}
+	r.pingedAt = r.now
+	r.sendEmpty(drbd.MetaSocket, drbd.CmdPing)
+	r.setTimer(timerPong, Tick(r.net.PingTimeoutMS))
+}
+
+// pongMissing: whatever came on the data socket since the ping shows just as
+// well that the peer is alive (drbd84-protocol, 3.11).
+func (r *Resource) pongMissing() {
+	if r.lastData > r.pingedAt {
+		r.pingedAt = r.now
+		r.setTimer(timerPong, Tick(r.net.PingTimeoutMS))
+		return
+	}
+	r.connectionLost(drbd.NetworkFailure, fmt.Errorf("no P_PING_ACK within %d ms", r.net.PingTimeoutMS))
+}
+
+// whenPinged calls f after the peer has answered a ping: proof that the link is alive.
+func (r *Resource) whenPinged(f func()) {
+	r.pingWaiters = append(r.pingWaiters, f)
+	if len(r.pingWaiters) == 1 {
+		r.ping()
+	}
+}
+
+func (r *Resource) pinged() {
+	r.stopTimer(timerPong)
+	waiters := r.pingWaiters
+	r.pingWaiters = nil
+	for _, f := range waiters {
+		f()
+	}
+}
