@@ -315,10 +315,12 @@ func (s *adminServer) stream(conn net.Conn, lines *adm.LineReader, req adm.Reque
 	if err != nil {
 		return
 	}
+	known := map[string]bool{} // to the client: what is gone is said once
 	for _, r := range st.Resources {
 		if req.Resource != "" && r.Name != req.Resource {
 			continue
 		}
+		known[r.Name] = true
 		if s.send(conn, adm.Event{V: adm.Version, Kind: adm.EventStatus, Name: r.Name, Resource: &r}) != nil {
 			return
 		}
@@ -336,7 +338,11 @@ func (s *adminServer) stream(conn net.Conn, lines *adm.LineReader, req adm.Reque
 		}
 		for _, name := range sub.take() {
 			ev := adm.Event{V: adm.Version, Kind: adm.EventGone, Name: name}
-			if r := s.d.resource(name); r != nil {
+			r := s.d.resource(name)
+			if r == nil && !known[name] {
+				continue
+			}
+			if known[name] = r != nil; r != nil {
 				st := r.status()
 				ev.Kind, ev.Resource = adm.EventStatus, &st
 			}
