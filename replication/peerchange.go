@@ -89,8 +89,7 @@ func (r *Resource) receivedConnRequest(cmd drbd.Command, b []byte) error {
 		if code != SSSuccess {
 			break
 		}
-		if ns, c := r.judge(v, p); c < SSSuccess && !(c == SSLowerThanOutdated && v.st.Disk < drbd.Outdated) {
-			_ = ns
+		if _, c := r.judge(v, p); c < SSSuccess && !(c == SSLowerThanOutdated && v.st.Disk < drbd.Outdated) {
 			code = c
 		}
 	}

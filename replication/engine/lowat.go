@@ -92,15 +92,15 @@ func (r *lowReader) once(fd uintptr) bool {
 	}
 }
 
+// shortSend is a few small writes with their headers, bytes.
+const shortSend = 20 << 10
+
 // readNow and writeNow are for sockets that do not block. The scheduler is not
 // told, as it is of a call that may wait: after each pause that wakes its
 // monitor thread, which then looks every 20 us whether the call still lasts. On
 // a machine with one processor that is several context switches a write. But the
 // garbage collector waits for who makes such a call: what takes longer, as a
 // large send does, is made the ordinary way.
-// shortSend is a few small writes with their headers, bytes.
-const shortSend = 20 << 10
-
 func readNow(fd uintptr, p []byte) (int, error) {
 	return transferNow(unix.SYS_READ, fd, p)
 }
