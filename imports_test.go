@@ -38,7 +38,7 @@ var rules = []rule{
 	{folder: "protocol/nbd", allow: []string{"github.com/pojntfx/go-nbd/pkg/protocol"}},
 	{folder: "replication", pure: true, allow: []string{"protocol/drbd", "replication/meta"}},
 	{folder: "replication/meta", pure: true, allow: []string{"protocol/drbd"}},
-	{folder: "replication/repltest", allow: []string{"protocol/drbd", "replication", "replication/meta", "github.com/google/go-cmp/cmp"}},
+	{folder: "replication/repltest", allow: []string{"protocol/drbd", "replication", "replication/meta", "internal/fuzztest", "github.com/google/go-cmp/cmp"}},
 	{folder: "replication/engine", allow: []string{
 		"blockdev", "protocol/drbd", "replication", "replication/meta", "github.com/rs/zerolog", "golang.org/x/sys/unix",
 	}},
@@ -51,6 +51,7 @@ var rules = []rule{
 	{folder: "conf", allow: []string{"github.com/BurntSushi/toml"}},
 	{folder: "hypervisor", allow: []string{"hypervisor"}},
 	{folder: "hypervisor/hvtest", allow: []string{"hypervisor", "github.com/google/go-cmp/cmp"}},
+	{folder: "internal/fuzztest"},
 	{folder: "lvm", allow: []string{"github.com/containerd/btrfs/v2", "golang.org/x/sys/unix"}},
 }
 
@@ -112,8 +113,8 @@ func refused(folder string, isTest bool, imported string) string {
 		return "only programs may import what is below cmd"
 	case isTest:
 		return ""
-	case isOwn && strings.HasSuffix(own, "test") && !strings.HasSuffix(folder, "test"):
-		return "packages named *test are for _test.go files"
+	case isOwn && isForTests(own) && !isForTests(folder):
+		return "packages at and below *test are for _test.go files"
 	case imported == "github.com/prometheus/client_golang/prometheus" && folder != "cmd/internal/daemon":
 		return "only cmd/internal/daemon knows of Prometheus"
 	case slices.ContainsFunc(free, func(f string) bool { return within(folder, f) }):
@@ -144,6 +145,11 @@ func ruleFor(folder string) *rule {
 	return best
 }
 
+// isForTests reports whether a path is a folder named *test, or lies below one.
+func isForTests(p string) bool {
+	return slices.ContainsFunc(strings.Split(p, "/"), func(name string) bool { return strings.HasSuffix(name, "test") })
+}
+
 // within reports whether a path is the folder or lies below it.
 func within(p, folder string) bool { return p == folder || strings.HasPrefix(p, folder+"/") }
 
@@ -167,6 +173,8 @@ func TestImportRules(t *testing.T) {
 		{"cmd/internal/e2e", true, module + "/cmd/internal/daemon", true},
 		{"replication/engine", false, module + "/blockdev/blocktest", false},
 		{"replication/engine", true, module + "/blockdev/blocktest", true},
+		{"replication/engine", false, module + "/replication/repltest/hostile", false},
+		{"replication/repltest/hostile", false, module + "/internal/fuzztest", true},
 		{"newfolder", false, "fmt", false},
 	} {
 		if why := refused(tt.folder, tt.isTest, tt.imported); (why == "") != tt.ok {

@@ -4,10 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/pollux-project/pollux/internal/fuzztest"
 )
 
 // confMemory is what reading some files may allocate: a fixed part, and so many
@@ -54,18 +55,14 @@ func FuzzTree(f *testing.F) {
 			files[fmt.Sprintf("/%d.res", i)] = part
 		}
 		env := memEnv(files)
-		var m1, m2 runtime.MemStats
-		runtime.ReadMemStats(&m1)
-		c, err := Load([]string{"/0.res"}, env)
-		if err == nil {
-			useConfig(t, env, c)
-		} else {
-			mustHavePlace(t, err)
-		}
-		runtime.ReadMemStats(&m2)
-		if n := m2.TotalAlloc - m1.TotalAlloc; n > confMemory {
-			t.Errorf("%d MiB were allocated for %d bytes", n>>20, len(text))
-		}
+		fuzztest.Bounded(t, confMemory, func() {
+			c, err := Load([]string{"/0.res"}, env)
+			if err == nil {
+				useConfig(t, env, c)
+			} else {
+				mustHavePlace(t, err)
+			}
+		})
 	})
 }
 

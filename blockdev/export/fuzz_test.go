@@ -3,12 +3,12 @@ package export_test
 import (
 	"io"
 	"net"
-	"runtime"
 	"testing"
 	"time"
 
 	"github.com/pollux-project/pollux/blockdev/blocktest"
 	"github.com/pollux-project/pollux/blockdev/export"
+	"github.com/pollux-project/pollux/internal/fuzztest"
 	"github.com/pollux-project/pollux/protocol/nbd"
 )
 
@@ -42,16 +42,6 @@ func fuzzServer(t testing.TB) *export.Server {
 	return srv
 }
 
-func checkBounded(t *testing.T, run func()) {
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	run()
-	runtime.ReadMemStats(&after)
-	if grown := after.TotalAlloc - before.TotalAlloc; grown > memoryBound {
-		t.Errorf("%d bytes were allocated", grown)
-	}
-}
-
 // FuzzHandshake sends any options: no panic, and no memory sized by a length.
 func FuzzHandshake(f *testing.F) {
 	flags := nbd.AppendClientFlags(nil, nbd.FixedNewstyle|nbd.NoZeroes)
@@ -61,7 +51,7 @@ func FuzzHandshake(f *testing.F) {
 	f.Add(append(flags, []byte("IHAVEOPT\x00\x00\x00\x07\xff\xff\xff\xff\xff\xff\xff\xff")...))
 	srv := fuzzServer(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		checkBounded(t, func() { feed(t, srv, b) })
+		fuzztest.Bounded(t, memoryBound, func() { feed(t, srv, b) })
 	})
 }
 
@@ -84,6 +74,6 @@ func FuzzTransmission(f *testing.F) {
 		if isStructured {
 			all = structured
 		}
-		checkBounded(t, func() { feed(t, srv, append(all[:len(all):len(all)], b...)) })
+		fuzztest.Bounded(t, memoryBound, func() { feed(t, srv, append(all[:len(all):len(all)], b...)) })
 	})
 }

@@ -8,29 +8,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollux-project/pollux/internal/fuzztest"
 	"github.com/pollux-project/pollux/protocol/nbd"
 )
 
 const sessionSize = 1 << 20 // of the export
-
-// sessionBytes is a program; it ends with zeroes.
-type sessionBytes struct{ b []byte }
-
-func (s *sessionBytes) byte() byte {
-	if len(s.b) == 0 {
-		return 0
-	}
-	x := s.b[0]
-	s.b = s.b[1:]
-	return x
-}
-
-func (s *sessionBytes) take(n int) []byte {
-	n = min(n, len(s.b))
-	b := s.b[:n]
-	s.b = s.b[n:]
-	return b
-}
 
 // FuzzSession is a client on a real socket: options in any order, then requests
 // of any kind at the bounds of the export, many in flight, and an end at any
@@ -46,8 +28,8 @@ func FuzzSession(f *testing.F) {
 		if len(program) > 4096 {
 			return
 		}
-		checkBounded(t, func() {
-			s := &session{in: sessionBytes{program}, sent: map[uint64]nbd.Request{}, t: t}
+		fuzztest.Bounded(t, memoryBound, func() {
+			s := &session{in: fuzztest.NewProgram(program), sent: map[uint64]nbd.Request{}, t: t}
 			s.run(r.dial(t))
 			for end := time.Now().Add(20 * time.Second); r.backend.Opens() > 0; time.Sleep(100 * time.Microsecond) {
 				if time.Now().After(end) {
@@ -71,7 +53,7 @@ func FuzzSession(f *testing.F) {
 // session is the client.
 type session struct {
 	t          *testing.T
-	in         sessionBytes
+	in         *fuzztest.Program
 	structured bool
 	broken     bool // it has not kept to the protocol: what comes back is no matter
 	sent       map[uint64]nbd.Request
@@ -79,7 +61,7 @@ type session struct {
 
 func (s *session) run(c net.Conn) {
 	defer c.Close()
-	style := s.in.byte()
+	style := s.in.Byte()
 	canonical := style&3 == 3
 	if canonical {
 		raw := (&raw{c, s.t}).greet(nbd.FixedNewstyle | nbd.NoZeroes)
@@ -109,18 +91,18 @@ func (s *session) run(c net.Conn) {
 func (s *session) options(c net.Conn, style byte) {
 	b := nbd.AppendClientFlags(nil, nbd.HandshakeFlags(style>>2&7))
 	for range 1 + int(style>>5) {
-		o := nbd.Option(s.in.byte() % 14)
-		data := s.in.take(int(s.in.byte() & 31))
-		switch s.in.byte() & 7 {
+		o := nbd.Option(s.in.Byte() % 14)
+		data := s.in.Take(int(s.in.Byte() & 31))
+		switch s.in.Byte() & 7 {
 		case 0, 1:
-			data = nbd.InfoRequest{Name: "web-root", Types: []nbd.InfoType{3, 0, nbd.InfoType(s.in.byte())}}.Append(nil)
+			data = nbd.InfoRequest{Name: "web-root", Types: []nbd.InfoType{3, 0, nbd.InfoType(s.in.Byte())}}.Append(nil)
 		case 2:
 			data = append([]byte("\x00\x00\x00\x08web-root"), data...)
 		case 3:
 			data = nil
 		}
 		b = nbd.AppendOption(b, o, data)
-		if s.in.byte() == 0xff {
+		if s.in.Byte() == 0xff {
 			binary.BigEndian.PutUint32(b[len(b)-len(data)-4:], 0xffffffff)
 		}
 	}
@@ -131,15 +113,15 @@ func (s *session) options(c net.Conn, style byte) {
 func (s *session) requests() (out []byte, n int) {
 	offsets := []uint64{0, 4096, 512, 1, sessionSize - 512, sessionSize, sessionSize - 1, sessionSize + 512, 1 << 40, 1<<63 - 512, 1 << 63, 1<<64 - 512, 1<<64 - 1}
 	lengths := []uint32{4096, 512, 1, 0, 65536, sessionSize, sessionSize - 4096, sessionSize + 1, 32 << 20, 1 << 31, 0xffffffff, 0xfffffe00}
-	for len(s.in.b) > 0 && n < 200 && len(out) < 4<<20 {
+	for s.in.Left() > 0 && n < 200 && len(out) < 4<<20 {
 		q := nbd.Request{
-			Command: nbd.Command(s.in.byte() % 9), Flags: nbd.CommandFlags(s.in.byte() & 31), Cookie: uint64(n) + 1,
-			Offset: offsets[int(s.in.byte())%len(offsets)], Length: lengths[int(s.in.byte())%len(lengths)],
+			Command: nbd.Command(s.in.Byte() % 9), Flags: nbd.CommandFlags(s.in.Byte() & 31), Cookie: uint64(n) + 1,
+			Offset: offsets[int(s.in.Byte())%len(offsets)], Length: lengths[int(s.in.Byte())%len(lengths)],
 		}
 		n++
 		s.sent[q.Cookie] = q
 		head := q.Append(nil)
-		switch s.in.byte() {
+		switch s.in.Byte() {
 		case 0xff: // no request at all
 			head[0] ^= 1
 			s.broken = true

@@ -8,13 +8,13 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/rs/zerolog"
 
 	"github.com/pollux-project/pollux/blockdev"
+	"github.com/pollux-project/pollux/internal/fuzztest"
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication"
 )
@@ -24,25 +24,6 @@ const (
 	fuzzMemory   = 96 << 20    // bytes allocated: disks, buffers of the sockets, and no more for whatever a length says
 	fuzzPatience = time.Minute // of a busy machine
 )
-
-// fuzzBytes is a program; it ends with zeroes.
-type fuzzBytes struct{ b []byte }
-
-func (f *fuzzBytes) byte() byte {
-	if len(f.b) == 0 {
-		return 0
-	}
-	x := f.b[0]
-	f.b = f.b[1:]
-	return x
-}
-
-func (f *fuzzBytes) take(n int) []byte {
-	n = min(n, len(f.b))
-	p := f.b[:n]
-	f.b = f.b[n:]
-	return p
-}
 
 // FuzzEnginePeer greets a real engine over loopback as a peer has to, in some
 // role and state, and then sends what the bytes say: packets that are cut, whose
@@ -63,13 +44,7 @@ func FuzzEnginePeer(f *testing.F) {
 		watchdog := time.AfterFunc(4*fuzzPatience, func() { panic("an engine does not come to its end") })
 		defer watchdog.Stop()
 		before := runtime.NumGoroutine()
-		var m1, m2 runtime.MemStats
-		runtime.ReadMemStats(&m1)
-		fuzzEngine(t, &fuzzBytes{program})
-		runtime.ReadMemStats(&m2)
-		if n := m2.TotalAlloc - m1.TotalAlloc; n > fuzzMemory {
-			t.Errorf("%d MiB were allocated", n>>20)
-		}
+		fuzztest.Bounded(t, fuzzMemory, func() { fuzzEngine(t, fuzztest.NewProgram(program)) })
 		for end := time.Now().Add(fuzzPatience); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				var s strings.Builder
@@ -81,7 +56,7 @@ func FuzzEnginePeer(f *testing.F) {
 }
 
 // fuzzNode is a node that nothing slows down.
-func fuzzNode(t *testing.T, in *fuzzBytes) *node {
+func fuzzNode(t *testing.T, in *fuzztest.Program) *node {
 	ports := freePorts(t, 2)
 	at := func(port int) netip.AddrPort {
 		return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))
@@ -92,7 +67,7 @@ func fuzzNode(t *testing.T, in *fuzzBytes) *node {
 		Volumes: []VolumeConfig{{Disk: filepath.Join(t.TempDir(), "a.img"), MetaIndex: -1, Options: replication.DefaultDiskOptions()}},
 	}
 	cfg.Net.SockCheckMS, cfg.Net.PingTimeoutMS = 1, 100
-	b := in.byte()
+	b := in.Byte()
 	cfg.Net.Protocol = "CABC"[b&3]
 	if b&4 != 0 {
 		cfg.Net.DataIntegrityAlg = "crc32c"
@@ -110,10 +85,10 @@ func fuzzNode(t *testing.T, in *fuzzBytes) *node {
 	return &node{t: t, cfg: cfg}
 }
 
-func fuzzEngine(t *testing.T, in *fuzzBytes) {
+func fuzzEngine(t *testing.T, in *fuzztest.Program) {
 	n := fuzzNode(t, in)
 	n.up()
-	b := in.byte()
+	b := in.Byte()
 	isPrimary := b&1 != 0
 	if isPrimary {
 		if err := n.Primary(true); err != nil {
@@ -146,12 +121,11 @@ func fuzzEngine(t *testing.T, in *fuzzBytes) {
 
 // fuzzGreet is the handshake of a peer in some role and with some disk. If the
 // node wants a secret, the peer has none and says what it likes instead.
-func fuzzGreet(n *node, in *fuzzBytes, b byte) *rawPeer {
+func fuzzGreet(n *node, in *fuzztest.Program, b byte) *rawPeer {
 	features := []uint32{kernelFeatures, kernelFeatures | drbd.FeaturePollux, kernelFeatures | drbd.FeaturePollux | drbd.FeatureTerm, 0}[b>>1&3]
-	state := in.byte()
+	state := in.Byte()
 	if n.cfg.Net.CramHMACAlg != "" {
-		p := &rawPeer{t: n.t, n: n, features: features}
-		p.cond, p.deaf = sync.NewCond(&p.mu), make(chan struct{})
+		p := newRawPeer(n, features)
 		for end := time.Now().Add(fuzzPatience); p.open() != nil; time.Sleep(time.Millisecond) {
 			if p.close(); time.Now().After(end) {
 				n.t.Fatal("the node cannot be reached")
@@ -190,22 +164,22 @@ func fuzzServe(t *testing.T, n *node, c *client) {
 }
 
 // fuzzSend is the program behind the handshake.
-func fuzzSend(p *rawPeer, in *fuzzBytes) {
+func fuzzSend(p *rawPeer, in *fuzztest.Program) {
 	for range 64 {
-		if len(in.b) == 0 {
+		if in.Left() == 0 {
 			return
 		}
-		op := in.byte()
+		op := in.Byte()
 		conn := []net.Conn{p.data, p.meta}[op>>7]
 		switch op & 7 {
 		case 0: // bytes as they are
-			p.raw(conn, in.take(int(in.byte())))
+			p.raw(conn, in.Take(int(in.Byte())))
 		case 1, 2, 3, 4: // a packet whose length may lie
-			cmd, body := drbd.Command(in.byte()), in.take(int(in.byte()))
+			cmd, body := drbd.Command(in.Byte()), in.Take(int(in.Byte()))
 			length := len(body)
 			switch op >> 3 & 7 {
 			case 5:
-				length = int(binary.BigEndian.Uint16(append(in.take(2), 0, 0)[:2]))
+				length = int(binary.BigEndian.Uint16(append(in.Take(2), 0, 0)[:2]))
 			case 6:
 				length = 0xffffffff
 			case 7:
@@ -217,14 +191,14 @@ func fuzzSend(p *rawPeer, in *fuzzBytes) {
 			}
 			b := append(header(cmd, uint16(op>>6&1), length), body...)
 			if op&7 == 4 { // in two pieces
-				cut := int(in.byte()) % len(b)
+				cut := int(in.Byte()) % len(b)
 				p.raw(conn, b[:cut])
 				time.Sleep(time.Millisecond) // so that they are two reads
 				b = b[cut:]
 			}
 			p.raw(conn, b)
 		case 5: // until it is all read
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // there is no sign of it
 		case 6: // half of the connection is over
 			if c, ok := conn.(*net.TCPConn); ok {
 				c.CloseWrite() //nolint:errcheck // the node may have closed it

@@ -2,11 +2,11 @@ package engine
 
 import (
 	"errors"
-	"runtime"
 	"testing"
 	"time"
 
 	"github.com/pollux-project/pollux/blockdev"
+	"github.com/pollux-project/pollux/internal/fuzztest"
 	"github.com/pollux-project/pollux/replication/meta"
 	"github.com/pollux-project/pollux/replication/repltest/hostile"
 )
@@ -25,7 +25,7 @@ func FuzzAttach(f *testing.F) {
 		}
 		watchdog := time.AfterFunc(4*fuzzPatience, func() { panic("a damaged disk keeps the engine busy") })
 		defer watchdog.Stop()
-		n := fuzzNode(t, &fuzzBytes{})
+		n := fuzzNode(t, fuzztest.NewProgram(nil))
 		spoilDisk(t, n.cfg.Volumes[0].Disk, program)
 		e, err := New(n.cfg)
 		if err != nil {
@@ -33,20 +33,16 @@ func FuzzAttach(f *testing.F) {
 		}
 		n.Engine = e
 		defer e.halt()
-		var m1, m2 runtime.MemStats
-		runtime.ReadMemStats(&m1)
-		err = e.Attach(0)
-		var refusal *AdminError
-		switch {
-		case err == nil:
-			serveToTheEnd(t, n)
-		case !errors.As(err, &refusal) || refusal.Text == "":
-			t.Errorf("attach gives %T: %v", err, err)
-		}
-		runtime.ReadMemStats(&m2)
-		if n := m2.TotalAlloc - m1.TotalAlloc; n > fuzzMemory {
-			t.Errorf("%d MiB were allocated", n>>20)
-		}
+		fuzztest.Bounded(t, fuzzMemory, func() {
+			err := e.Attach(0)
+			var refusal *AdminError
+			switch {
+			case err == nil:
+				serveToTheEnd(t, n)
+			case !errors.As(err, &refusal) || refusal.Text == "":
+				t.Errorf("attach gives %T: %v", err, err)
+			}
+		})
 	})
 }
 

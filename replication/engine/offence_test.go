@@ -171,7 +171,7 @@ func TestLiesInTheGreeting(t *testing.T) {
 			}
 			deadline := time.Now().Add(20 * time.Second)
 			for told := false; !told; time.Sleep(5 * time.Millisecond) {
-				p := &rawPeer{t: t, n: n}
+				p := newRawPeer(n, 0)
 				if p.open() == nil {
 					tt.lie(p)
 					p.data.SetReadDeadline(time.Now().Add(5 * time.Second)) // the read fails if this did

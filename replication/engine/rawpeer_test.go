@@ -28,9 +28,9 @@ type rawPeer struct {
 	cond *sync.Cond
 	got  []rawPacket // from the node, in order
 	gone int         // sockets that the node has closed
-	deaf chan struct{}
-	// thrown is closed to have what comes thrown away.
-	thrown chan struct{}
+
+	deaf   chan struct{} // closed: nothing more is read
+	thrown chan struct{} // closed: what comes is thrown away
 }
 
 type rawPacket struct {
@@ -38,14 +38,19 @@ type rawPacket struct {
 	body []byte
 }
 
+func newRawPeer(n *node, features uint32) *rawPeer {
+	p := &rawPeer{t: n.t, n: n, features: features, deaf: make(chan struct{}), thrown: make(chan struct{})}
+	p.cond = sync.NewCond(&p.mu)
+	return p
+}
+
 // dialRaw greets a node: both sockets stand, version and features are agreed.
 // As long as the node does not listen it is tried again.
 func dialRaw(n *node, features uint32) *rawPeer {
 	n.t.Helper()
 	var err error
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
-		p := &rawPeer{t: n.t, n: n, features: features}
-		p.cond, p.deaf, p.thrown = sync.NewCond(&p.mu), make(chan struct{}), make(chan struct{})
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) { // its listening cannot be waited for
+		p := newRawPeer(n, features)
 		if err = p.open(); err == nil {
 			if err = p.greet(); err == nil {
 				return p

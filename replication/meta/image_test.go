@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"testing"
 
+	"github.com/pollux-project/pollux/internal/fuzztest"
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication/meta"
 	"github.com/pollux-project/pollux/replication/repltest/hostile"
@@ -82,13 +82,7 @@ func FuzzImage(f *testing.F) {
 		if _, on, err := meta.ReadSuperblock(d, l); err == nil { // with the geometry that it says itself
 			d.from, d.to = on.Start(), on.End()
 		}
-		var m1, m2 runtime.MemStats
-		runtime.ReadMemStats(&m1)
-		useImage(t, d, l)
-		runtime.ReadMemStats(&m2)
-		if n := m2.TotalAlloc - m1.TotalAlloc; n > imageMemory {
-			t.Errorf("%d MiB were allocated", n>>20)
-		}
+		fuzztest.Bounded(t, imageMemory, func() { useImage(t, d, l) })
 		if d.outside != nil {
 			t.Error(d.outside)
 		}

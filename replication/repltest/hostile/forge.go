@@ -25,7 +25,7 @@ func onMeta(c drbd.Command) bool {
 // forge makes a packet, of command c unless that is NoCommand: mostly one that
 // could be, with values at the bounds.
 func (m *machine) forge(c drbd.Command) packet {
-	in := &m.in
+	in := m.in
 	if c == drbd.NoCommand {
 		c = pick(in, commands...)
 	}
@@ -33,7 +33,7 @@ func (m *machine) forge(c drbd.Command) packet {
 	if onMeta(c) {
 		p.sock = drbd.MetaSocket
 	}
-	style := in.byte()
+	style := in.Byte()
 	vol := uint16(0)
 	if style&7 == 7 {
 		vol = pick[uint16](in, 1, 0, 2, 0xffff)
@@ -50,8 +50,8 @@ func (m *machine) forge(c drbd.Command) packet {
 }
 
 func (m *machine) sector(v *volume) drbd.Sector {
-	in, size := &m.in, v.layout.Usable
-	b := in.byte()
+	in, size := m.in, v.layout.Usable
+	b := in.Byte()
 	if b < 128 {
 		return drbd.Sector(b) * 8
 	}
@@ -59,12 +59,12 @@ func (m *machine) sector(v *volume) drbd.Sector {
 }
 
 func (m *machine) size() uint32 {
-	return pick[uint32](&m.in, 4096, 4096, 512, 8192, 65536, 4096, 32768, 1<<20, 0, 511, 513, 1<<20+512, 4<<20, 128<<20, 128<<20+512, 0xfffffe00, 0xffffffff)
+	return pick[uint32](m.in, 4096, 4096, 512, 8192, 65536, 4096, 32768, 1<<20, 0, 511, 513, 1<<20+512, 4<<20, 128<<20, 128<<20+512, 0xfffffe00, 0xffffffff)
 }
 
 // handle is what identifies a request: one that a has sent, or a wrong one.
 func (m *machine) handle() (sector drbd.Sector, id uint64, size uint32, known bool) {
-	b := m.in.byte()
+	b := m.in.Byte()
 	if b >= 200 {
 		return 0, []uint64{drbd.ResyncID, 0, 1, 1<<63 + 5, drbd.OVInSync, drbd.OVOutOfSync}[b%6], 4096, false
 	}
@@ -98,7 +98,7 @@ func (m *machine) handle() (sector drbd.Sector, id uint64, size uint32, known bo
 // block is the answer to a request of a, right or nearly.
 func (m *machine) block(v *volume) (drbd.Sector, uint64, uint32) {
 	s, id, size, known := m.handle()
-	b := m.in.byte()
+	b := m.in.Byte()
 	if b&7 == 1 || !known {
 		s = m.sector(v)
 	}
@@ -112,8 +112,8 @@ func (m *machine) block(v *volume) (drbd.Sector, uint64, uint32) {
 }
 
 func (m *machine) uuid() uint64 {
-	in := &m.in
-	b := in.byte()
+	in := m.in
+	b := in.Byte()
 	var u uint64
 	switch b & 7 {
 	case 0, 1, 2, 3: // one that was said
@@ -134,17 +134,17 @@ func (m *machine) uuid() uint64 {
 	case 6:
 		u = 0
 	case 7:
-		u = uint64(in.byte()) << 56
+		u = uint64(in.Byte()) << 56
 	}
 	return u ^ uint64(b>>7)
 }
 
 // state is a word of a state, mostly one that a node can be in.
 func (m *machine) state() uint32 {
-	in := &m.in
-	b := in.byte()
+	in := m.in
+	b := in.Byte()
 	if b == 0xff {
-		return in.u32()
+		return in.Uint32()
 	}
 	s := drbd.State{
 		Role: pick(in, drbd.Secondary, drbd.Primary), Peer: pick(in, drbd.Secondary, drbd.Primary),
@@ -164,7 +164,7 @@ func (m *machine) protocol() drbd.ProtocolPacket {
 	if n.AllowTwoPrimaries {
 		p.TwoPrimaries = 1
 	}
-	switch in := &m.in; in.byte() % 12 {
+	switch in := m.in; in.Byte() % 12 {
 	case 1:
 		p.Protocol = pick[uint32](in, 0, 1, 2, 3, 4)
 	case 2:
@@ -172,23 +172,23 @@ func (m *machine) protocol() drbd.ProtocolPacket {
 	case 3:
 		p.IntegrityAlg = pick(in, "", "sha512", "crc32c", "no such thing")
 	case 4:
-		p.AfterSB0P = in.u32()
+		p.AfterSB0P = in.Uint32()
 	case 5:
-		p.ConnFlags = uint32(in.byte())
+		p.ConnFlags = uint32(in.Byte())
 	case 6:
-		p.AfterSB0P, p.AfterSB1P, p.AfterSB2P = uint32(in.byte()%12), uint32(in.byte()%12), uint32(in.byte()%12)
+		p.AfterSB0P, p.AfterSB1P, p.AfterSB2P = uint32(in.Byte()%12), uint32(in.Byte()%12), uint32(in.Byte()%12)
 	}
 	return p
 }
 
 func (m *machine) sizes(v *volume) drbd.Sizes {
-	in, size := &m.in, v.layout.Usable
+	in, size := m.in, v.layout.Usable
 	p := drbd.Sizes{
 		DSize: size, CSize: size, MaxBioSize: drbd.MaxRequestSize, WSame: m.w.cfg.features&drbd.FeatureWSame != 0,
 		PhysicalBlockSize: 4096, LogicalBlockSize: 512,
 	}
 	values := []drbd.Sector{size, 0, 8, size - 8, size + 8, size * 2, 1 << 41, 1<<41 + 1, 1<<51 - 1, 1 << 51, 1 << 63, 1<<64 - 1}
-	b := in.byte()
+	b := in.Byte()
 	if b&1 != 0 {
 		p.DSize = pick(in, values...)
 	}
@@ -199,20 +199,20 @@ func (m *machine) sizes(v *volume) drbd.Sizes {
 		p.CSize = pick(in, values...)
 	}
 	if b&8 != 0 {
-		p.DDSFlags = uint16(in.byte())
+		p.DDSFlags = uint16(in.Byte())
 	}
 	if b&16 != 0 {
-		p.MaxBioSize = in.u32()
+		p.MaxBioSize = in.Uint32()
 	}
 	return p
 }
 
 // payload is what stands behind the header of a packet.
 func (m *machine) payload(c drbd.Command, v *volume) []byte {
-	in := &m.in
+	in := m.in
 	switch c {
 	case drbd.CmdData, drbd.CmdTrim, drbd.CmdZeroes, drbd.CmdWSame:
-		d := drbd.Data{Sector: m.sector(v), BlockID: uint64(in.byte()), Seq: pick[uint32](in, 0, 1, 2, 3, 1<<31, 0xffffffff)}
+		d := drbd.Data{Sector: m.sector(v), BlockID: uint64(in.Byte()), Seq: pick[uint32](in, 0, 1, 2, 3, 1<<31, 0xffffffff)}
 		d.Flags = drbd.DPFlags(pick[uint32](in, 256, 256, 128, 0, 4, 16, 32, 64, 256|16|32, 256|4, 1024, 0xffffffff))
 		size := m.size()
 		if c != drbd.CmdData {
@@ -273,7 +273,7 @@ func (m *machine) payload(c drbd.Command, v *volume) []byte {
 	}
 	b := make([]byte, max(drbd.FixedLen(c), 0))
 	for i := range b {
-		b[i] = in.byte()
+		b[i] = in.Byte()
 	}
 	return b
 }
@@ -301,19 +301,19 @@ func (m *machine) barrierAck() drbd.BarrierAck {
 			ack.Barrier = binary.BigEndian.Uint32(p.payload())
 		}
 	}
-	switch b := m.in.byte(); b & 7 {
+	switch b := m.in.Byte(); b & 7 {
 	case 0, 1, 2:
 		ack.SetSize = uint32(b >> 3)
 	case 3:
 		ack.Barrier += uint32(b >> 3)
 	case 4:
-		ack = drbd.BarrierAck{Barrier: m.in.u32(), SetSize: 0xffffffff}
+		ack = drbd.BarrierAck{Barrier: m.in.Uint32(), SetSize: 0xffffffff}
 	}
 	return ack
 }
 
 func (m *machine) uuids() drbd.UUIDs {
-	in := &m.in
+	in := m.in
 	p := drbd.UUIDs{Current: m.uuid(), Bitmap: m.uuid()}
 	p.History = [2]uint64{m.uuid(), m.uuid()}
 	p.DirtyBits = pick[uint64](in, 0, 1, 256, 1<<32, 1<<64-1)
@@ -322,12 +322,12 @@ func (m *machine) uuids() drbd.UUIDs {
 }
 
 func (m *machine) syncParam() drbd.SyncParam89 {
-	in, n, d := &m.in, &m.a.net, &m.a.disk
+	in, n, d := m.in, &m.a.net, &m.a.disk
 	p := drbd.SyncParam89{
 		ResyncRate: d.ResyncRateKiB, VerifyAlg: n.VerifyAlg, CsumsAlg: n.CsumsAlg,
 		CPlanAhead: d.CPlanAhead, CDelayTarget: d.CDelayTarget, CFillTarget: d.CFillTarget, CMaxRate: d.CMaxRateKiB,
 	}
-	switch in.byte() % 6 {
+	switch in.Byte() % 6 {
 	case 1:
 		p.VerifyAlg = pick(in, "", "sha1", "none such")
 	case 2:
@@ -336,27 +336,27 @@ func (m *machine) syncParam() drbd.SyncParam89 {
 		v := pick[uint32](in, 0, 1, 1<<31, 0xffffffff)
 		p.ResyncRate, p.CPlanAhead, p.CDelayTarget, p.CFillTarget, p.CMaxRate = v, v, v, v, v
 	case 4:
-		p.ResyncRate, p.CPlanAhead, p.CDelayTarget, p.CFillTarget, p.CMaxRate = in.u32(), in.u32(), in.u32(), in.u32(), in.u32()
+		p.ResyncRate, p.CPlanAhead, p.CDelayTarget, p.CFillTarget, p.CMaxRate = in.Uint32(), in.Uint32(), in.Uint32(), in.Uint32(), in.Uint32()
 	}
 	return p
 }
 
 // bitmap is a piece of one: of the right length or not, plain or as runs.
 func (m *machine) bitmap(c drbd.Command, v *volume) []byte {
-	in := &m.in
+	in := m.in
 	if c == drbd.CmdBitmap {
 		words := (int(v.layout.Usable) + 511) / 512
 		words += pick(in, 0, 0, 0, 1, -1, -words, 510-words)
 		b := make([]byte, max(min(words, 510), 0)*8)
-		fill := in.byte()
+		fill := in.Byte()
 		for i := range b {
 			b[i] = fill
 		}
 		return b
 	}
 	bits := int(v.layout.Usable+7) / 8
-	if in.byte()&1 == 0 { // one run of the whole bitmap
-		b := []byte{2 | in.byte()&0x80, 0, 0, 0}
+	if in.Byte()&1 == 0 { // one run of the whole bitmap
+		b := []byte{2 | in.Byte()&0x80, 0, 0, 0}
 		code, n := uint64(bits-49)<<6|0x1f, 14 // 111110 in the order of the stream, and 8 bits
 		if bits > 304 {
 			code, n = uint64(bits-305)<<8|0x3f, 21
@@ -367,36 +367,36 @@ func (m *machine) bitmap(c drbd.Command, v *volume) []byte {
 		return b
 	}
 	b := []byte{pick[byte](in, 2, 0x82, 0xf2, 0, 3)}
-	for range in.byte() {
-		b = append(b, in.byte())
+	for range in.Byte() {
+		b = append(b, in.Byte())
 	}
 	return b
 }
 
 // mutate changes a copy of a packet.
 func (m *machine) mutate(p packet) packet {
-	in := &m.in
+	in := m.in
 	p.bytes = append([]byte(nil), p.bytes...)
-	for range 1 + in.byte()&1 {
+	for range 1 + in.Byte()&1 {
 		b := p.bytes
 		if len(b) < drbd.HeaderSize100 {
 			return p
 		}
-		switch in.byte() % 8 {
+		switch in.Byte() % 8 {
 		case 0: // a field of the payload
 			if n := len(b) - drbd.HeaderSize100; n >= 4 {
-				at := drbd.HeaderSize100 + int(in.byte())*4%min(n-3, 160)
+				at := drbd.HeaderSize100 + int(in.Byte())*4%min(n-3, 160)
 				copy(b[at:], pick(in, []byte{0, 0, 0, 0}, []byte{0xff, 0xff, 0xff, 0xff}, []byte{0x80, 0, 0, 0}, []byte{0, 0, 2, 0}, []byte{0, 0, 0, 1}))
 			}
 		case 1: // some bits
-			at := int(in.byte()) % min(len(b), 200)
-			b[at] ^= in.byte()
+			at := int(in.Byte()) % min(len(b), 200)
+			b[at] ^= in.Byte()
 		case 2: // it is cut short
-			p.bytes = b[:len(b)-min(len(b), 1+int(in.byte()))]
+			p.bytes = b[:len(b)-min(len(b), 1+int(in.Byte()))]
 		case 3: // the length lies
 			binary.BigEndian.PutUint32(b[8:], pick[uint32](in, 0, 1, 24, 0xffffffff, 1<<31, 1<<20, 1<<20+24+64, 0x7fffffff))
 		case 4: // more follows than it says
-			p.bytes = append(b, make([]byte, in.byte())...)
+			p.bytes = append(b, make([]byte, in.Byte())...)
 		case 5: // another command
 			binary.BigEndian.PutUint16(b[6:], uint16(pick(in, commands...)))
 		case 6: // another volume

@@ -3,6 +3,7 @@ package hostile
 import (
 	"encoding/binary"
 
+	"github.com/pollux-project/pollux/internal/fuzztest"
 	"github.com/pollux-project/pollux/protocol/drbd"
 )
 
@@ -27,9 +28,9 @@ const (
 )
 
 func (m *machine) ghost() *ghost {
-	g := &ghost{m: m, flags: m.in.byte()}
+	g := &ghost{m: m, flags: m.in.Byte()}
 	for range 24 {
-		g.hello = append(g.hello, m.in.byte())
+		g.hello = append(g.hello, m.in.Byte())
 	}
 	return g
 }
@@ -48,7 +49,7 @@ func (g *ghost) greet(w *world) {
 	if g.flags&noGreeting != 0 {
 		return
 	}
-	m := &machine{in: input{append([]byte(nil), g.hello...)}, w: w, a: g.m.a, b: g.m.b}
+	m := &machine{in: fuzztest.NewProgram(g.hello), w: w, a: g.m.a, b: g.m.b}
 	g.say(w, drbd.CmdProtocol, 0, m.protocol().Append(nil))
 	for _, v := range m.a.vols {
 		g.say(w, drbd.CmdSyncParam89, v.num, m.syncParam().Append(nil))

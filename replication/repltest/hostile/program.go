@@ -3,6 +3,7 @@ package hostile
 import (
 	"io"
 
+	"github.com/pollux-project/pollux/internal/fuzztest"
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication"
 )
@@ -21,35 +22,16 @@ type config struct {
 	stamps       uint32 // the last that was used
 }
 
-// input is a program; it ends with zeroes.
-type input struct{ b []byte }
-
-func (in *input) byte() byte {
-	if len(in.b) == 0 {
-		return 0
-	}
-	x := in.b[0]
-	in.b = in.b[1:]
-	return x
-}
-
-func (in *input) u32() (x uint32) {
-	for range 4 {
-		x = x<<8 | uint32(in.byte())
-	}
-	return x
-}
-
-func pick[T any](in *input, from ...T) T { return from[int(in.byte())%len(from)] }
+func pick[T any](in *fuzztest.Program, from ...T) T { return from[int(in.Byte())%len(from)] }
 
 const kernelFeatures = drbd.FeatureTrim | drbd.FeatureThinResync | drbd.FeatureWSame | drbd.FeatureWZeroes
 
-func (in *input) config() config {
+func readConfig(in *fuzztest.Program) config {
 	c := config{net: replication.DefaultNetOptions(), disk: replication.DefaultDiskOptions()}
 	c.features = pick(in, kernelFeatures|drbd.FeaturePollux|drbd.FeatureTerm, kernelFeatures, kernelFeatures|drbd.FeaturePollux, 0)
 	c.net.Protocol = pick(in, byte('C'), 'A', 'B', 'C')
 	c.disk.ALExtents = 7
-	b := in.byte()
+	b := in.Byte()
 	c.synced = b&1 == 0
 	if b&2 != 0 {
 		c.net.VerifyAlg, c.net.CsumsAlg = "crc32c", "md5"
@@ -70,7 +52,7 @@ func (in *input) config() config {
 	if b&128 != 0 {
 		c.disk.RSDiscardGranularity = 8192
 	}
-	b = in.byte()
+	b = in.Byte()
 	c.resolver = int(b & 1)
 	c.disk.DiskTimeoutMS = []int64{0, 0, 0, 1000}[b>>1&3]
 	c.net.UseRLE = b&8 == 0
@@ -84,8 +66,8 @@ func (in *input) config() config {
 // Run runs a program and says what it has broken. If log is not nil it gets a
 // line for each thing that happens.
 func Run(program []byte, log io.Writer) error {
-	m := &machine{in: input{program}}
-	cfg := m.in.config()
+	m := &machine{in: fuzztest.NewProgram(program)}
+	cfg := readConfig(m.in)
 	w := &world{cfg: cfg, now: 1000, log: log}
 	m.w = w
 	for i := range w.nodes {
@@ -95,7 +77,7 @@ func Run(program []byte, log io.Writer) error {
 	m.a, m.b = w.nodes[0], w.nodes[1]
 	m.begin()
 	for range maxOps {
-		if len(m.in.b) == 0 || w.failure != nil || w.events > maxEvents {
+		if m.in.Left() == 0 || w.failure != nil || w.events > maxEvents {
 			break
 		}
 		m.op()
@@ -112,7 +94,7 @@ const maxOps = 400
 
 // machine runs a program.
 type machine struct {
-	in   input
+	in   *fuzztest.Program
 	w    *world
 	a, b *node
 }
@@ -128,7 +110,7 @@ func (m *machine) force(n *node, kind replication.CommandKind) *outcome {
 // begin brings both nodes into the state where the program wants to start.
 func (m *machine) begin() {
 	a, b, w := m.a, m.b, m.w
-	scene := m.in.byte() % 14
+	scene := m.in.Byte() % 14
 	w.trace("-- scene %d %+v", scene, w.cfg)
 	if scene >= 11 { // nobody but forged packets
 		w.ghost = m.ghost()
@@ -185,13 +167,13 @@ func (m *machine) begin() {
 		w.run(2000, nil)
 		m.cmd(a, replication.CmdDetach)
 	}
-	w.run(int64(m.in.byte())%64, nil)
+	w.run(int64(m.in.Byte())%64, nil)
 }
 
 // op is one instruction.
 func (m *machine) op() {
-	a, b, w, in := m.a, m.b, m.w, &m.in
-	switch in.byte() % 24 {
+	a, b, w, in := m.a, m.b, m.w, m.in
+	switch in.Byte() % 24 {
 	case 0, 1:
 		w.run(pick[int64](in, 1, 0, 5, 20, 100, 1000, 7000, 40000), nil)
 	case 2:
@@ -206,22 +188,22 @@ func (m *machine) op() {
 		m.inject(m.forge(drbd.NoCommand))
 	case 12: // something that b has said, again, and perhaps changed
 		if len(w.said) > 0 {
-			m.inject(m.mutate(w.said[len(w.said)-1-int(in.byte())%len(w.said)]))
+			m.inject(m.mutate(w.said[len(w.said)-1-int(in.Byte())%len(w.said)]))
 		}
 	case 13, 14: // something that b says is changed, left out, or said twice
 		m.intercept()
 	case 15: // garbage
-		n := int(in.byte())
-		p := packet{sock: drbd.Socket(in.byte() & 1)}
+		n := int(in.Byte())
+		p := packet{sock: drbd.Socket(in.Byte() & 1)}
 		for range n {
-			p.bytes = append(p.bytes, in.byte())
+			p.bytes = append(p.bytes, in.Byte())
 		}
 		m.inject(p)
 	case 16:
 		w.cut()
 	case 17: // the end of one stream
 		if l := w.link; l != nil {
-			w.push(l, 1, packet{drbd.Socket(in.byte() & 1), nil})
+			w.push(l, 1, packet{drbd.Socket(in.Byte() & 1), nil})
 			a.down(l, pick(in, drbd.BrokenPipe, drbd.NetworkFailure, drbd.Timeout), errClosed)
 		}
 	case 18: // from now on only forged packets
@@ -236,12 +218,12 @@ func (m *machine) op() {
 	case 21:
 		m.trouble(b)
 	case 22:
-		n := w.nodes[in.byte()&1]
+		n := w.nodes[in.Byte()&1]
 		n.kill()
 		n.up()
 		w.cfg.faulty = w.cfg.faulty || n == a && n.faults != [4]int{}
 	case 23:
-		if in.byte()&1 == 0 {
+		if in.Byte()&1 == 0 {
 			a.step(&replication.Event{Kind: replication.SendBlocked})
 		} else {
 			m.flood()
@@ -252,7 +234,7 @@ func (m *machine) op() {
 // flood says one thing very often.
 func (m *machine) flood() {
 	p, l := m.forge(drbd.NoCommand), m.w.link
-	for range pick(&m.in, 100, 3000) {
+	for range pick(m.in, 100, 3000) {
 		if l == nil || l != m.w.link || !l.up[0] {
 			return
 		}
@@ -261,27 +243,27 @@ func (m *machine) flood() {
 }
 
 func (m *machine) request(n *node) {
-	in := &m.in
-	b := in.byte()
+	in := m.in
+	b := in.Byte()
 	op := []replication.Op{replication.OpWrite, replication.OpWrite, replication.OpRead, replication.OpFlush, replication.OpTrim, replication.OpZero}[b%6]
 	for range 1 + int(b>>6)*7 {
 		if n.alive {
-			n.submit(op, int(b>>5)&1, int(in.byte())*8, pick(in, 8, 1, 16, 128, 600), b&16 != 0)
+			n.submit(op, int(b>>5)&1, int(in.Byte())*8, pick(in, 8, 1, 16, 128, 600), b&16 != 0)
 		}
 	}
 }
 
 // order is a command of an operator.
 func (m *machine) order(n *node) {
-	in := &m.in
-	vol := uint16(in.byte()) % uint16(len(n.vols))
+	in := m.in
+	vol := uint16(in.Byte()) % uint16(len(n.vols))
 	c := replication.Command{Volume: vol, Kind: pick(in,
 		replication.CmdPrimary, replication.CmdSecondary, replication.CmdConnect, replication.CmdDisconnect, replication.CmdDetach,
 		replication.CmdInvalidate, replication.CmdInvalidateRemote, replication.CmdOutdate, replication.CmdResumeIO, replication.CmdSuspendIO,
 		replication.CmdPauseSync, replication.CmdResumeSync, replication.CmdVerify, replication.CmdResize, replication.CmdNewCurrentUUID,
 		replication.CmdSetOptions, replication.CommandKind(0),
 	)}
-	flags := in.byte()
+	flags := in.Byte()
 	c.Force, c.AssumeClean = flags&1 != 0, flags&2 != 0
 	switch c.Kind { //nolint:exhaustive // the others need nothing more
 	case 0:
@@ -307,7 +289,7 @@ func (m *machine) order(n *node) {
 
 // trouble is what disks do.
 func (m *machine) trouble(n *node) {
-	b := m.in.byte()
+	b := m.in.Byte()
 	switch {
 	case b&7 < 4:
 		n.faults[b&7] += 1 + int(b>>6)
@@ -329,7 +311,7 @@ func (m *machine) inject(p packet) {
 		w.trace("-- forged %v %x", p.sock, p.bytes[:min(len(p.bytes), 64)])
 	}
 	l := w.link
-	if m.in.byte()&1 == 0 { // it overtakes what is under way, between two packets
+	if m.in.Byte()&1 == 0 { // it overtakes what is under way, between two packets
 		m.a.receive(l, p)
 		return
 	}
@@ -342,9 +324,8 @@ func (m *machine) intercept() {
 	if l == nil {
 		return
 	}
-	skip, how := int(m.in.byte())%8, m.in.byte()%4
-	frozen := input{append([]byte(nil), m.in.b[:min(len(m.in.b), 12)]...)}
-	m.in.b = m.in.b[min(len(m.in.b), 12):]
+	skip, how := int(m.in.Byte())%8, m.in.Byte()%4
+	frozen := m.in.Take(12)
 	l.change = func(p packet) []packet {
 		if skip > 0 {
 			skip--
@@ -358,7 +339,7 @@ func (m *machine) intercept() {
 		case 1:
 			return []packet{p, p}
 		default:
-			sub := &machine{in: frozen, w: m.w, a: m.a, b: m.b}
+			sub := &machine{in: fuzztest.NewProgram(frozen), w: m.w, a: m.a, b: m.b}
 			return []packet{sub.mutate(p)}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 
+	"github.com/pollux-project/pollux/internal/fuzztest"
 	"github.com/pollux-project/pollux/replication/meta"
 )
 
@@ -14,19 +15,19 @@ const crcAt = 8
 // the activity log with a right checksum or a wrong one, pages of the bitmap.
 // What lies beyond the device is left out.
 func Spoil(dev meta.Device, l meta.Layout, program []byte) {
-	in := &input{program}
+	in := fuzztest.NewProgram(program)
 	block := make([]byte, meta.BlockSize)
 	for range 64 {
-		if len(in.b) == 0 {
+		if in.Left() == 0 {
 			return
 		}
-		op := in.byte()
+		op := in.Byte()
 		at := l.Superblock
 		switch op & 7 {
 		case 3, 4:
-			at = l.RingBlock(int(in.byte()) % l.ALBlocks)
+			at = l.RingBlock(int(in.Byte()) % l.ALBlocks)
 		case 5:
-			at = l.Bitmap + int64(in.byte())*meta.BlockSize
+			at = l.Bitmap + int64(in.Byte())*meta.BlockSize
 		}
 		if _, err := dev.ReadAt(block, at); err != nil {
 			continue
@@ -34,21 +35,21 @@ func Spoil(dev meta.Device, l meta.Layout, program []byte) {
 		switch op & 7 {
 		case 0, 1: // a number of the superblock, or of what is behind it
 			values := []uint64{0, 1, 8, 0xffffffff, 1 << 31, 1<<31 - 1, 1 << 63, 1<<64 - 1, 1<<63 - 1, 7, 64, 1 << 41, 1<<41 + 1, 1 << 20, 65534, 65535}
-			field, v := int(in.byte())*4%200, values[op>>4]
+			field, v := int(in.Byte())*4%200, values[op>>4]
 			if op&8 != 0 {
 				binary.BigEndian.PutUint64(block[field:], v)
 			} else {
 				binary.BigEndian.PutUint32(block[field:], uint32(v))
 			}
 		case 2, 6: // some bits of it
-			block[int(in.byte())%200] ^= in.byte()
+			block[int(in.Byte())%200] ^= in.Byte()
 		case 3: // a field of a block of the ring
-			binary.BigEndian.PutUint32(block[int(in.byte())*4%460:], in.u32())
+			binary.BigEndian.PutUint32(block[int(in.Byte())*4%460:], in.Uint32())
 		case 4, 5: // the same anywhere
-			field := int(in.byte())*16 + int(op>>4)
-			for i := range 1 + int(in.byte())&15 {
+			field := int(in.Byte())*16 + int(op>>4)
+			for i := range 1 + int(in.Byte())&15 {
 				if field+i < len(block) {
-					block[field+i] = in.byte()
+					block[field+i] = in.Byte()
 				}
 			}
 		case 7: // a whole sector is gone
