@@ -8,7 +8,7 @@ from scenario import scenario
 from scenarios.power import check, enough, recorder
 
 ROUNDS = 20  # of a reconnect storm, by each side and by both
-AREA = (4 * MIB, 24 * MIB)  # written meanwhile: in the guest more than a storm lasts
+AREA = (4 * MIB, 24 * MIB)  # written meanwhile
 
 
 def connected(t, what):

@@ -15,7 +15,11 @@ AREA = (4 * MIB, 8 * MIB)  # offset and size of what is written here: two extent
 
 
 class GuestRecorder(threading.Thread):
-    """Writes blocks of 4 KiB on the guest's device, each once, and keeps which were acknowledged: told by ssh as it happens."""
+    """Writes blocks of 4 KiB on the guest's device, one pass after the other, and keeps which were acknowledged.
+
+    The guest tells it by ssh as it happens. In pass p block b gets block b + p of
+    the source: acknowledged is {b: p}, the last pass.
+    """
 
     def __init__(self, kernel, area=AREA, writers=2):
         super().__init__(daemon=True)
@@ -25,27 +29,25 @@ class GuestRecorder(threading.Thread):
         with open(path, 'wb') as f:
             f.write(self.source)
         guest.lab.command([os.path.join(lab.HERE, 'guest'), 'put', path, '/tmp/blocks'], env=guest.env)
-        self.offset, self.acknowledged = offset, []
+        self.offset, self.blocks, self.acknowledged, self.count = offset, size // 4096, {}, 0
         # Coprime steps: each writer jumps about, and no two write the same block.
-        n = size // 4096 // writers
+        n = self.blocks // writers
         script = ''.join(
-            f'(i=0; while [ $i -lt {n} ] && [ ! -e /tmp/enough ]; do b=$(({w} + {writers} * ((i * 97) % {n}))); '
-            f'dd if=/tmp/blocks of={kernel.device()} bs=4k count=1 skip=$b seek=$((b + {offset // 4096})) oflag=direct conv=notrunc 2>/dev/null '
-            '|| break; echo $b; i=$((i + 1)); done) & ' for w in range(writers))
+            f'(i=0; while [ ! -e /tmp/enough ]; do b=$(({w} + {writers} * ((i * 97) % {n}))); p=$((i / {n})); '
+            f'dd if=/tmp/blocks of={kernel.device()} bs=4k count=1 skip=$(((b + p) % {self.blocks})) seek=$((b + {offset // 4096})) '
+            'oflag=direct conv=notrunc 2>/dev/null || break; echo $b $p; i=$((i + 1)); done) & ' for w in range(writers))
         self.guest = guest
         self.ssh = subprocess.Popen([os.path.join(lab.HERE, 'guest'), 'sh', 'rm -f /tmp/enough; ' + script + 'wait'], env=dict(guest.lab.env, **guest.env),
                                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         guest.lab.children.append(('recorder', self.ssh))
         self.start()
 
-    @property
-    def count(self):
-        return len(self.acknowledged)
-
     def run(self):
         for line in self.ssh.stdout:
             if line.endswith('\n'):  # a line that the crash cut is none
-                self.acknowledged.append(int(line))
+                block, turn = map(int, line.split())
+                self.acknowledged[block] = turn
+                self.count += 1
 
     def stop(self):
         self.guest.sh('touch /tmp/enough')
@@ -58,8 +60,14 @@ class GuestRecorder(threading.Thread):
             raise lab.Failure(f'writes in the guest: no end within {limit} s')
         self.ssh.wait()
 
+    def content(self, block, turn):
+        start = 4096 * ((block + turn) % self.blocks)
+        return self.source[start:start + 4096]
+
     def lost(self, node):
-        return [b for b in self.acknowledged if node.data(self.offset + 4096 * b, 4096) != self.source[4096 * b:4096 * (b + 1)]]
+        """Acknowledged writes that the node's disk does not hold, nor what may have replaced them."""
+        return [b for b, turn in self.acknowledged.items()
+                if node.data(self.offset + 4096 * b, 4096) not in (self.content(b, turn), self.content(b, turn + 1))]
 
 
 class Steady(nodes.Recorder):
