@@ -178,10 +178,15 @@ class Bed:
         self.other(node).wait_state(cs=('WFConnection', 'Unconnected', 'StandAlone'))
 
     def both_disconnect(self):
-        """Both StandAlone; one that gave up by itself is already (the kernel has forgotten the connection then)."""
-        for node in self.both_nodes:
-            node.adm('disconnect', 'r0', ok=(0, 10))
-        self.stand_alone()
+        """Both StandAlone; one that gave up by itself is already (the kernel has forgotten the connection then).
+
+        In the middle of a handshake the kernel refuses with 11 (-18, transient state): it is asked again.
+        """
+        def disconnected():
+            for node in self.both_nodes:
+                node.adm('disconnect', 'r0', ok=(0, 10, 11))
+            return all(node.state()['cs'] == 'StandAlone' for node in self.both_nodes)
+        lab.wait_for('both to disconnect', 30, disconnected)
 
     def connect(self, *which):
         for node in which or self.both_nodes:
