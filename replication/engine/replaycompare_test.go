@@ -286,9 +286,7 @@ func (r *replayed) compare(e wiretest.Event, h drbd.Header, got heard) {
 	r.check(err)
 	gp, grest, err := drbd.Decode(got.header, got.payload, cmd != drbd.CmdSizes || wsame)
 	r.check(err)
-	unlike := func() {
-		r.diff("%v is %+v, the kernel's %+v", cmd, gp, wp)
-	}
+	unlike := func() { r.diff("%v is %+v, the kernel's %+v", cmd, gp, wp) }
 	switch w := wp.(type) {
 	case *drbd.Features:
 		g := gp.(*drbd.Features)
@@ -300,34 +298,15 @@ func (r *replayed) compare(e wiretest.Event, h drbd.Header, got heard) {
 			r.diff("P_STATE %08x %v, the kernel's %08x %v", g.Word, drbd.StateOf(g.Word), w.Word, drbd.StateOf(w.Word))
 		}
 	case *drbd.Sizes:
-		g := *gp.(*drbd.Sizes)
-		r.grant("P_SIZES: limits of the backing device")
-		g.PhysicalBlockSize, g.LogicalBlockSize, g.IOMin, g.IOOpt = w.PhysicalBlockSize, w.LogicalBlockSize, w.IOMin, w.IOOpt
-		if w.DSize == 0 && g.DSize == 0 {
-			r.grant("P_SIZES, P_SYNC_PARAM89 of a diskless node")
-			g.DiscardEnabled = w.DiscardEnabled
-		}
-		if g != *w {
+		if !r.sameSizes(w, *gp.(*drbd.Sizes)) {
 			unlike()
 		}
 	case *drbd.SyncParam89:
-		g := *gp.(*drbd.SyncParam89)
-		if st := r.eng.Status(); st.volume(int(h.Volume)).Disk == drbd.Diskless {
-			r.grant("P_SIZES, P_SYNC_PARAM89 of a diskless node")
-			g = drbd.SyncParam89{ResyncRate: 250, VerifyAlg: g.VerifyAlg, CsumsAlg: g.CsumsAlg, CPlanAhead: 20, CDelayTarget: 10, CFillTarget: 100, CMaxRate: 102400}
-		}
-		if g != *w {
+		if !r.sameSyncParam(h.Volume, w, *gp.(*drbd.SyncParam89)) {
 			unlike()
 		}
 	case *drbd.UUIDs:
-		g := gp.(*drbd.UUIDs)
-		ok := r.same(w.Current, g.Current) && r.same(w.Bitmap, g.Bitmap) && r.same(w.History[0], g.History[0]) && r.same(w.History[1], g.History[1])
-		bits := g.DirtyBits
-		if bits > w.DirtyBits && r.peerDiskless {
-			r.grant("P_UUIDS: bits of a write that the peer has just refused")
-			bits = w.DirtyBits
-		}
-		if !ok || bits != w.DirtyBits || g.Flags != w.Flags {
+		if g := gp.(*drbd.UUIDs); !r.sameUUIDs(w, g) {
 			r.diff("P_UUIDS %x, the kernel's %x", *g, *w)
 		}
 	case *drbd.SyncUUID:
@@ -387,6 +366,35 @@ func (r *replayed) compare(e wiretest.Event, h drbd.Header, got heard) {
 			r.granted = true
 		}
 	}
+}
+
+// The limits of the backing device are those of this machine.
+func (r *replayed) sameSizes(w *drbd.Sizes, g drbd.Sizes) bool {
+	r.grant("P_SIZES: limits of the backing device")
+	g.PhysicalBlockSize, g.LogicalBlockSize, g.IOMin, g.IOOpt = w.PhysicalBlockSize, w.LogicalBlockSize, w.IOMin, w.IOOpt
+	if w.DSize == 0 && g.DSize == 0 {
+		r.grant("P_SIZES, P_SYNC_PARAM89 of a diskless node")
+		g.DiscardEnabled = w.DiscardEnabled
+	}
+	return g == *w
+}
+
+func (r *replayed) sameSyncParam(vol uint16, w *drbd.SyncParam89, g drbd.SyncParam89) bool {
+	if st := r.eng.Status(); st.volume(int(vol)).Disk == drbd.Diskless {
+		r.grant("P_SIZES, P_SYNC_PARAM89 of a diskless node")
+		g = drbd.SyncParam89{ResyncRate: 250, VerifyAlg: g.VerifyAlg, CsumsAlg: g.CsumsAlg, CPlanAhead: 20, CDelayTarget: 10, CFillTarget: 100, CMaxRate: 102400}
+	}
+	return g == *w
+}
+
+func (r *replayed) sameUUIDs(w, g *drbd.UUIDs) bool {
+	ok := r.same(w.Current, g.Current) && r.same(w.Bitmap, g.Bitmap) && r.same(w.History[0], g.History[0]) && r.same(w.History[1], g.History[1])
+	bits := g.DirtyBits
+	if bits > w.DirtyBits && r.peerDiskless {
+		r.grant("P_UUIDS: bits of a write that the peer has just refused")
+		bits = w.DirtyBits
+	}
+	return ok && bits == w.DirtyBits && g.Flags == w.Flags
 }
 
 // hints are flags of a write that change nothing.

@@ -51,89 +51,97 @@ func stampsOf(data []byte) []uint32 {
 	return s
 }
 
-// local runs a DoLocal or DoPeerLocal.
-func (n *node) local(a *replication.Action) {
-	v, mine := n.vols[a.Volume], a.Kind == replication.DoLocal
-	op, id, peer, data, fua := a.Op, a.ID, a.Peer, a.Data, a.FUA
-	alg, wantZero, sector, count := a.DigestAlg, a.WantZero, a.Sector, drbd.Sector(a.Size/512)
+// local runs a DoLocal or DoPeerLocal. The action is valid only now.
+func (n *node) local(order *replication.Action) {
+	v, a, count := n.vols[order.Volume], *order, drbd.Sector(order.Size/512)
+	mine := a.Kind == replication.DoLocal
 	if !v.attached {
 		n.w.fail("%s: I/O on volume %d, which has no disk", n.name, v.num)
 		return
 	}
-	if a.Size%512 != 0 || count == 0 || sector > v.layout.Usable || count > v.layout.Usable-sector {
-		n.w.fail("%s: I/O of %d bytes at sector %d of %d", n.name, a.Size, sector, v.layout.Usable)
+	if a.Size%512 != 0 || count == 0 || a.Sector > v.layout.Usable || count > v.layout.Usable-a.Sector {
+		n.w.fail("%s: I/O of %d bytes at sector %d of %d", n.name, a.Size, a.Sector, v.layout.Usable)
 		return
 	}
-	if op != replication.OpRead && !mine {
-		n.judgePeerWrite(v, sector, count)
+	if a.Op != replication.OpRead && !mine {
+		n.judgePeerWrite(v, a.Sector, count)
 	}
 	v.jobs++
 	ended := func(err error, read []byte) {
 		v.jobs--
-		ev := &replication.Event{Kind: replication.PeerLocalDone, Volume: v.num, ID: id, Peer: peer, Data: read, Err: err}
+		ev := &replication.Event{Kind: replication.PeerLocalDone, Volume: v.num, ID: a.ID, Peer: a.Peer, Data: read, Err: err}
 		if mine {
 			ev.Kind, ev.Data = replication.LocalDone, nil
 		}
 		if read != nil {
-			if alg != "" {
-				ev.Digest = digest(alg, read)
+			if a.DigestAlg != "" {
+				ev.Digest = digest(a.DigestAlg, read)
 			}
-			ev.AllZero = wantZero && isZero(read)
+			ev.AllZero = a.WantZero && isZero(read)
 		}
 		n.step(ev)
 	}
-	if op == replication.OpRead {
-		n.later(func() {
-			if n.faulty(readFault) {
-				ended(errDisk, nil)
-				return
-			}
-			b := data
-			if !mine {
-				b = make([]byte, count*512)
-				n.hold(b)
-			}
-			for i := range int(count) {
-				binary.BigEndian.PutUint32(b[i*512:], v.data.now[int(sector)+i])
-			}
-			ended(nil, b)
-		})
-		return
+	if a.Op == replication.OpRead {
+		n.read(v, a, count, ended)
+	} else {
+		n.write(v, a, count, func(err error) { ended(err, nil) })
 	}
-	stamps := make([]uint32, count)
-	if op == replication.OpWrite {
-		if len(data) != int(a.Size) {
-			n.w.fail("%s: a write of %d bytes with %d bytes of data", n.name, a.Size, len(data))
-			return
-		}
-		stamps = stampsOf(data)
-	}
+}
+
+func (n *node) read(v *volume, a replication.Action, count drbd.Sector, ended func(error, []byte)) {
 	n.later(func() {
-		if n.faulty(writeFault) {
+		if n.faulty(readFault) {
 			ended(errDisk, nil)
 			return
 		}
-		v.data.write(sector, stamps)
-		if fua {
+		b := a.Data
+		if a.Kind == replication.DoPeerLocal {
+			b = make([]byte, count*512)
+			n.hold(b)
+		}
+		for i := range int(count) {
+			binary.BigEndian.PutUint32(b[i*512:], v.data.now[int(a.Sector)+i])
+		}
+		ended(nil, b)
+	})
+}
+
+func (n *node) write(v *volume, a replication.Action, count drbd.Sector, ended func(error)) {
+	stamps := make([]uint32, count)
+	if a.Op == replication.OpWrite {
+		if len(a.Data) != int(a.Size) {
+			n.w.fail("%s: a write of %d bytes with %d bytes of data", n.name, a.Size, len(a.Data))
+			return
+		}
+		stamps = stampsOf(a.Data)
+	}
+	mine := a.Kind == replication.DoLocal
+	n.later(func() {
+		if n.faulty(writeFault) {
+			ended(errDisk)
+			return
+		}
+		v.data.write(a.Sector, stamps)
+		if a.FUA {
 			for i := range stamps {
-				at := int(sector) + i
+				at := int(a.Sector) + i
 				v.data.durable[at], v.data.synced[at] = v.data.now[at], v.data.version[at]
 			}
 		}
-		if mine && op == replication.OpWrite {
-			q := n.writes[&data[0]]
+		if mine && a.Op == replication.OpWrite {
+			q := n.writes[&a.Data[0]]
 			switch {
 			case q != nil:
 				q.local = true
 			case n.disk.DiskTimeoutMS == 0: // else it was given up
-				n.w.fail("%s: a write at sector %d is done that was answered before", n.name, sector)
+				n.w.fail("%s: a write at sector %d is done that was answered before", n.name, a.Sector)
 				return
 			}
 		}
 		if mine { // of two requests in flight at once either may be the last
-			clear(v.acked[sector : sector+count])
+			clear(v.acked[a.Sector : a.Sector+count])
 		}
-		ended(nil, nil)
+		ended(nil)
 	})
 }
 

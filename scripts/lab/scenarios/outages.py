@@ -67,7 +67,7 @@ def storm(t, node, rounds=ROUNDS):
     for _ in range(rounds):
         node.adm('disconnect', 'r0', ok=REFUSED)
         node.adm('connect', 'r0', ok=REFUSED)
-        time.sleep(rng.choice((0, 0.02, 0.1, 0.3, 0.6)))
+        time.sleep(rng.choice((0, 0.02, 0.1, 0.3, 0.6)))  # so that any phase is met
     node.adm('connect', 'r0', ok=(0, 10))
 
 
@@ -93,7 +93,7 @@ def cut_storm(t, primary, _):
     end, cuts = time.monotonic() + 15, 0
     while time.monotonic() < end:
         cuts += t.wire.cut()
-        time.sleep(rng.choice((0.05, 0.2, 0.5, 1, 2)))
+        time.sleep(rng.choice((0.05, 0.2, 0.5, 1, 2)))  # so that any phase is met
     connected(t, 'connected after the storm')
     enough(r, 20)
     r.stop()
