@@ -52,6 +52,7 @@ func (v *Volume) attach() error {
 	}
 	v.diskMu.Lock()
 	v.data, v.metaDev, v.direct = data, metaDev, data.Direct()
+	v.async.Store(newAsync(v, data))
 	v.closed = make(chan struct{})
 	v.diskMu.Unlock()
 	e.background.Add(2)
@@ -193,6 +194,7 @@ func (v *Volume) metaPath() string {
 func (v *Volume) closeDisk() {
 	v.diskMu.Lock()
 	data, metaDev, closed := v.data, v.metaDev, v.closed
+	async := v.async.Swap(nil)
 	v.data, v.metaDev = nil, nil
 	stop := v.stopDisk
 	v.stopDisk = nil
@@ -202,6 +204,9 @@ func (v *Volume) closeDisk() {
 	}
 	if data != nil {
 		closeAll(data, metaDev)
+		if async != nil {
+			go async.dev.Close() // this may be the goroutine that has its results
+		}
 		close(closed)
 	}
 }

@@ -56,6 +56,7 @@ type Engine struct {
 
 	// Opens the disks; tests put faulty ones in their place.
 	openDevice func(path string, o blockdev.Options) (blockdev.Device, error)
+	openAsync  func(data blockdev.Device) asyncDevice // likewise
 
 	batches       batchList
 	events        eventHub
@@ -86,8 +87,8 @@ func New(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("%s: no randomness for UUIDs: %w", cfg.Resource, err)
 	}
 	e := &Engine{
-		openDevice: blockdev.Open,
-		cfg:        cfg, log: cfg.Log.With().Str("res", cfg.Resource).Logger(), start: time.Now(), quit: make(chan struct{}),
+		openDevice: blockdev.Open, openAsync: openAsync,
+		cfg: cfg, log: cfg.Log.With().Str("res", cfg.Resource).Logger(), start: time.Now(), quit: make(chan struct{}),
 		handlers: map[int]*handlerQueue{}, outcast: outcast,
 		core: replication.New(replication.Config{
 			Name: cfg.Resource, Net: cfg.Net, NoDataSuspend: cfg.NoDataSuspend, Seed: binary.LittleEndian.Uint64(seed[:]),
@@ -144,6 +145,7 @@ type batch struct {
 	ev        replication.Event
 	local     []localIO
 	running   []localIO
+	others    []localIO // of running, that its owner does not do itself
 	done      []*blockdev.Request
 	sinks     []blockdev.Sink
 	cold      []func()
@@ -374,7 +376,7 @@ func (e *Engine) runLocal(b *batch) {
 	ops := b.running
 	if len(ops) == 1 {
 		if !ops[0].vol.inline(&ops[0], true) {
-			ops[0].vol.queue(ops[0])
+			ops[0].vol.hand(ops)
 			return
 		}
 		err := ops[0].vol.do(&ops[0])
@@ -391,7 +393,7 @@ func (e *Engine) runLocal(b *batch) {
 		for i := range ops[:n] {
 			op := &ops[i]
 			if !op.vol.inline(op, false) {
-				op.vol.queue(*op)
+				b.others = append(b.others, *op)
 				op.vol = nil
 				continue
 			}
@@ -408,7 +410,22 @@ func (e *Engine) runLocal(b *batch) {
 			e.mu.Unlock()
 		}
 		ops = ops[n:]
+		e.handOver(b)
 	}
+}
+
+// handOver has others do b.others, volume by volume.
+func (e *Engine) handOver(b *batch) {
+	for ops := b.others; len(ops) > 0; {
+		n := 1
+		for n < len(ops) && ops[n].vol == ops[0].vol {
+			n++
+		}
+		ops[0].vol.hand(ops[:n])
+		ops = ops[n:]
+	}
+	clear(b.others)
+	b.others = b.others[:0]
 }
 
 // localDone steps the result of one I/O, under the lock.

@@ -21,24 +21,30 @@ func TestWriteAllocs(t *testing.T) {
 		protocol  byte
 		integrity string
 		tls       bool
+		direct    bool
 		limit     float64
 	}{
-		{'A', "", false, 0.05},
-		{'B', "", false, 0.05},
-		{'C', "", false, 0.05},
-		{'C', "sha256", false, 0.05},
+		{'A', "", false, false, 0.05},
+		{'B', "", false, false, 0.05},
+		{'C', "", false, false, 0.05},
+		{'C', "sha256", false, false, 0.05},
+		{'C', "", false, true, 0.05},
 		// crypto/tls makes one small object for each read of its socket: one
 		// for the write, one for its acknowledgement, and seldom a third.
-		{'C', "", true, 2.5},
+		{'C', "", true, false, 2.5},
 	} {
 		name := string(tt.protocol) + tt.integrity
 		if tt.tls {
 			name += "-tls"
 		}
+		if tt.direct {
+			name += "-direct"
+		}
 		t.Run(name, func(t *testing.T) {
 			ca := newTestCA(t, "test CA")
 			a, _ := syncedPair(t, func(c *Config) {
 				c.Net.Protocol, c.Net.DataIntegrityAlg = tt.protocol, tt.integrity
+				c.Volumes[0].Direct = tt.direct
 				if tt.tls {
 					withTLS(ca)(c)
 				}

@@ -29,6 +29,7 @@ type node struct {
 
 	open1    func(string, blockdev.Options) (blockdev.Device, error) // nil: the real one
 	outcast1 func(row int) time.Duration                             // likewise
+	async1   func(blockdev.Device) asyncDevice                       // likewise
 }
 
 // sink collects completions.
@@ -148,6 +149,9 @@ func (n *node) up() {
 	n.Engine = e
 	if n.open1 != nil {
 		e.openDevice = n.open1
+	}
+	if n.async1 != nil {
+		e.openAsync = n.async1
 	}
 	if n.outcast1 != nil {
 		e.outcast = n.outcast1

@@ -27,6 +27,8 @@ type Volume struct {
 	mdFlushes atomic.Bool // option md-flushes as it is now
 	mayHang   atomic.Bool // there is a disk-timeout
 
+	async atomic.Pointer[asyncIO] // nil: workers do all that waits; changes under diskMu
+
 	diskMu   sync.RWMutex // held shared by I/O, exclusively by open and close
 	data     blockdev.Device
 	metaDev  blockdev.Device
@@ -145,8 +147,8 @@ func opOf(op blockdev.Op) replication.Op {
 }
 
 // inline reports whether op may be done by whoever has it: it normally does
-// not wait for the disk. The only one on an idle direct disk may, too: nobody
-// else is held up.
+// not wait for the disk. The only one on an idle direct disk may, too, if the
+// kernel does not take it without waiting: nobody else is held up.
 func (v *Volume) inline(op *localIO, alone bool) bool {
 	n := v.inFlight.Add(1)
 	if v.mayHang.Load() {
@@ -158,7 +160,7 @@ func (v *Volume) inline(op *localIO, alone bool) bool {
 	if op.op == replication.OpRead && op.isPeer {
 		return false
 	}
-	return !v.direct || n == 1 && alone
+	return !v.direct || n == 1 && alone && v.async.Load() == nil
 }
 
 // do runs one I/O.

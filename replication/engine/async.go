@@ -1,0 +1,158 @@
+package engine
+
+import (
+	"errors"
+	"sync"
+
+	"github.com/pollux-project/pollux/blockdev"
+	"github.com/pollux-project/pollux/replication"
+)
+
+// asyncDepth is the most operations of one volume that the kernel has at once
+// without a worker for each; what is more waits for the workers. Results of
+// asyncBatch are stepped under one lock.
+const (
+	asyncDepth = 128
+	asyncBatch = 64
+)
+
+// An asyncDevice is a *blockdev.Async, or what tests put around it.
+type asyncDevice interface {
+	Can(p []byte, off int64) bool
+	Start(ops []blockdev.AsyncOp) int
+	Run(done func([]blockdev.AsyncResult))
+	Close()
+}
+
+func openAsync(data blockdev.Device) asyncDevice {
+	if a := blockdev.OpenAsync(data, asyncDepth); a != nil {
+		return a
+	}
+	return nil
+}
+
+// asyncIO does the I/O of one attach that needs no worker: reads and writes of
+// an O_DIRECT disk which are neither durable nor have to be looked at. On a
+// machine with one processor a thread for each operation costs more than it.
+type asyncIO struct {
+	v    *Volume
+	dev  asyncDevice
+	mu   sync.Mutex
+	ops  [asyncDepth]localIO // by tag
+	free []int               // tags
+	todo []blockdev.AsyncOp
+}
+
+// newAsync returns nil if workers have to do everything.
+func newAsync(v *Volume, data blockdev.Device) *asyncIO {
+	dev := v.e.openAsync(data)
+	if dev == nil {
+		return nil
+	}
+	a := &asyncIO{v: v, dev: dev}
+	for i := range asyncDepth {
+		a.free = append(a.free, i)
+	}
+	v.e.background.Add(1)
+	go func() {
+		defer v.e.background.Done()
+		dev.Run(a.ended)
+	}()
+	return a
+}
+
+// hand has operations done by others than the caller; all are of one volume.
+func (v *Volume) hand(ops []localIO) {
+	if !v.mayHang.Load() { // else nobody but a worker may wait for the disk, or for who closes it
+		v.diskMu.RLock()
+		defer v.diskMu.RUnlock()
+		if a := v.async.Load(); a != nil {
+			a.start(ops)
+			return
+		}
+	}
+	for i := range ops {
+		v.queue(ops[i])
+	}
+}
+
+// start begins what can be; the caller holds diskMu, so that the disk stays.
+func (a *asyncIO) start(ops []localIO) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i := range ops {
+		op := &ops[i]
+		if !a.takes(op) {
+			a.v.queue(*op)
+			continue
+		}
+		if op.op == replication.OpRead && op.isPeer {
+			op.data = a.v.e.pool.get(int(op.size))
+		}
+		if !a.dev.Can(op.data, op.sector.Bytes()) {
+			a.giveUp(op)
+			continue
+		}
+		tag := a.free[len(a.free)-1]
+		a.free = a.free[:len(a.free)-1]
+		a.ops[tag] = *op
+		a.todo = append(a.todo, blockdev.AsyncOp{IsWrite: op.op == replication.OpWrite, Tag: tag, Data: op.data, Offset: op.sector.Bytes()})
+	}
+	n := a.dev.Start(a.todo)
+	for i := range a.todo[n:] {
+		tag := a.todo[n+i].Tag
+		a.giveUp(&a.ops[tag])
+		a.release(tag)
+	}
+	clear(a.todo)
+	a.todo = a.todo[:0]
+}
+
+func (a *asyncIO) takes(op *localIO) bool {
+	return len(a.free) > 0 && (op.op == replication.OpWrite || op.op == replication.OpRead) && !op.fua && op.look == nil
+}
+
+// giveUp leaves op to a worker.
+func (a *asyncIO) giveUp(op *localIO) {
+	if op.op == replication.OpRead && op.isPeer {
+		a.v.e.pool.put(op.data)
+		op.data = nil
+	}
+	a.v.queue(*op)
+}
+
+func (a *asyncIO) release(tag int) {
+	a.ops[tag] = localIO{}
+	a.free = append(a.free, tag)
+}
+
+// ended steps results.
+func (a *asyncIO) ended(results []blockdev.AsyncResult) {
+	e := a.v.e
+	var ops [asyncBatch]localIO
+	a.mu.Lock()
+	for i, r := range results {
+		ops[i] = a.ops[r.Tag]
+		a.release(r.Tag)
+	}
+	a.mu.Unlock()
+	for i := range results {
+		if r := &results[i]; errors.Is(r.Err, blockdev.ErrNotNow) {
+			a.giveUp(&ops[i])
+			ops[i].vol = nil
+		} else if op := &ops[i]; r.Err != nil && op.op == replication.OpRead && op.isPeer {
+			e.pool.put(op.data)
+			op.data = nil
+		}
+	}
+	b := e.newBatch()
+	e.mu.Lock()
+	for i := range results {
+		if ops[i].vol != nil {
+			e.localDone(b, &ops[i], results[i].Err)
+		}
+	}
+	e.mu.Unlock()
+	e.finish(b)
+	e.freeBatch(b)
+}

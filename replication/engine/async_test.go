@@ -1,0 +1,126 @@
+package engine
+
+import (
+	"bytes"
+	"sync/atomic"
+	"testing"
+
+	"github.com/pollux-project/pollux/blockdev"
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"golang.org/x/sys/unix"
+)
+
+// changed is an asyncDevice whose results are others than the disk's.
+type changed struct {
+	asyncDevice
+	err  atomic.Pointer[error] // of all operations; nil: as they are
+	many *atomic.Int32
+}
+
+func (c *changed) Run(done func([]blockdev.AsyncResult)) {
+	c.asyncDevice.Run(func(results []blockdev.AsyncResult) {
+		c.many.Add(int32(len(results)))
+		if err := c.err.Load(); err != nil {
+			for i := range results {
+				results[i].Err = *err
+			}
+		}
+		done(results)
+	})
+}
+
+// asyncPair is a Primary on an O_DIRECT disk, with a peer; last changes the
+// results of its latest attach, many counts them.
+func asyncPair(t *testing.T) (a *node, last *atomic.Pointer[changed], many *atomic.Int32) {
+	t.Helper()
+	last, many = new(atomic.Pointer[changed]), new(atomic.Int32)
+	a, b := newPair(t, func(c *Config) { c.Volumes[0].Direct = true })
+	a.async1 = func(data blockdev.Device) asyncDevice {
+		real := openAsync(data)
+		if real == nil {
+			return nil
+		}
+		c := &changed{asyncDevice: real, many: many}
+		last.Store(c)
+		return c
+	}
+	a.up()
+	b.up()
+	a.await("connection", isConnected)
+	if err := a.Primary(true); err != nil {
+		t.Fatal(err)
+	}
+	a.await("first sync", inSync)
+	b.await("first sync", inSync)
+	if last.Load() == nil {
+		t.Skip("the file system or the kernel has no O_DIRECT or no aio")
+	}
+	return a, last, many
+}
+
+// writeMany writes blocks at once, each with a pattern of its own, and waits.
+func writeMany(t *testing.T, c *client, blocks int, seed uint64) {
+	t.Helper()
+	var reqs []*blockdev.Request
+	for i := range blocks {
+		data := blockdev.AlignedBuffer(4096)
+		copy(data, pattern(seed+uint64(i), 4096))
+		reqs = append(reqs, c.submit(blockdev.OpWrite, int64(i)*8192, data, len(data)))
+	}
+	for _, r := range reqs {
+		if err := c.s.wait(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func checkMany(t *testing.T, c *client, blocks int, seed uint64) {
+	t.Helper()
+	for i := range blocks {
+		got := blockdev.AlignedBuffer(4096)
+		if err := c.s.wait(c.submit(blockdev.OpRead, int64(i)*8192, got, len(got))); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, pattern(seed+uint64(i), 4096)) {
+			t.Fatalf("block %d is not what was written", i)
+		}
+	}
+}
+
+// What the kernel would not do at once is done by a worker.
+func TestAsyncNotNow(t *testing.T) {
+	a, last, many := asyncPair(t)
+	c := a.open()
+	writeMany(t, c, 100, 1)
+	checkMany(t, c, 100, 1)
+	writeMany(t, c, 100, 2) // now the file has its blocks
+	if many.Load() == 0 {
+		t.Error("nothing was done without a worker")
+	}
+	not := error(blockdev.ErrNotNow)
+	last.Load().err.Store(&not)
+	writeMany(t, c, 100, 1000)
+	checkMany(t, c, 100, 1000)
+	if got := a.Status().Volumes[0].Disk; got != drbd.UpToDate {
+		t.Errorf("the disk is %v, want UpToDate", got)
+	}
+}
+
+// An error detaches the disk, which waits for what else is under way; clients go
+// on with the peer, and the disk can be attached again.
+func TestAsyncError(t *testing.T) {
+	a, last, _ := asyncPair(t)
+	c := a.open()
+	writeMany(t, c, 100, 1)
+	bad := error(unix.EIO)
+	last.Load().err.Store(&bad)
+	writeMany(t, c, 100, 1000)
+	a.await("detach", func(s Status) bool { return s.Volumes[0].Disk == drbd.Diskless })
+	checkMany(t, c, 100, 1000)
+	if err := a.Attach(0); err != nil {
+		t.Fatal(err)
+	}
+	a.await("resync", inSync)
+	checkMany(t, c, 100, 1000)
+	c.flush()
+}
