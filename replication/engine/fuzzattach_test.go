@@ -48,25 +48,15 @@ func FuzzAttach(f *testing.F) {
 
 // spoilDisk is a disk that was in sync, and then damaged.
 func spoilDisk(t *testing.T, path string, program []byte) {
-	dev, err := blockdev.Open(path, blockdev.Options{Exclusive: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dev.Close()
-	l, err := meta.NewLayout(meta.Internal, 0, dev.Size(), dev.Size(), 1, 8)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sb, _, err := meta.ReadSuperblock(dev, l)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sb.LASize, sb.Flags = l.Usable, meta.MDFConsistent|meta.MDFWasUpToDate|meta.MDFPrimaryInd
-	sb.UUIDs.Current = 0x1111111111111110
-	if err := meta.WriteSuperblock(dev, l, sb); err != nil {
-		t.Fatal(err)
-	}
-	hostile.Spoil(dev, l, program)
+	t.Helper()
+	editSuperblock(t, path, func(sb *meta.Superblock, l meta.Layout) {
+		sb.LASize, sb.Flags = l.Usable, meta.MDFConsistent|meta.MDFWasUpToDate|meta.MDFPrimaryInd
+		sb.UUIDs.Current = 0x1111111111111110
+	})
+	onDisk(t, path, func(dev blockdev.Device, l meta.Layout) error {
+		hostile.Spoil(dev, l, program)
+		return nil
+	})
 }
 
 // serveToTheEnd uses what a node exports. The last sector has to be there.

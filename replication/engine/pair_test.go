@@ -125,6 +125,12 @@ func createDisk(t testing.TB, path string, size int64) {
 	if err := os.Truncate(path, size); err != nil {
 		t.Fatal(err)
 	}
+	onDisk(t, path, func(dev blockdev.Device, l meta.Layout) error { return meta.Create(dev, l, meta.CreateOptions{}) })
+}
+
+// onDisk does something to a disk with internal metadata that no engine has.
+func onDisk(t testing.TB, path string, do func(dev blockdev.Device, l meta.Layout) error) {
+	t.Helper()
 	dev, err := blockdev.Open(path, blockdev.Options{Exclusive: true})
 	if err != nil {
 		t.Fatal(err)
@@ -134,9 +140,22 @@ func createDisk(t testing.TB, path string, size int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := meta.Create(dev, l, meta.CreateOptions{}); err != nil {
+	if err := do(dev, l); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// editSuperblock changes the superblock of such a disk.
+func editSuperblock(t testing.TB, path string, edit func(sb *meta.Superblock, l meta.Layout)) {
+	t.Helper()
+	onDisk(t, path, func(dev blockdev.Device, l meta.Layout) error {
+		sb, l, err := meta.ReadSuperblock(dev, l)
+		if err != nil {
+			return err
+		}
+		edit(&sb, l)
+		return meta.WriteSuperblock(dev, l, sb)
+	})
 }
 
 // up starts the node's engine: attached and looking for its peer.

@@ -140,7 +140,7 @@ func BenchmarkResyncStart1TiB(bm *testing.B) {
 	})
 	syncedDisk(bm, b.cfg.Volumes[0].Disk, 1<<40, nil)
 	// b's current UUID is a's bitmap UUID: a has written since it saw b.
-	setCurrent(bm, b.cfg.Volumes[0].Disk, 0x3333333333333330)
+	editSuperblock(bm, b.cfg.Volumes[0].Disk, func(sb *meta.Superblock, _ meta.Layout) { sb.UUIDs.Current = 0x3333333333333330 })
 	a.up()
 	b.up()
 	syncing := func(s Status) bool { return s.Volumes[0].Resync != nil && s.Volumes[0].Counters.ReceivedBytes > 0 }
@@ -157,26 +157,5 @@ func BenchmarkResyncStart1TiB(bm *testing.B) {
 			bm.Fatal(err)
 		}
 		b.await("the resync", func(s Status) bool { return s.Volumes[0].Counters.ReceivedBytes > had })
-	}
-}
-
-func setCurrent(t testing.TB, path string, uuid uint64) {
-	t.Helper()
-	dev, err := blockdev.Open(path, blockdev.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dev.Close()
-	l, err := meta.NewLayout(meta.Internal, 0, dev.Size(), dev.Size(), 1, 8)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sb, l, err := meta.ReadSuperblock(dev, l)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sb.UUIDs.Current = uuid
-	if err := meta.WriteSuperblock(dev, l, sb); err != nil {
-		t.Fatal(err)
 	}
 }
