@@ -25,6 +25,8 @@ type Async struct {
 	raw    syscall.RawConn
 	ops    []AsyncOp  // under way, by Tag
 	blocks []aioBlock // likewise
+	// begun passes ops from Start to Run, as the kernel does, in terms of Go.
+	begun  []atomic.Bool
 	rest   atomic.Int32
 	off    atomic.Bool // the file system cannot
 	closed atomic.Bool
@@ -97,7 +99,7 @@ func OpenAsync(dev Device, depth int) *Async {
 	if !ok || !d.direct || !isLittleEndian() {
 		return nil
 	}
-	a := &Async{d: d, ops: make([]AsyncOp, depth), blocks: make([]aioBlock, depth)}
+	a := &Async{d: d, ops: make([]AsyncOp, depth), blocks: make([]aioBlock, depth), begun: make([]atomic.Bool, depth)}
 	if _, _, errno := unix.Syscall(unix.SYS_IO_SETUP, uintptr(depth), uintptr(unsafe.Pointer(&a.ring)), 0); errno != 0 {
 		return nil // seccomp, or fs.aio-max-nr
 	}
@@ -154,6 +156,7 @@ func (a *Async) Start(ops []AsyncOp) (begun int) {
 				b.opcode = aioWrite
 			}
 			b.buf, b.bytes, b.offset = uint64(uintptr(unsafe.Pointer(unsafe.SliceData(op.Data)))), uint64(len(op.Data)), op.Offset
+			a.begun[op.Tag].Store(true)
 			list[n] = b
 			n++
 		}
@@ -218,6 +221,7 @@ func (a *Async) reap() int {
 	}
 	for i := range a.got[:n] {
 		ev := &a.got[i]
+		a.begun[ev.data].Swap(false)
 		op := a.ops[ev.data]
 		a.ops[ev.data].Data = nil
 		a.done[i] = AsyncResult{op.Tag, a.result(op, ev.res)}
