@@ -29,15 +29,18 @@ type Async struct {
 	begun  []atomic.Bool
 	rest   atomic.Int32
 	off    atomic.Bool // the file system cannot
+	noSync atomic.Bool // the kernel cannot (before 4.18)
 	closed atomic.Bool
 	got    [asyncBatch]aioEvent
 	done   [asyncBatch]AsyncResult
 }
 
 // AsyncOp is one operation; Data and what it points to are the kernel's until
-// its result. Tag is the caller's, below depth, and of no other under way.
+// its result. Tag is the caller's, below depth, and of no other under way. IsSync
+// is a Device's Sync, without Data; it is never ErrNotNow.
 type AsyncOp struct {
 	IsWrite bool
+	IsSync  bool
 	Tag     int
 	Data    []byte
 	Offset  int64 // bytes
@@ -66,6 +69,7 @@ const (
 const (
 	aioRead       = 0
 	aioWrite      = 1
+	aioSync       = 3 // fdatasync
 	aioFlagEvents = 1
 	rwfNoWait     = 8
 )
@@ -146,13 +150,16 @@ func (a *Async) Start(ops []AsyncOp) (begun int) {
 	for begun < len(ops) {
 		n := 0
 		for _, op := range ops[begun:min(len(ops), begun+asyncBatch)] {
-			if a.d.begin("", op.Offset, int64(len(op.Data)), op.IsWrite) != nil {
+			if op.IsSync && (a.noSync.Load() || a.d.failedSync() != nil) || a.d.begin("", op.Offset, int64(len(op.Data)), op.IsWrite) != nil {
 				break
 			}
 			a.ops[op.Tag] = op
 			b := &a.blocks[op.Tag]
-			b.opcode = aioRead
-			if op.IsWrite {
+			b.opcode, b.rwFlags = aioRead, rwfNoWait
+			switch {
+			case op.IsSync:
+				b.opcode, b.rwFlags = aioSync, 0
+			case op.IsWrite:
 				b.opcode = aioWrite
 			}
 			b.buf, b.bytes, b.offset = uint64(uintptr(unsafe.Pointer(unsafe.SliceData(op.Data)))), uint64(len(op.Data)), op.Offset
@@ -190,7 +197,11 @@ func (a *Async) submit(list []*aioBlock) int {
 		case unix.EAGAIN:
 			a.rest.Store(asyncRest)
 		default:
-			a.off.Store(true)
+			if list[0].opcode == aioSync {
+				a.noSync.Store(true)
+			} else {
+				a.off.Store(true)
+			}
 		}
 		return 0
 	}
@@ -234,6 +245,8 @@ func (a *Async) result(op AsyncOp, res int64) error {
 	switch {
 	case res == int64(len(op.Data)):
 		return nil
+	case op.IsSync:
+		return a.d.ioError("sync", 0, a.d.size.Load(), a.d.keepSyncError(syscall.Errno(-res)))
 	case res >= 0:
 		return ErrNotNow
 	}

@@ -81,6 +81,11 @@ func TestAsync(t *testing.T) {
 			t.Errorf("block %d is not what was written", i)
 		}
 	}
+	if a.Start([]blockdev.AsyncOp{{IsSync: true, Tag: 7}}) != 1 {
+		t.Error("no sync is begun")
+	} else if r := <-results; r.Tag != 7 || r.Err != nil {
+		t.Errorf("a sync ends with %+v", r)
+	}
 	if a.Can(make([]byte, 4097)[1:], 0) || a.Can(want[0], 100) {
 		t.Error("what is not aligned can be done")
 	}

@@ -108,6 +108,36 @@ func (a *asyncIO) start(ops []localIO) {
 	a.todo = a.todo[:0]
 }
 
+// startSync has the kernel make the data durable, if it does that without a
+// thread of ours that waits: the scheduler's monitor would look after that one
+// every 20 us. False means that nothing was begun.
+func (v *Volume) startSync() bool {
+	if v.mayHang.Load() {
+		return false
+	}
+	v.diskMu.RLock()
+	defer v.diskMu.RUnlock()
+	a := v.async.Load()
+	if a == nil {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.free) == 0 {
+		return false
+	}
+	tag := a.free[len(a.free)-1]
+	a.free = a.free[:len(a.free)-1]
+	a.ops[tag] = localIO{vol: v, op: replication.OpFlush}
+	a.todo = append(a.todo, blockdev.AsyncOp{IsSync: true, Tag: tag})
+	n := a.dev.Start(a.todo)
+	a.todo = a.todo[:0]
+	if n == 0 {
+		a.release(tag)
+	}
+	return n == 1
+}
+
 func (a *asyncIO) takes(op *localIO) bool {
 	return len(a.free) > 0 && (op.op == replication.OpWrite || op.op == replication.OpRead) && !op.fua && op.look == nil
 }
@@ -119,6 +149,15 @@ func (a *asyncIO) giveUp(op *localIO) {
 		op.data = nil
 	}
 	a.v.queue(*op)
+}
+
+// again has one that was begun done by who may wait.
+func (a *asyncIO) again(op *localIO) {
+	if op.op == replication.OpFlush {
+		a.v.syncs <- struct{}{}
+		return
+	}
+	a.giveUp(op)
 }
 
 func (a *asyncIO) release(tag int) {
@@ -138,7 +177,7 @@ func (a *asyncIO) ended(results []blockdev.AsyncResult) {
 	a.mu.Unlock()
 	for i := range results {
 		if r := &results[i]; errors.Is(r.Err, blockdev.ErrNotNow) {
-			a.giveUp(&ops[i])
+			a.again(&ops[i])
 			ops[i].vol = nil
 		} else if op := &ops[i]; r.Err != nil && op.op == replication.OpRead && op.isPeer {
 			e.pool.put(op.data)
@@ -148,8 +187,13 @@ func (a *asyncIO) ended(results []blockdev.AsyncResult) {
 	b := e.newBatch()
 	e.mu.Lock()
 	for i := range results {
-		if ops[i].vol != nil {
-			e.localDone(b, &ops[i], results[i].Err)
+		switch op := &ops[i]; {
+		case op.vol == nil:
+		case op.op == replication.OpFlush:
+			b.ev = replication.Event{Kind: replication.Synced, Volume: uint16(a.v.cfg.Number), Err: results[i].Err}
+			e.step(b, &b.ev)
+		default:
+			e.localDone(b, op, results[i].Err)
 		}
 	}
 	e.mu.Unlock()

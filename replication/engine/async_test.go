@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"context"
 	"sync/atomic"
 	"testing"
 
@@ -123,4 +124,60 @@ func TestAsyncError(t *testing.T) {
 	a.await("resync", inSync)
 	checkMany(t, c, 100, 1000)
 	c.flush()
+}
+
+// An epoch that the disk fails to make durable is not acknowledged.
+func TestAsyncSyncError(t *testing.T) {
+	for _, err := range []error{nil, unix.EIO, blockdev.ErrNotNow} {
+		n := rawNode(t, func(c *Config) { c.Volumes[0].Direct = true })
+		if e := n.Secondary(); e != nil {
+			t.Fatal(e)
+		}
+		var last *changed
+		n.openAsync = func(data blockdev.Device) asyncDevice {
+			real := openAsync(data)
+			if real == nil {
+				return nil
+			}
+			last = &changed{asyncDevice: real, many: new(atomic.Int32)}
+			return last
+		}
+		if e := n.Detach(context.Background(), 0, true); e != nil {
+			t.Fatal(e)
+		}
+		if e := n.Attach(0); e != nil {
+			t.Fatal(e)
+		}
+		if last == nil {
+			t.Skip("the file system or the kernel has no O_DIRECT or no aio")
+		}
+		p := dialRaw(n, kernelFeatures)
+		p.connect(word{state: func(s *drbd.State) { s.Role = drbd.Primary }}, drbd.Connected)
+		b := header(drbd.CmdData, 0, 24+4096)
+		b = drbd.Data{Sector: 8, BlockID: 1, Seq: 1, Flags: drbd.DPSendWriteAck}.Append(b)
+		p.raw(p.data, append(b, make([]byte, 4096)...))
+		p.await(drbd.CmdWriteAck)
+		if err != nil {
+			last.err.Store(&err)
+		}
+		b = header(drbd.CmdBarrier, 0, 8)
+		p.raw(p.data, drbd.Barrier{Barrier: 1}.Append(b))
+		if err == unix.EIO { //nolint:errorlint // it is this one
+			n.await("detach", func(s Status) bool { return s.Volumes[0].Disk == drbd.Diskless })
+			p.mu.Lock()
+			for _, k := range p.got {
+				if k.Command == drbd.CmdBarrierAck {
+					t.Error("the epoch is acknowledged")
+				}
+			}
+			p.mu.Unlock()
+		} else {
+			p.await(drbd.CmdBarrierAck)
+		}
+		if last.many.Load() == 0 {
+			t.Error("nothing went by aio")
+		}
+		p.close()
+		n.halt()
+	}
 }

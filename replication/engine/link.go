@@ -410,7 +410,9 @@ func (l *link) stepPackets(ps []packet, sock drbd.Socket) bool {
 		// A kernel peer's P_BARRIER: nothing is read before the disk has its epoch,
 		// so nobody else needs to be woken for that.
 		for _, v := range b.syncs {
-			v.sync()
+			if !v.startSync() {
+				v.sync()
+			}
 		}
 		b.syncs = b.syncs[:0]
 		e.freeBatch(b)

@@ -113,7 +113,12 @@ func TestLowReader(t *testing.T) {
 // TestKernelBarrier: a kernel peer's epoch is on disk, and acknowledged, before
 // a write of the next one is taken; the reader sees to it by itself.
 func TestKernelBarrier(t *testing.T) {
-	n := rawNode(t, nil)
+	t.Run("buffered", func(t *testing.T) { testKernelBarrier(t, false) })
+	t.Run("direct", func(t *testing.T) { testKernelBarrier(t, true) })
+}
+
+func testKernelBarrier(t *testing.T, direct bool) {
+	n := rawNode(t, func(c *Config) { c.Volumes[0].Direct = direct })
 	if err := n.Secondary(); err != nil {
 		t.Fatal(err)
 	}
