@@ -63,7 +63,7 @@ func newAsync(v *Volume, data blockdev.Device) *asyncIO {
 
 // hand has operations done by others than the caller; all are of one volume.
 func (v *Volume) hand(ops []localIO) {
-	if !v.mayHang.Load() { // else nobody but a worker may wait for the disk, or for who closes it
+	if v.async.Load() != nil && !v.mayHang.Load() { // else nobody but a worker may wait for the disk, or for who closes it
 		v.diskMu.RLock()
 		defer v.diskMu.RUnlock()
 		if a := v.async.Load(); a != nil {
@@ -110,9 +110,10 @@ func (a *asyncIO) start(ops []localIO) {
 
 // startSync has the kernel make the data durable, if it does that without a
 // thread of ours that waits: the scheduler's monitor would look after that one
-// every 20 us. False means that nothing was begun.
+// every 20 us, which on a machine with one processor takes it from others. False
+// means that nothing was begun.
 func (v *Volume) startSync() bool {
-	if v.mayHang.Load() {
+	if !v.e.singleCPU || v.mayHang.Load() {
 		return false
 	}
 	v.diskMu.RLock()

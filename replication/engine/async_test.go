@@ -134,6 +134,7 @@ func TestAsyncSyncError(t *testing.T) {
 			t.Fatal(e)
 		}
 		var last *changed
+		n.singleCPU = true
 		n.openAsync = func(data blockdev.Device) asyncDevice {
 			real := openAsync(data)
 			if real == nil {

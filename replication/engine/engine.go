@@ -14,6 +14,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,6 +58,7 @@ type Engine struct {
 	// Opens the disks; tests put faulty ones in their place.
 	openDevice func(path string, o blockdev.Options) (blockdev.Device, error)
 	openAsync  func(data blockdev.Device) asyncDevice // likewise
+	singleCPU  bool                                   // who waits for a disk keeps others from running; tests set it
 
 	batches       batchList
 	events        eventHub
@@ -87,7 +89,7 @@ func New(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("%s: no randomness for UUIDs: %w", cfg.Resource, err)
 	}
 	e := &Engine{
-		openDevice: blockdev.Open, openAsync: openAsync,
+		openDevice: blockdev.Open, openAsync: openAsync, singleCPU: runtime.NumCPU() == 1,
 		cfg: cfg, log: cfg.Log.With().Str("res", cfg.Resource).Logger(), start: time.Now(), quit: make(chan struct{}),
 		handlers: map[int]*handlerQueue{}, outcast: outcast,
 		core: replication.New(replication.Config{

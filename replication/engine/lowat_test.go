@@ -119,6 +119,7 @@ func TestKernelBarrier(t *testing.T) {
 
 func testKernelBarrier(t *testing.T, direct bool) {
 	n := rawNode(t, func(c *Config) { c.Volumes[0].Direct = direct })
+	n.singleCPU = direct
 	if err := n.Secondary(); err != nil {
 		t.Fatal(err)
 	}

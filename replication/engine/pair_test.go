@@ -170,7 +170,7 @@ func (n *node) up() {
 		e.openDevice = n.open1
 	}
 	if n.async1 != nil {
-		e.openAsync = n.async1
+		e.openAsync, e.singleCPU = n.async1, true
 	}
 	if n.outcast1 != nil {
 		e.outcast = n.outcast1
