@@ -43,8 +43,13 @@ type asyncIO struct {
 	todo []blockdev.AsyncOp
 }
 
-// newAsync returns nil if workers have to do everything.
+// newAsync returns nil if workers have to do everything. With several processors
+// they are better at it: on 2 cores at depth 32, aio took less of them, but had
+// 0.75 to 0.95 of the IOPS.
 func newAsync(v *Volume, data blockdev.Device) *asyncIO {
+	if !v.e.singleCPU {
+		return nil
+	}
 	dev := v.e.openAsync(data)
 	if dev == nil {
 		return nil
@@ -113,7 +118,7 @@ func (a *asyncIO) start(ops []localIO) {
 // every 20 us, which on a machine with one processor takes it from others. False
 // means that nothing was begun.
 func (v *Volume) startSync() bool {
-	if !v.e.singleCPU || v.mayHang.Load() {
+	if v.mayHang.Load() {
 		return false
 	}
 	v.diskMu.RLock()

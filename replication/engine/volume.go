@@ -148,7 +148,7 @@ func opOf(op blockdev.Op) replication.Op {
 
 // inline reports whether op may be done by whoever has it: it normally does
 // not wait for the disk. The only one on an idle direct disk may, too: nobody
-// else is held up, unless there is but one processor for all.
+// else is held up, unless there is but one processor for all (asyncIO).
 func (v *Volume) inline(op *localIO, alone bool) bool {
 	n := v.inFlight.Add(1)
 	if v.mayHang.Load() {
@@ -160,7 +160,7 @@ func (v *Volume) inline(op *localIO, alone bool) bool {
 	if op.op == replication.OpRead && op.isPeer {
 		return false
 	}
-	return !v.direct || n == 1 && alone && !(v.e.singleCPU && v.async.Load() != nil)
+	return !v.direct || n == 1 && alone && v.async.Load() == nil
 }
 
 // do runs one I/O.
