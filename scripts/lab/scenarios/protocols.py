@@ -115,7 +115,7 @@ def wrong_secret(t):
 
 @scenario('cram-hmac on one node only: not connected; mended, connected', name='one-secret')
 def one_secret(t):
-    t.allowed = LOST
+    t.allowed = (*LOST, 'nexpected')  # the kernel without a secret says so of P_AUTH_CHALLENGE
     for who in ('kernel_net', 'pollux_net'):
         t.both_disconnect()
         t.configure(**{who: SECRET})
