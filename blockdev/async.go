@@ -76,10 +76,10 @@ const (
 
 type aioBlock struct {
 	data    uint64
-	key     uint32
+	_       uint32
 	rwFlags uint32
 	opcode  uint16
-	prio    int16
+	_       int16
 	fd      uint32
 	buf     uint64
 	bytes   uint64
@@ -114,7 +114,7 @@ func OpenAsync(dev Device, depth int) *Async {
 	}
 	a.events = os.NewFile(uintptr(fd), "aio")
 	if a.raw, err = a.events.SyscallConn(); err != nil {
-		a.events.Close() // it has no data
+		a.events.Close() //nolint:errcheck // it has no data
 		a.destroy()
 		return nil
 	}
@@ -270,7 +270,7 @@ func (a *Async) result(op AsyncOp, res int64) error {
 // before: then nothing is under way.
 func (a *Async) Close() {
 	a.closed.Store(true)
-	a.events.Close() // it has no data
+	a.events.Close() //nolint:errcheck // it has no data
 }
 
 func (a *Async) destroy() {

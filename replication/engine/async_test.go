@@ -163,7 +163,7 @@ func TestAsyncSyncError(t *testing.T) {
 		}
 		b = header(drbd.CmdBarrier, 0, 8)
 		p.raw(p.data, drbd.Barrier{Barrier: 1}.Append(b))
-		if err == unix.EIO { //nolint:errorlint // it is this one
+		if err == unix.EIO { // it is this one
 			n.await("detach", func(s Status) bool { return s.Volumes[0].Disk == drbd.Diskless })
 			p.mu.Lock()
 			for _, k := range p.got {
