@@ -11,8 +11,8 @@ import (
 	"github.com/pollux-project/pollux/protocol/adm"
 )
 
-// Waiting asks the daemon this often, and reports progress on something that
-// is no terminal that often. Our own.
+// Waiting asks the daemon whenever it tells of a change, and this often, and
+// reports progress on something that is no terminal that often. Our own.
 const (
 	pollInterval = 200 * time.Millisecond
 	lineInterval = 5 * time.Second
@@ -108,6 +108,8 @@ func (a *app) waitFor(ctx context.Context, t target, limit time.Duration, done f
 	}
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
+	changed, forget := a.changes(ctx, t.Resource)
+	defer forget()
 	for {
 		r, err := cl.resource(ctx, t.Resource)
 		if err != nil {
@@ -122,6 +124,7 @@ func (a *app) waitFor(ctx context.Context, t target, limit time.Duration, done f
 		}
 		select {
 		case <-tick.C:
+		case <-changed:
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-over:
@@ -129,6 +132,34 @@ func (a *app) waitFor(ctx context.Context, t target, limit time.Duration, done f
 			return &adm.Error{Exit: adm.ExitLowerState, Text: fmt.Sprintf("%s: not reached within %v: %s", t, limit, v), Advice: v.Advice}
 		}
 	}
+}
+
+// changes has something to receive whenever the daemon tells that the resource
+// has changed, until forget is called. Where it can't be had, nothing comes.
+func (a *app) changes(ctx context.Context, resource string) (changed <-chan struct{}, forget func()) {
+	c := make(chan struct{}, 1)
+	cl, err := a.dial(ctx)
+	if err != nil {
+		return c, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		if err := cl.call(ctx, adm.Request{Cmd: adm.CmdEvents, Resource: resource}, nil); err != nil {
+			return
+		}
+		for {
+			if _, err := cl.event(ctx); err != nil {
+				return
+			}
+			select {
+			case c <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return c, func() { cancel(); <-over; cl.close() }
 }
 
 // A progress shows how far a resync is: on a terminal a bar with rate and
