@@ -375,10 +375,22 @@ func (l *link) readPayload(br *bufio.Reader, p *packet, n int) error {
 	if _, err := io.ReadFull(br, in.want[:in.sumSize]); err != nil {
 		return err
 	}
-	if _, err := io.ReadFull(br, p.data); err != nil {
+	if err := l.readInto(br, p.data); err != nil {
 		return err
 	}
 	return in.check(p)
+}
+
+// readInto reads all of data.
+func (l *link) readInto(br *bufio.Reader, data []byte) error {
+	if here := br.Buffered(); l.low != nil && len(data)-here >= directFrom {
+		if _, err := io.ReadFull(br, data[:here]); err != nil {
+			return err
+		}
+		return l.low.readAll(data[here:])
+	}
+	_, err := io.ReadFull(br, data)
+	return err
 }
 
 // stepPackets steps what was read; it waits where the core wants nothing more

@@ -26,6 +26,7 @@ type lowReader struct {
 	raw     syscall.RawConn // nil: the connection is closed already
 	missing int             // bytes without which the owner cannot go on
 	low     int             // SO_RCVLOWAT as it is set
+	large   bool            // the last packet was: the next one probably is
 
 	// Of the read under way.
 	p   []byte
@@ -41,6 +42,29 @@ func newLowReader(conn *net.TCPConn) *lowReader {
 	return r
 }
 
+// Payloads of which directFrom bytes are missing are read to where they belong,
+// without a stay in the reader's buffer. What is read at once behind one of them
+// is a header and little of the next, which would have to be copied.
+const (
+	directFrom = 16 << 10
+	headRead   = 4 << 10
+)
+
+// readAll reads all of p, bytes of a large payload; there is nothing in the
+// buffer in front of r.
+func (r *lowReader) readAll(p []byte) error {
+	for len(p) > 0 {
+		r.large = false
+		n, err := r.Read(p)
+		if err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	r.large = true
+	return nil
+}
+
 // need says how many bytes, beyond what was read, the owner cannot do without.
 func (r *lowReader) need(n int) {
 	if r != nil {
@@ -51,6 +75,9 @@ func (r *lowReader) need(n int) {
 func (r *lowReader) Read(p []byte) (int, error) {
 	if len(p) == 0 || r.raw == nil {
 		return r.conn.Read(p)
+	}
+	if r.large && len(p) > headRead {
+		r.large, p = false, p[:headRead]
 	}
 	r.p = p
 	err := r.raw.Read(r.try)
