@@ -3,22 +3,25 @@ package bench
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math"
 	"os"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pollux-project/pollux/bench/result"
 	"github.com/pollux-project/pollux/conf"
 )
 
 // What is written for polluxd is read by its own parser.
 func TestConfigurationIsValid(t *testing.T) {
 	dir := t.TempDir()
-	p := &pair{lab: &lab{dir: dir}, volumes: []volume{
+	p := &pair{dir: dir, volumes: []volume{
 		{name: "buffered-a", protocol: 'A', io: "buffered", bytes: mib},
 		{name: "direct-c", protocol: 'C', io: "direct", bytes: mib},
 		{name: "buffered-c-tls", protocol: 'C', io: "buffered", bytes: mib, tls: true},
@@ -29,7 +32,7 @@ func TestConfigurationIsValid(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(filepath.Join(dir, "bench.res"), resourceText(dir, p.volumes, [][2]int{{7001, 7002}, {7003, 7004}, {7005, 7006}}))
+	write(filepath.Join(dir, "bench.res"), p.resourceText([][2]int{{7001, 7002}, {7003, 7004}, {7005, 7006}}))
 	if err := makeCertificates(dir, nodeNames[:]); err != nil {
 		t.Fatal(err)
 	}
@@ -58,27 +61,22 @@ func TestConfigurationIsValid(t *testing.T) {
 	}
 }
 
-func TestCases(t *testing.T) {
-	names := func(cfg Config) (all []string) {
-		for _, c := range cases(cfg) {
-			all = append(all, c.String())
+func TestRows(t *testing.T) {
+	names := func(isolated bool) (all []string) {
+		for _, r := range rows(isolated) {
+			for _, target := range r.targets {
+				all = append(all, r.workload.Name+" "+target)
+			}
 		}
 		return all
 	}
-	if diff := cmp.Diff([]string{"buffered QD32 Pollux, protocol C", "buffered QD32 Pollux, protocol C, TLS"}, names(Config{Only: regexp.MustCompile("buffered QD32 Pollux")})); diff != "" {
-		t.Error(diff)
-	}
-	want := []string{
-		"direct QD1 Pollux, protocol C", "direct QD1 Pollux, protocol B", "direct QD1 Pollux, protocol A",
-		"direct QD1 quorum, threads", "direct QD1 quorum, native", "direct QD1 quorum, io_uring",
-	}
-	if diff := cmp.Diff(want, names(Config{Isolated: true, Only: regexp.MustCompile("direct QD1 ")})); diff != "" {
-		t.Error(diff)
-	}
-	for _, name := range names(Config{}) {
+	for _, name := range names(false) {
 		if strings.Contains(name, "quorum") && !strings.Contains(name, "nbdkit") {
 			t.Errorf("%s isn't fair without a namespace", name)
 		}
+	}
+	if !slices.Contains(names(true), "randwrite-4k-qd32-buffered quorum-io_uring") {
+		t.Errorf("a rival is missing: %q", names(true))
 	}
 }
 
@@ -86,18 +84,40 @@ func TestParseFio(t *testing.T) {
 	// Shortened from fio 3.33, with the kind of warning that precedes the JSON.
 	const text = `fio: this platform has a quirk
 { "fio version" : "fio-3.33", "jobs" : [ { "jobname" : "bench", "error" : 5,
-  "write" : { "iops" : 7197.4, "total_ios" : 21593, "lat_ns" : { "min" : 60, "percentile" : { "50.000000" : 125440, "99.000000" : 370688 } } } } ] }`
-	got, writes, err := parseFio(text)
+  "read" : { "io_bytes" : 4096, "total_ios" : 1, "runtime" : 1000, "lat_ns" : { "bins" : { "2000" : 1 } } },
+  "write" : { "io_bytes" : 40960, "total_ios" : 10, "runtime" : 2000, "lat_ns" : { "min" : 60, "bins" : { "125440" : 7, "370688" : 3 } } } } ] }`
+	got, err := parseFio(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Sample{IOPS: 7197.4, P50: 125.4, P99: 370.7, Errors: 5}); got != want || writes != 21593 {
-		t.Errorf("got %+v and %d writes, want %+v and 21593", got, writes, want)
+	if got.Ops != 11 || got.Bytes != 45056 || got.Seconds != 2 || got.Errors != 1 || got.Client != result.ClientFio {
+		t.Errorf("got %+v", got)
+	}
+	if p50, top := got.Latency.PMicros(0.5), got.Latency.PMicros(1); math.Abs(p50-125.44) > 0.1 || math.Abs(top-370.7) > 0.5 {
+		t.Errorf("p50 %v, max %v us", p50, top)
 	}
 	for _, bad := range []string{"", "no JSON", "{", `{"jobs":[]}`, `{"jobs":[{"write":{"total_ios":0}}]}`} {
-		if _, _, err := parseFio(bad); err == nil {
+		if _, err := parseFio(bad); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
+	}
+}
+
+// Each round begins elsewhere, and all are measured in each.
+func TestInTurn(t *testing.T) {
+	s := &session{}
+	var order []string
+	add := func(name string) func(context.Context, int) error {
+		return func(_ context.Context, round int) error {
+			order = append(order, fmt.Sprintf("%d%s", round, name))
+			return nil
+		}
+	}
+	if err := s.inTurn(context.Background(), 3, add("a"), add("b"), add("c")); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"1a", "1b", "1c", "2b", "2c", "2a", "3c", "3a", "3b"}, order); diff != "" {
+		t.Error(diff)
 	}
 }
 
@@ -187,7 +207,7 @@ func TestOrdersEndWithADaemon(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &pair{lab: l, bin: l.dir, daemons: []*process{d}}
+	p := &pair{lab: l, dir: l.dir, bin: l.dir, daemons: []*process{d}}
 	if err := p.adm(context.Background(), "a", "wait-sync", "r"); err == nil || !strings.Contains(err.Error(), "polluxd of a has ended") {
 		t.Error(err)
 	}
@@ -197,7 +217,7 @@ func TestOrdersEndWithADaemon(t *testing.T) {
 }
 
 func TestFootprintLimit(t *testing.T) {
-	if got, want := (Footprint{StorageBytes: 3 << 30}).Limit(), int64(64<<20+96<<10); got != want {
+	if got, want := (footprint{storageBytes: 3 << 30}).limit(), int64(48<<20+96<<10); got != want {
 		t.Errorf("limit %d, want %d", got, want)
 	}
 	const status = "Name:\tpolluxd\nVmHWM:\t   27400 kB\nVmRSS:\t   17492 kB\n"
@@ -211,7 +231,6 @@ func TestFootprintLimit(t *testing.T) {
 
 func TestValidateNamesWhatIsMissing(t *testing.T) {
 	cfg := Config{Bin: t.TempDir(), SizeMiB: 1}
-	cfg.setDefaults()
 	err := cfg.Validate()
 	if err == nil || !strings.Contains(err.Error(), "make build") || !strings.Contains(err.Error(), "volumes of 1 and 1024 MiB") {
 		t.Error(err)

@@ -17,20 +17,21 @@ import (
 type Config struct {
 	Bin      string         // directory of polluxd and polluxadm
 	Dir      string         // images go below it, on the disk to be measured; "" = the system's directory for temporary files
-	Rounds   int            // over all cases; default 5
-	Seconds  int            // of one fio run; default 3
+	Rounds   int            // over all targets; default 5
+	Seconds  float64        // of one sample; default 1.5
+	Warmup   float64        // seconds before each sample that don't count; default 0.3
 	SizeMiB  int            // of each volume that is written to; default 256
 	SyncMiB  int            // of the volume that is resynced; default 1024
-	Only     *regexp.Regexp // of the names of cases, see Case.String; nil = all
+	Only     *regexp.Regexp // of the names of experiments; nil = all that are standard
 	Isolated bool           // this process is in a namespace that Isolate made
 	Progress io.Writer      // one line a run
 }
 
-// Defaults of our own: long enough for fio to settle, short enough for a
-// coffee (about seven minutes in all).
+// Defaults of our own: long enough to settle, short enough for a coffee.
 const (
 	defaultRounds  = 5
-	defaultSeconds = 3
+	defaultSeconds = 1.5
+	defaultWarmup  = 0.3
 	defaultSizeMiB = 256
 	defaultSyncMiB = 1024
 )
@@ -43,10 +44,13 @@ func (c *Config) setDefaults() {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&c.Rounds, defaultRounds}, {&c.Seconds, defaultSeconds}, {&c.SizeMiB, defaultSizeMiB}, {&c.SyncMiB, defaultSyncMiB}} {
+	}{{&c.Rounds, defaultRounds}, {&c.SizeMiB, defaultSizeMiB}, {&c.SyncMiB, defaultSyncMiB}} {
 		if *d.field == 0 {
 			*d.field = d.value
 		}
+	}
+	if c.Seconds == 0 {
+		c.Seconds, c.Warmup = defaultSeconds, defaultWarmup
 	}
 	if c.Progress == nil {
 		c.Progress = io.Discard
@@ -54,10 +58,11 @@ func (c *Config) setDefaults() {
 }
 
 // Validate reports what would make the measurement fail or mean nothing.
-func (c *Config) Validate() error {
+func (c Config) Validate() error {
+	c.setDefaults()
 	var errs []error
-	if c.Rounds < 1 || c.Seconds < 1 {
-		errs = append(errs, fmt.Errorf("%d rounds of %d seconds: at least one of each is needed", c.Rounds, c.Seconds))
+	if c.Rounds < 1 || c.Seconds < 0.1 || c.Warmup < 0 {
+		errs = append(errs, fmt.Errorf("%d rounds, samples of %g s after %g s of warm-up: at least 1 round, 0.1 s and 0 s are needed", c.Rounds, c.Seconds, c.Warmup))
 	}
 	if c.SizeMiB < 16 || c.SyncMiB < 16 || c.SizeMiB > 8192 || c.SyncMiB > 8192 {
 		errs = append(errs, fmt.Errorf("volumes of %d and %d MiB: 16 to 8192 are possible", c.SizeMiB, c.SyncMiB))
@@ -80,7 +85,7 @@ func (c *Config) Validate() error {
 }
 
 // checkRoom reports whether dir has the space for all images.
-func (c *Config) checkRoom(dir string, images int64) error {
+func checkRoom(dir string, images int64) error {
 	var s unix.Statfs_t
 	if err := unix.Statfs(dir, &s); err != nil {
 		return fmt.Errorf("free space of %s: %w", dir, err)

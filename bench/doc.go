@@ -22,11 +22,14 @@
 //   - Rounds are interleaved, their order rotates, medians count; the best
 //     line of a class is the one to beat.
 //
+// What is measured is a list of experiments, each in a file of its own; all
+// append to one result.Run.
+//
 // Example:
 //
-//	report, err := bench.Run(ctx, bench.Config{Bin: "bin", Rounds: 5, Seconds: 3, Out: os.Stdout, Progress: os.Stderr})
+//	run, err := bench.Run(ctx, bench.Config{Bin: "bin", Rounds: 5, Seconds: 3, Progress: os.Stderr})
 //	if err == nil {
-//		err = report.WriteTable(os.Stdout)
+//		err = run.Write("run.json")
 //	}
 //
 // Numbers of different runs, or machines, don't compare; their ratios do,

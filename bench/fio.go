@@ -4,92 +4,111 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pollux-project/pollux/bench/result"
 )
 
-// A Sample is one run of fio.
-type Sample struct {
-	Round  int     `json:"round"` // from 1
-	Case   Case    `json:"case"`
-	IOPS   float64 `json:"iops"` // writes per second; with Flush each has its flush
-	P50    float64 `json:"p50_us"`
-	P99    float64 `json:"p99_us"`
-	CPU    float64 `json:"server_cpu_us"` // CPU time of all server processes per write
-	Errors int     `json:"errors"`
-}
-
-// fioOutput is the part of fio's JSON that counts. Latencies are whole ones
-// (lat): clat leaves the time in submission out, which is most of it here.
+// fioOutput is the part of fio's JSON (json+) that counts. Latencies are whole
+// ones (lat): clat leaves the time in submission out, which is most of it here.
 type fioOutput struct {
 	Jobs []struct {
-		Error int `json:"error"`
-		Write struct {
-			IOPS     float64 `json:"iops"`
-			TotalIOs int64   `json:"total_ios"`
-			LatNS    struct {
-				Percentile map[string]float64 `json:"percentile"`
-			} `json:"lat_ns"`
-		} `json:"write"`
+		Error int          `json:"error"`
+		Write fioDirection `json:"write"`
+		Read  fioDirection `json:"read"`
 	} `json:"jobs"`
 }
 
-func fioArgs(c Case, uri string, cfg Config, seed int) []string {
-	pattern, size := "--rw=randwrite", "--bs=4k"
-	if c.Class == Stream {
-		pattern, size = "--rw=write", "--bs=1M"
+type fioDirection struct {
+	IOBytes  int64 `json:"io_bytes"`
+	TotalIOs int64 `json:"total_ios"`
+	RuntimeM int64 `json:"runtime"` // milliseconds
+	LatNS    struct {
+		Bins map[string]int64 `json:"bins"` // latency in ns -> how many
+	} `json:"lat_ns"`
+}
+
+// fioArgs has fio do w on an NBD export of size bytes. Several connections are
+// several jobs, which share the depth; figures are of all of them together.
+func fioArgs(w result.Workload, uri string, cfg Config, size int64, seed int) []string {
+	rw := map[string]string{result.OpWrite: "write", result.OpRead: "read", result.OpMixed: "rw"}[w.Op]
+	if w.Pattern == result.PatternRandom {
+		rw = "rand" + rw
 	}
 	args := []string{
-		"--name=bench", "--ioengine=nbd", "--uri=" + uri, pattern, size, fmt.Sprintf("--iodepth=%d", c.Depth),
-		fmt.Sprintf("--size=%dM", cfg.SizeMiB), "--time_based", fmt.Sprintf("--runtime=%d", cfg.Seconds), fmt.Sprintf("--randseed=%d", seed),
-		"--lat_percentiles=1", "--clat_percentiles=0", "--output-format=json",
+		"--name=bench", "--ioengine=nbd", "--uri=" + uri, "--rw=" + rw, fmt.Sprintf("--bs=%d", w.BlockBytes),
+		fmt.Sprintf("--iodepth=%d", w.Depth/w.Connections), fmt.Sprintf("--numjobs=%d", w.Connections), "--group_reporting=1",
+		fmt.Sprintf("--size=%d", size), "--time_based", fmt.Sprintf("--runtime=%.0fms", cfg.Seconds*1000), fmt.Sprintf("--ramp_time=%.0fms", cfg.Warmup*1000),
+		fmt.Sprintf("--randseed=%d", seed), "--norandommap", "--refill_buffers",
+		"--lat_percentiles=1", "--clat_percentiles=0", "--output-format=json+",
 	}
-	if c.Class == Flush {
+	if w.Op == result.OpMixed {
+		args = append(args, fmt.Sprintf("--rwmixread=%d", w.ReadPercent))
+	}
+	if w.Class == result.ClassFlush {
 		args = append(args, "--fsync=1")
 	}
 	return args
 }
 
-// fio measures a case; servers are charged for the CPU time.
-func fio(ctx context.Context, cfg Config, c Case, uri string, round int, servers []*process) (Sample, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(cfg.Seconds)*time.Second+time.Minute)
+// fio measures a workload with fio's NBD engine; servers are charged for the
+// CPU time.
+func (s *session) fio(ctx context.Context, w result.Workload, uri string, round int, servers []*process) (result.Sample, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.cfg.Seconds*float64(time.Second))+time.Minute)
 	defer cancel()
 	before, err := cpuTicks(servers)
 	if err != nil {
-		return Sample{}, err
+		return result.Sample{}, err
 	}
-	text, err := run(ctx, "fio", fioArgs(c, uri, cfg, round)...)
+	text, err := run(ctx, "fio", fioArgs(w, uri, s.cfg, int64(s.cfg.SizeMiB)*mib, round)...)
 	if err != nil {
-		return Sample{}, fmt.Errorf("%v: %w", c, err)
+		return result.Sample{}, fmt.Errorf("%s: %w", w.Name, err)
 	}
 	after, err := cpuTicks(servers)
 	if err != nil {
-		return Sample{}, err
+		return result.Sample{}, err
 	}
-	r, writes, err := parseFio(text)
+	sample, err := parseFio(text)
 	if err != nil {
-		return Sample{}, fmt.Errorf("%v: %w", c, err)
+		return result.Sample{}, fmt.Errorf("%s: %w", w.Name, err)
 	}
-	r.Round, r.Case = round, c
-	r.CPU = (time.Duration(after-before) * tick).Seconds() * 1e6 / float64(writes)
-	return r, nil
+	sample.Round, sample.Workload = round, w.Name
+	// The warm-up's operations are not in Ops, but its CPU time is in the ticks.
+	share := s.cfg.Seconds / (s.cfg.Seconds + s.cfg.Warmup)
+	sample.CPUMicros = (time.Duration(after-before) * tick).Seconds() * 1e6 * share / float64(sample.Ops)
+	return sample, nil
 }
 
 // parseFio reads fio's output, which may have warnings before the JSON.
-func parseFio(text string) (r Sample, writes int64, err error) {
+func parseFio(text string) (r result.Sample, err error) {
 	start := strings.IndexByte(text, '{')
 	if start < 0 {
-		return r, 0, fmt.Errorf("fio printed no JSON: %q", text)
+		return r, fmt.Errorf("fio printed no JSON: %q", text)
 	}
 	var out fioOutput
 	if err := json.Unmarshal([]byte(text[start:]), &out); err != nil {
-		return r, 0, fmt.Errorf("fio's JSON: %w", err)
+		return r, fmt.Errorf("fio's JSON: %w", err)
 	}
-	if len(out.Jobs) != 1 || out.Jobs[0].Write.TotalIOs == 0 {
-		return r, 0, fmt.Errorf("fio's JSON has %d jobs, or one that wrote nothing", len(out.Jobs))
+	if len(out.Jobs) != 1 || out.Jobs[0].Write.TotalIOs+out.Jobs[0].Read.TotalIOs == 0 {
+		return r, fmt.Errorf("fio's JSON has %d jobs, or one that did nothing", len(out.Jobs))
 	}
-	w := out.Jobs[0].Write
-	micros := func(percentile string) float64 { return math.Round(w.LatNS.Percentile[percentile]/100) / 10 }
-	return Sample{IOPS: w.IOPS, P50: micros("50.000000"), P99: micros("99.000000"), Errors: out.Jobs[0].Error}, w.TotalIOs, nil
+	r = result.Sample{Client: result.ClientFio, Latency: result.NewHistogram()}
+	if out.Jobs[0].Error != 0 {
+		r.Errors = 1
+	}
+	for _, d := range []fioDirection{out.Jobs[0].Write, out.Jobs[0].Read} {
+		r.Ops += d.TotalIOs
+		r.Bytes += d.IOBytes
+		r.Seconds = max(r.Seconds, float64(d.RuntimeM)/1000)
+		for ns, n := range d.LatNS.Bins {
+			latency, err := strconv.ParseInt(ns, 10, 64)
+			if err != nil {
+				return r, fmt.Errorf("fio's JSON: a latency of %q: %w", ns, err)
+			}
+			r.Latency.RecordN(time.Duration(latency), n)
+		}
+	}
+	return r, nil
 }

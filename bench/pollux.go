@@ -21,21 +21,44 @@ type volume struct {
 }
 
 // pair is two polluxd on this machine, each with all volumes. The first is
-// Primary.
+// Primary. An experiment makes it by session.pair, then prepares and starts it;
+// what it says in between holds for all volumes.
 type pair struct {
 	lab     *lab
+	dir     string // everything of the pair is below it
 	bin     string
+	common  string // further text for the common section of the configuration, such as "disk { al-extents 67; }"
 	volumes []volume
-	daemons []*process
+	daemons []*process // by node; empty before start
+}
+
+// pair returns a pair that is not made yet, in a directory of the lab.
+func (s *session) pair(dir string, volumes ...volume) *pair {
+	return &pair{lab: s.lab, dir: s.lab.path(dir), bin: s.cfg.Bin, volumes: volumes}
 }
 
 var nodeNames = [2]string{"a", "b"}
 
-func (p *pair) settings(node string) string { return p.lab.path(node, "pollux.toml") }
+func (p *pair) settings(node string) string { return filepath.Join(p.dir, node, "pollux.toml") }
 
-func (p *pair) image(node string, v volume) string { return p.lab.path(node, v.name+".img") }
+func (p *pair) image(node string, v volume) string {
+	return filepath.Join(p.dir, node, v.name+".img")
+}
 
-func (p *pair) uri(v volume) string { return unixURI(p.lab.path(nodeNames[0], "nbd.sock"), v.name) }
+// uri is the export of a volume on the Primary.
+func (p *pair) uri(v volume) string {
+	return unixURI(filepath.Join(p.dir, nodeNames[0], "nbd.sock"), v.name)
+}
+
+// volume finds one by its name, nil if there is none.
+func (p *pair) volume(name string) *volume {
+	for i := range p.volumes {
+		if p.volumes[i].name == name {
+			return &p.volumes[i]
+		}
+	}
+	return nil
+}
 
 // unixURI names an NBD export on a unix socket.
 func unixURI(socket, export string) string {
@@ -71,13 +94,13 @@ format = "console"
 // resourceText is the configuration of the resources, one for both nodes.
 // disk-flushes is DRBD's default; it is written here because the comparison
 // rests on it. Both nodes have one address, so their names can't be told from it.
-func resourceText(dir string, volumes []volume, ports [][2]int) string {
+func (p *pair) resourceText(ports [][2]int) string {
 	var b strings.Builder
-	b.WriteString("global { disable-ip-verification; }\ncommon { disk { disk-flushes yes; md-flushes yes; c-max-rate 4G; } }\n")
-	for i, v := range volumes {
+	fmt.Fprintf(&b, "global { disable-ip-verification; }\ncommon { disk { disk-flushes yes; md-flushes yes; c-max-rate 4G; } %s }\n", p.common)
+	for i, v := range p.volumes {
 		fmt.Fprintf(&b, "resource %s {\n    device /dev/drbd%d minor %d;\n    meta-disk internal;\n    net { protocol %c; tls %s; }\n", v.name, i, i, v.protocol, map[bool]string{true: "yes", false: "no"}[v.tls])
 		for n, node := range nodeNames {
-			fmt.Fprintf(&b, "    on %s { disk %q; address ipv4 127.0.0.1:%d; }\n", node, filepath.Join(dir, node, v.name+".img"), ports[i][n])
+			fmt.Fprintf(&b, "    on %s { disk %q; address ipv4 127.0.0.1:%d; }\n", node, p.image(node, v), ports[i][n])
 		}
 		b.WriteString("}\n")
 	}
@@ -106,6 +129,9 @@ func (p *pair) images(v *volume) (paths []string) {
 
 // prepare writes the configuration and the images, with metadata.
 func (p *pair) prepare(ctx context.Context) error {
+	if err := os.Mkdir(p.dir, 0o700); err != nil {
+		return err
+	}
 	ports := make([][2]int, len(p.volumes))
 	for i := range ports {
 		for n := range ports[i] {
@@ -115,14 +141,14 @@ func (p *pair) prepare(ctx context.Context) error {
 			}
 		}
 	}
-	if err := os.WriteFile(p.lab.path("bench.res"), []byte(resourceText(p.lab.dir, p.volumes, ports)), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(p.dir, "bench.res"), []byte(p.resourceText(ports)), 0o600); err != nil {
 		return err
 	}
-	if err := makeCertificates(p.lab.dir, nodeNames[:]); err != nil {
+	if err := makeCertificates(p.dir, nodeNames[:]); err != nil {
 		return err
 	}
 	for _, node := range nodeNames {
-		if err := os.Mkdir(p.lab.path(node), 0o700); err != nil {
+		if err := os.Mkdir(filepath.Join(p.dir, node), 0o700); err != nil {
 			return err
 		}
 		if err := os.WriteFile(p.settings(node), []byte(settingsText(node, p.volumes)), 0o600); err != nil {

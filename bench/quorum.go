@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
+
+	"github.com/pollux-project/pollux/bench/result"
 )
 
 // A rival is one way to build qemu's network RAID-1.
@@ -15,20 +18,24 @@ type rival struct {
 	aio    string // how qemu does its I/O
 }
 
+// target is the rival's name in a result.
+func (r rival) target() string {
+	how, _, _ := strings.Cut(r.name, " ")
+	return "quorum-" + how
+}
+
 // rivals returns the ways that are fair in a class. Without a namespace of our
 // own only nbdkit is a peer whose replies don't wait for acknowledgements.
-func rivals(class Class, isolated bool) []rival {
+func rivals(class string, isolated bool) []rival {
 	nbdkit := rival{name: "nbdkit peer", nbdkit: true, aio: "threads"}
 	switch {
-	case class == Direct && isolated:
+	case class == result.ClassDirect && isolated:
 		return []rival{{name: "threads", direct: true, aio: "threads"}, {name: "native", direct: true, aio: "native"}, {name: "io_uring", direct: true, aio: "io_uring"}}
-	case class == Direct:
+	case class == result.ClassDirect:
 		return nil // nbdkit's file plugin has no O_DIRECT
 	case !isolated:
 		return []rival{nbdkit}
-	case class == Stream:
-		return []rival{nbdkit}
-	case class == Flush:
+	case class == result.ClassFlush:
 		return []rival{nbdkit, {name: "threads", aio: "threads"}}
 	}
 	return []rival{nbdkit, {name: "threads", aio: "threads"}, {name: "io_uring", aio: "io_uring"}}

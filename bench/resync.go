@@ -2,35 +2,78 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pollux-project/pollux/bench/result"
 )
 
-// A Resync is one copy of a whole volume to another node, from the order to
-// the end of an fdatasync of the target.
-type Resync struct {
-	Round   int     `json:"round"`
-	System  string  `json:"system"` // Pollux, PolluxTLS or Nbdcopy
-	Bytes   int64   `json:"bytes"`
-	Seconds float64 `json:"seconds"`
+// resyncExperiment compares a resync of a whole volume with nbdcopy --flush
+// between two nbdkit file servers over loopback TCP, from the order to the end
+// of an fdatasync of the target.
+var resyncExperiment = experiment{
+	name: "resync", what: "resync of a whole volume beside nbdcopy between two nbdkit servers", standard: true,
+	run: func(ctx context.Context, s *session) error { return s.resync(ctx) },
 }
 
-// Nbdcopy is the rival in copying: nbdcopy --flush between two nbdkit file
-// servers over loopback TCP.
-const Nbdcopy = "nbdcopy"
-
-// PolluxTLS is a resync by Pollux over TLS.
-const PolluxTLS = "pollux, TLS"
-
-// MiBps is the throughput in MiB/s.
-func (r Resync) MiBps() float64 { return float64(r.Bytes) / mib / r.Seconds }
+// Targets of copies.
+const (
+	targetNbdcopy   = "nbdcopy"
+	targetPollux    = "pollux-c"
+	targetPolluxTLS = "pollux-c-tls"
+)
 
 // resyncBar is the least throughput as a multiple of nbdcopy's. Source: the
 // project's requirements for speed.
-const resyncBar = 0.7
+const resyncBar = 0.9
+
+func (s *session) resync(ctx context.Context) error {
+	size := int64(s.cfg.SyncMiB) * mib
+	if err := checkRoom(s.lab.dir, 6*size); err != nil {
+		return err
+	}
+	s.out.AddTarget(result.Target{Name: targetPollux, Kind: result.KindPollux, Protocol: "C", Detail: "Pollux, protocol C"})
+	s.out.AddTarget(result.Target{Name: targetPolluxTLS, Kind: result.KindPollux, Protocol: "C", Detail: "Pollux, protocol C, TLS"})
+	s.out.AddTarget(result.Target{Name: targetNbdcopy, Kind: result.KindCopy, Detail: "nbdcopy --flush between two nbdkit file servers over loopback TCP"})
+	plain := volume{name: "resync", protocol: 'C', io: "buffered", bytes: size}
+	secret := volume{name: "resync-tls", protocol: 'C', io: "buffered", bytes: size, tls: true}
+	p, c := s.pair("pair", plain, secret), &copyPair{lab: s.lab, bytes: size}
+	s.say("writing images of %d MiB", 6*s.cfg.SyncMiB)
+	if err := errors.Join(p.prepare(ctx), c.prepare()); err != nil {
+		return err
+	}
+	if err := p.start(ctx); err != nil {
+		return err
+	}
+	rate := map[string][]float64{}
+	add := func(target string, copy func(context.Context) (float64, error)) func(context.Context, int) error {
+		return func(ctx context.Context, round int) error {
+			seconds, err := copy(ctx)
+			if err != nil {
+				return err
+			}
+			mibps := float64(size) / mib / seconds
+			rate[target] = append(rate[target], mibps)
+			s.measure(result.Measure{Name: "resync of a whole volume", Target: target, Round: round, Value: mibps, Unit: "MiB/s"})
+			return nil
+		}
+	}
+	if err := s.inTurn(ctx, s.cfg.Rounds,
+		add(targetPollux, func(ctx context.Context) (float64, error) { return resyncPollux(ctx, p, plain) }),
+		add(targetPolluxTLS, func(ctx context.Context) (float64, error) { return resyncPollux(ctx, p, secret) }),
+		add(targetNbdcopy, c.copy),
+	); err != nil {
+		return err
+	}
+	ours, theirs := result.Median(rate[targetPollux]), result.Median(rate[targetNbdcopy])
+	s.bar(ours/theirs >= resyncBar, ours/theirs, "resync of a whole volume", fmt.Sprintf(">= %.1f x nbdcopy", resyncBar),
+		"%.2f x: %.0f MiB/s to %.0f MiB/s", ours/theirs, ours, theirs)
+	return p.stop()
+}
 
 // prepareCopy brings source and target into the state in which each copy
 // begins: the source cached, the target not, and known to differ.
@@ -54,24 +97,18 @@ func endCopy(begin time.Time, source, target string, size int64) (seconds float6
 }
 
 // resyncPollux has the second node's copy of v invalidated and made anew.
-func resyncPollux(ctx context.Context, p *pair, v volume, round int) (Resync, error) {
-	r := Resync{Round: round, System: Pollux, Bytes: v.bytes}
-	if v.tls {
-		r.System = PolluxTLS
-	}
+func resyncPollux(ctx context.Context, p *pair, v volume) (seconds float64, err error) {
 	source, target := p.image(nodeNames[0], v), p.image(nodeNames[1], v)
 	if err := prepareCopy(source, target, v.bytes); err != nil {
-		return r, err
+		return 0, err
 	}
 	begin := time.Now()
 	for _, order := range []string{"invalidate", "wait-sync"} {
 		if err := p.adm(ctx, nodeNames[1], order, v.name); err != nil {
-			return r, err
+			return 0, err
 		}
 	}
-	var err error
-	r.Seconds, err = endCopy(begin, source, target, v.bytes)
-	return r, err
+	return endCopy(begin, source, target, v.bytes)
 }
 
 // copyPair is nbdkit's source and target.
@@ -93,21 +130,20 @@ func (c *copyPair) prepare() error {
 	return nil
 }
 
-func (c *copyPair) copy(ctx context.Context, round int) (r Resync, err error) {
-	r = Resync{Round: round, System: Nbdcopy, Bytes: c.bytes}
+func (c *copyPair) copy(ctx context.Context) (seconds float64, err error) {
 	source, target := c.images()[0], c.images()[1]
 	if err := prepareCopy(source, target, c.bytes); err != nil {
-		return r, err
+		return 0, err
 	}
 	args := []string{"--flush"}
 	for _, image := range c.images() {
 		port, err := freePort()
 		if err != nil {
-			return r, err
+			return 0, err
 		}
 		p, err := c.lab.start("nbdkit", "-f", "-i", "127.0.0.1", "-p", fmt.Sprint(port), "file", image)
 		if err != nil {
-			return r, err
+			return 0, err
 		}
 		defer func() {
 			if serr := c.lab.stop(p); err == nil {
@@ -116,14 +152,13 @@ func (c *copyPair) copy(ctx context.Context, round int) (r Resync, err error) {
 		}()
 		uri := fmt.Sprintf("nbd://127.0.0.1:%d", port)
 		if err := c.lab.await(ctx, p, negotiates(uri)); err != nil {
-			return r, err
+			return 0, err
 		}
 		args = append(args, uri)
 	}
 	begin := time.Now()
 	if _, err := run(ctx, "nbdcopy", args...); err != nil {
-		return r, err
+		return 0, err
 	}
-	r.Seconds, err = endCopy(begin, source, target, c.bytes)
-	return r, err
+	return endCopy(begin, source, target, c.bytes)
 }

@@ -1,0 +1,42 @@
+package bench
+
+import (
+	"fmt"
+
+	"github.com/pollux-project/pollux/bench/result"
+)
+
+// workload returns one with its name, such as "randwrite-4k-qd32-buffered" or
+// "randwrite-4k-qd32x4-buffered" over 4 connections. depth counts all
+// connections together.
+func workload(op, pattern string, blockBytes, depth, connections int, class string) result.Workload {
+	w := result.Workload{Op: op, Pattern: pattern, BlockBytes: blockBytes, Depth: depth, Connections: connections, Class: class}
+	w.Name = nameOf(w)
+	return w
+}
+
+// nameOf is the short key of a workload; workloads that differ have different
+// names.
+func nameOf(w result.Workload) string {
+	pattern := map[string]string{result.PatternRandom: "rand", result.PatternSequential: "seq"}[w.Pattern]
+	op := w.Op
+	if w.Op == result.OpMixed {
+		op = fmt.Sprintf("mixed%d", w.ReadPercent)
+	}
+	over := ""
+	if w.Connections > 1 {
+		over = fmt.Sprintf("x%d", w.Connections)
+	}
+	return fmt.Sprintf("%s%s-%s-qd%d%s-%s", pattern, op, blockName(w.BlockBytes), w.Depth, over, w.Class)
+}
+
+// blockName is a size as fio and people write it: 4k, 1m, 512.
+func blockName(bytes int) string {
+	switch {
+	case bytes >= mib && bytes%mib == 0:
+		return fmt.Sprintf("%dm", bytes/mib)
+	case bytes >= 1024 && bytes%1024 == 0:
+		return fmt.Sprintf("%dk", bytes/1024)
+	}
+	return fmt.Sprint(bytes)
+}

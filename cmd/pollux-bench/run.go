@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"regexp"
+
+	"github.com/pollux-project/pollux/bench"
+)
+
+// runCommand measures.
+func runCommand(ctx context.Context, args []string) error {
+	cfg := bench.Config{Progress: os.Stderr}
+	var only, result string
+	var plain, list bool
+	f := flag.NewFlagSet("pollux-bench run", flag.ContinueOnError)
+	f.StringVar(&cfg.Bin, "bin", "bin", "`directory` of polluxd and polluxadm")
+	f.StringVar(&cfg.Dir, "dir", "", "put the images below this `directory`, on the disk to be measured; keep its path short (default: the system's for temporary files)")
+	f.IntVar(&cfg.Rounds, "rounds", 0, "rounds over all targets (default 5)")
+	f.Float64Var(&cfg.Seconds, "seconds", 0, "length of one sample (default 1.5)")
+	f.Float64Var(&cfg.Warmup, "warmup", 0, "`seconds` before each sample that don't count (default 0.3, with -seconds 0)")
+	f.IntVar(&cfg.SizeMiB, "size", 0, "size of each volume, `MiB` (default 256)")
+	f.IntVar(&cfg.SyncMiB, "sync-size", 0, "size of the volume that is resynced, `MiB` (default 1024)")
+	f.StringVar(&only, "only", "", "only the experiments whose name matches this `pattern`, see -list")
+	f.BoolVar(&list, "list", false, "list the experiments and end")
+	f.StringVar(&result, "json", "", "write everything that was measured to this `file`")
+	f.BoolVar(&plain, "no-namespace", false, "use the machine's own loopback; fewer fair rivals")
+	f.BoolVar(&cfg.Isolated, "in-namespace", false, "for the program's own use: it has its network namespace")
+	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil
+	} else if err != nil {
+		os.Exit(2) // it has been said
+	}
+	if list {
+		bench.List(os.Stdout)
+		return nil
+	}
+	if f.NArg() > 0 {
+		return usageError{fmt.Errorf("unexpected argument %q", f.Arg(0))}
+	}
+	if only != "" {
+		var err error
+		if cfg.Only, err = regexp.Compile(only); err != nil {
+			return usageError{fmt.Errorf("-only: %w", err)}
+		}
+	}
+	if err := cfg.Validate(); err != nil {
+		return usageError{err}
+	}
+	if !plain && !cfg.Isolated {
+		err := bench.Isolate(append([]string{"run", "-in-namespace"}, args...))
+		fmt.Fprintf(os.Stderr, "pollux-bench: %v: going on without, see -no-namespace\n", err)
+	}
+	return measure(ctx, cfg, result)
+}
+
+func measure(ctx context.Context, cfg bench.Config, file string) error {
+	run, err := bench.Run(ctx, cfg)
+	if run == nil {
+		return err
+	}
+	if file != "" {
+		err = errors.Join(err, run.Write(file))
+	}
+	return errors.Join(err, bench.WriteTable(os.Stdout, run))
+}
