@@ -142,6 +142,21 @@ interop-adopt: go-present ## a disk goes over from drbd.ko to Pollux and back, a
 	scripts/lab/adopt
 	scripts/lab/adopt --document
 
+.PHONY: budget
+budget: go-present ## what one write costs: allocations, system calls, instructions, against the committed figures (1 minute)
+	@$(BOOTSTRAP) build test
+	$(GO) test ./cmd/internal/e2e -count=1 -run '^TestBudget$$' -budget=check -v
+
+.PHONY: budget-update
+budget-update: go-present ## write these figures anew, after a change that is worth its price or has made a write cheaper
+	@$(BOOTSTRAP) build test
+	$(GO) test ./cmd/internal/e2e -count=1 -run '^TestBudget$$' -budget=update -v
+
+.PHONY: budget-selftest
+budget-selftest: go-present ## plant an allocation, a system call and a loop, one at a time, and see "make budget" fail (2 minutes)
+	@$(BOOTSTRAP) build test
+	$(GO) test ./cmd/internal/e2e -count=1 -run '^TestBudgetPlanted$$' -budget=planted -v
+
 .PHONY: cover
 cover: ## test coverage by package; cover.out for `go tool cover -html=cover.out`
 	@$(BOOTSTRAP) build test
