@@ -168,6 +168,12 @@ bench: build ## speed and memory beside QEMU's network RAID-1 and nbdcopy
 	@$(BOOTSTRAP) bench
 	bin/pollux-bench
 
+.PHONY: bench-guests
+bench-guests: build ## Pollux beside the kernel's DRBD and md RAID-1, all in the same two QEMU guests (10 minutes or less)
+	@$(BOOTSTRAP) bench interop
+	scripts/lab/build
+	bin/pollux-bench run -only '^guests$$' -no-namespace -json build/bench/guests.json
+
 .PHONY: ci
 ci: ## what .ci/run does on a fresh machine
 	bash .ci/run

@@ -23,6 +23,7 @@ type Config struct {
 	SizeMiB  int            // of each volume that is written to; default 256
 	SyncMiB  int            // of the volume that is resynced; default 1024
 	Only     *regexp.Regexp // of the names of experiments; nil = all that are standard
+	Guests   bool           // the experiment with the kernel's DRBD and md in guests as well
 	Isolated bool           // this process is in a namespace that Isolate made
 	Progress io.Writer      // one line a run
 }

@@ -27,12 +27,13 @@ var experiments = []experiment{
 	latencyExperiment,
 	resyncExperiment,
 	footprintExperiment,
+	guestsExperiment,
 }
 
 // chosen are the experiments that cfg asks for.
 func chosen(cfg Config) (list []experiment) {
 	for _, e := range experiments {
-		if cfg.Only == nil && e.standard || cfg.Only != nil && cfg.Only.MatchString(e.name) {
+		if cfg.Only == nil && e.standard || cfg.Only != nil && cfg.Only.MatchString(e.name) || cfg.Guests && e.name == guestsExperiment.name {
 			list = append(list, e)
 		}
 	}

@@ -25,6 +25,7 @@ func runCommand(ctx context.Context, args []string) error {
 	f.IntVar(&cfg.SizeMiB, "size", 0, "size of each volume, `MiB` (default 256)")
 	f.IntVar(&cfg.SyncMiB, "sync-size", 0, "size of the volume that is resynced, `MiB` (default 1024)")
 	f.StringVar(&only, "only", "", "only the experiments whose name matches this `pattern`, see -list")
+	f.BoolVar(&cfg.Guests, "guests", false, "beside the kernel's DRBD and md RAID-1 in QEMU guests as well, ten minutes more; alone: make bench-guests")
 	f.BoolVar(&list, "list", false, "list the experiments and end")
 	f.StringVar(&result, "json", "", "write everything that was measured to this `file`")
 	f.BoolVar(&plain, "no-namespace", false, "use the machine's own loopback; fewer fair rivals")
