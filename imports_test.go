@@ -40,10 +40,10 @@ var rules = []rule{
 	{folder: "replication/meta", pure: true, allow: []string{"protocol/drbd"}},
 	{folder: "replication/repltest", allow: []string{"protocol/drbd", "replication", "replication/meta", "internal/fuzztest", "github.com/google/go-cmp/cmp"}},
 	{folder: "replication/engine", allow: []string{
-		"blockdev", "protocol/drbd", "replication", "replication/meta", "github.com/rs/zerolog", "golang.org/x/sys/unix",
+		"blockdev", "internal/perf", "protocol/drbd", "replication", "replication/meta", "github.com/rs/zerolog", "golang.org/x/sys/unix",
 	}},
-	{folder: "blockdev", allow: []string{"golang.org/x/sys/unix"}},
-	{folder: "blockdev/export", allow: []string{"blockdev", "protocol/nbd", "github.com/rs/zerolog", "golang.org/x/sys/unix"}},
+	{folder: "blockdev", allow: []string{"internal/perf", "golang.org/x/sys/unix"}},
+	{folder: "blockdev/export", allow: []string{"blockdev", "internal/perf", "protocol/nbd", "github.com/rs/zerolog", "golang.org/x/sys/unix"}},
 	{folder: "blockdev/attach", allow: []string{
 		"protocol/nbd", "github.com/mdlayher/genetlink", "github.com/mdlayher/netlink", "golang.org/x/sys/unix",
 	}},
@@ -52,6 +52,7 @@ var rules = []rule{
 	{folder: "hypervisor", allow: []string{"hypervisor"}},
 	{folder: "hypervisor/hvtest", allow: []string{"hypervisor", "github.com/google/go-cmp/cmp"}},
 	{folder: "internal/fuzztest"},
+	{folder: "internal/perf"},
 	{folder: "lvm", allow: []string{"github.com/containerd/btrfs/v2", "golang.org/x/sys/unix"}},
 }
 

@@ -6,7 +6,11 @@
 // callers keep overlapping writes apart themselves.
 package blockdev
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/pollux-project/pollux/internal/perf"
+)
 
 // A Device is a backing or metadata device: a block device or a plain file.
 //
@@ -83,6 +87,8 @@ type Request struct {
 	Moved  bool
 	Sink   Sink
 	Cookie uint64 // the Sink's own
+	// Trace takes the times of a request that is measured; nil for all others.
+	Trace *perf.Trace
 }
 
 // MaxRequest is the largest Length of a read or write Request, in bytes. It is

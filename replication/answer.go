@@ -25,6 +25,7 @@ func (r *Resource) localDone(ev *Event) {
 		} else {
 			v.sync.dirty = true
 		}
+		r.passed(q, PointLocal)
 		r.progress(q)
 		r.peerMayGo()
 		r.maybeCloseDisk(v)
@@ -169,7 +170,7 @@ func (r *Resource) restart(q *request) {
 	if q.is(alHeld) && q.v.al != nil {
 		q.v.al.End(meta.ExtentsOf(q.sector, q.size))
 	}
-	q.flags, q.err = q.flags&(hanging|moved), nil
+	q.flags, q.err = q.flags&(hanging|moved|isTimed), nil
 	r.req.waiting = append(r.req.waiting, q.id)
 	r.kick = true
 }
@@ -241,6 +242,7 @@ func (r *Resource) gotBlockAck(cmd drbd.Command, v *volume, ack drbd.BlockAck) e
 	if q.is(netPending) {
 		q.clear(netPending)
 		q.set(netOK)
+		r.passed(q, PointAnswered)
 		r.progress(q)
 	}
 	return nil
@@ -256,6 +258,7 @@ func (r *Resource) gotDataReply(v *volume, d drbd.Data, data []byte) error {
 		return &drbd.ProtocolError{Packet: drbd.CmdDataReply, Field: "data size", Got: len(data), Want: len(q.data)}
 	}
 	q.clear(netPending)
+	r.passed(q, PointAnswered)
 	r.answeredBehind(q)
 	if q.is(needsProof) {
 		r.proven(q)

@@ -200,7 +200,7 @@ func (r *Resource) resubmitDiskless(q *request) {
 func (r *Resource) resubmit(q *request) {
 	r.unpostpone(q)
 	q.v.active.remove(clientWrite, uint32(q.id))
-	q.flags, q.err = q.flags&(alHeld|hanging|moved)|isTainted, nil
+	q.flags, q.err = q.flags&(alHeld|hanging|moved|isTimed)|isTainted, nil
 	r.req.waiting = append(r.req.waiting, q.id)
 	r.kick = true
 }

@@ -188,7 +188,8 @@ type recvEpochs struct {
 	holds      []epochHold
 	waits      []syncWait
 	hurry      bool
-	lacks      bool // a write of the open epoch was not taken: it is never acknowledged
+	lacks      bool  // a write of the open epoch was not taken: it is never acknowledged
+	stamp      int64 // of the packet that is being received, until its write has it
 }
 
 type recvEpoch struct {

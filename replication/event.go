@@ -31,7 +31,7 @@ type EventKind uint8
 
 // The events.
 const (
-	// Submitted: a client asks for Op on Volume at Sector, Size bytes; Data, FUA, NoUnmap, Tag.
+	// Submitted: a client asks for Op on Volume at Sector, Size bytes; Data, FUA, NoUnmap, Tag; IsTimed.
 	Submitted EventKind = iota + 1
 	// LocalDone: the local I/O of request ID ended with Err.
 	LocalDone
@@ -47,7 +47,8 @@ const (
 	Attached
 	// SocketsUp: both sockets stand and features are agreed; Link says on what.
 	SocketsUp
-	// Received: a packet came in on Socket: Header, Fixed, Data (payload behind the fixed part).
+	// Received: a packet came in on Socket: Header, Fixed, Data (payload behind the fixed part);
+	// the Stamp of a write comes back with its DoPeerLocal.
 	Received
 	// SocketsDown: the connection broke; Reason is the DRBD state that names why, Err the cause.
 	SocketsDown
@@ -87,6 +88,8 @@ type Event struct {
 	Tag     any
 	Err     error
 	TermErr error
+	IsTimed bool  // the caller wants to hear of each Point
+	Stamp   int64 // the caller's own
 
 	Socket drbd.Socket
 	Header drbd.Header
@@ -168,6 +171,26 @@ const (
 	Report
 	// ProbeDisk: measure the devices of Volume, answer with DiskProbed.
 	ProbeDisk
+	// Passed: the client's request Tag, submitted with IsTimed, is at Point now.
+	Passed
+)
+
+// A Point is something that happens to a client's request on its way.
+type Point uint8
+
+// The points.
+const (
+	// PointWaits: a transaction of the activity log has to be written first.
+	PointWaits Point = iota + 1
+	// PointStarted: the orders of this Step begin it, on the disk, the peer, or both.
+	PointStarted
+	// PointSent: its packet for the peer is the Send before this.
+	PointSent
+	// PointLocal: this disk has done its part.
+	PointLocal
+	// PointAnswered: so has the peer, as far as the protocol wants to know: this
+	// event brought the answer.
+	PointAnswered
 )
 
 // An Action is one order to the caller. Bytes, Job and the slice that holds it
@@ -201,6 +224,9 @@ type Action struct {
 	From      drbd.State
 	To        drbd.State
 	Reason    drbd.ConnState
+	IsTimed   bool // DoLocal: as it was submitted
+	Point     Point
+	Stamp     int64 // DoPeerLocal
 }
 
 // A MetaJob is one ordered piece of metadata I/O. The caller does, in this

@@ -10,6 +10,7 @@ import (
 // after its flush). Under A and B the peer is only ordered by the barrier.
 func (r *Resource) startFlush(q *request) bool {
 	v := q.v
+	r.passed(q, PointStarted)
 	if v.lost {
 		// As fsync after a failed writeback: said once, to whoever asks next.
 		v.lost = false
@@ -80,9 +81,11 @@ func (r *Resource) progressFlushes() {
 		if q.is(inLog) && (r.send_.unacked.len() == 0 || int32(oldest-q.epoch) >= 0) {
 			q.clear(inLog)
 			q.set(netOK)
+			r.passed(q, PointAnswered)
 		}
-		if v.hasDisk() && v.sync.done >= q.syncSeq {
+		if v.hasDisk() && v.sync.done >= q.syncSeq && !q.is(localOK) {
 			q.set(localOK)
+			r.passed(q, PointLocal)
 		}
 		waits := q.flags&(inLog|netPending) != 0 || v.hasDisk() && !q.is(localOK) && v.sync.done < q.syncSeq
 		if waits || !v.isSettled() || r.suspended() && !q.is(netOK) {

@@ -27,6 +27,7 @@ type peerRequest struct {
 	expect  []byte // the peer's digest: verifyRead of the source, resyncRead with csums-alg
 	thin    bool   // resyncRead: zeroes need not be sent
 	allZero bool   // and that is what was read
+	stamp   int64  // of the packet: the caller's own
 }
 
 func (p *peerRequest) end() drbd.Sector { return p.sector + drbd.Sector((p.size+511)>>9) }
@@ -199,7 +200,7 @@ func (r *Resource) startPeer(p *peerRequest) bool {
 	noUnmap := p.op == OpZero && p.flags&drbd.DPDiscard == 0 && p.flags&drbd.DPZeroes != 0
 	r.emit(Action{
 		Kind: DoPeerLocal, Op: p.op, FUA: p.flags&drbd.DPFUA != 0, NoUnmap: noUnmap, Volume: v.num, Peer: p.id,
-		Sector: p.sector, Size: p.size, Data: p.data, DigestAlg: alg, WantZero: p.thin,
+		Sector: p.sector, Size: p.size, Data: p.data, DigestAlg: alg, WantZero: p.thin, Stamp: p.stamp,
 	})
 	return true
 }

@@ -10,6 +10,7 @@ import (
 // the kernel would end it (drbd84-protocol, 4.7 and 10.6).
 func (r *Resource) received(ev *Event) {
 	r.lastReceived = r.now
+	r.recv.stamp = ev.Stamp
 	if ev.Socket == drbd.DataSocket {
 		r.lastData = r.now
 	}
@@ -236,6 +237,7 @@ func (r *Resource) takeWrite(v *volume, cmd drbd.Command, op Op, d drbd.Data, si
 	p := r.peer.alloc()
 	p.kind, p.op, p.v, p.sector, p.size, p.block, p.flags = peerWrite, op, v, d.Sector, size, d.BlockID, d.Flags
 	p.epoch, p.conn, p.data = r.recv.join(), r.connGen, data
+	p.stamp, r.recv.stamp = r.recv.stamp, 0
 	r.peer.bytes += int64(size)
 	v.stats.ReceivedBytes += uint64(size)
 	v.otherSectors += uint64(size >> 9)

@@ -32,6 +32,7 @@ const (
 	isExchanged // its bits are in a bitmap that the peer has: the resync copies it
 	byReceipt   // protocol B: P_RECV_ACK answers it
 	oneSided    // this disk has failed to take it: its bits stay set until it is over
+	isTimed     // the caller wants to hear of each Point
 )
 
 // request is a slot of the table of client requests.

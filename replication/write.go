@@ -38,11 +38,22 @@ func (r *Resource) submitted(ev *Event) {
 	}
 	q.op, q.fua, q.unmap, q.v = ev.Op, ev.FUA, !ev.NoUnmap, v
 	q.sector, q.size, q.data, q.tag = ev.Sector, ev.Size, ev.Data, ev.Tag
+	if ev.IsTimed {
+		q.set(isTimed)
+	}
 	if !r.start(q) {
 		r.req.waiting = append(r.req.waiting, q.id)
 	}
 	if r.req.used > hurryRequests && r.send_.unacked.len() > 0 {
 		r.hurry()
+	}
+}
+
+// passed tells who measures q that it is at p. What comes after the answer to the
+// client is of no interest, and its Tag another request's.
+func (r *Resource) passed(q *request, p Point) {
+	if q.flags&(isTimed|completed) == isTimed {
+		r.emit(Action{Kind: Passed, Tag: q.tag, Point: p})
 	}
 }
 
@@ -118,7 +129,8 @@ func (r *Resource) startRead(q *request) bool {
 		v.local++
 		v.otherSectors += uint64(q.size >> 9)
 		q.begun = r.diskTimer(v)
-		r.emit(Action{Kind: DoLocal, Op: OpRead, Volume: v.num, ID: q.id, Sector: q.sector, Size: q.size, Data: q.data, Tag: q.tag})
+		r.passed(q, PointStarted)
+		r.emit(Action{Kind: DoLocal, Op: OpRead, Volume: v.num, ID: q.id, Sector: q.sector, Size: q.size, Data: q.data, Tag: q.tag, IsTimed: q.is(isTimed)})
 	case v.readsRemotely():
 		r.readRemote(q)
 	case v.st.Disk == drbd.Inconsistent && v.st.Conn >= drbd.Connected && v.st.Conn < drbd.SyncSource:
@@ -135,9 +147,11 @@ func (r *Resource) readRemote(q *request) {
 	q.set(netPending)
 	q.since, q.epoch = r.now, r.send_.cur
 	r.req.reads++
+	r.passed(q, PointStarted)
 	start := r.beginPacket(drbd.CmdDataRequest, q.v.num, 24)
 	r.arena = drbd.BlockRequest{Sector: q.sector, BlockID: q.blockID(), Size: q.size}.Append(r.arena)
 	r.endPacket(drbd.DataSocket, start, nil)
+	r.passed(q, PointSent)
 	r.setTimerOnce(timerRequest, Tick(r.net.TimeoutMS))
 }
 
@@ -183,6 +197,7 @@ func (r *Resource) startWrite(q *request) bool {
 	}
 	v.active.insert(q.sector, q.end(), clientWrite, uint32(q.id))
 	q.set(isActive)
+	r.passed(q, PointStarted)
 	if replicate {
 		r.replicate(q)
 	} else if v.bitmap != nil {
@@ -199,7 +214,7 @@ func (r *Resource) startWrite(q *request) bool {
 		v.otherSectors += uint64(q.size >> 9)
 		r.emit(Action{
 			Kind: DoLocal, Op: q.op, FUA: q.fua, NoUnmap: !q.unmap, Volume: v.num, ID: q.id,
-			Sector: q.sector, Size: q.size, Data: q.data, Tag: q.tag,
+			Sector: q.sector, Size: q.size, Data: q.data, Tag: q.tag, IsTimed: q.is(isTimed),
 		})
 	}
 	r.progress(q)
@@ -243,6 +258,9 @@ func (r *Resource) makeHot(q *request) bool {
 	}
 	r.satisfied(q)
 	q.set(alHeld)
+	if !ready {
+		r.passed(q, PointWaits)
+	}
 	return ready
 }
 
@@ -317,6 +335,7 @@ func (r *Resource) replicate(q *request) {
 		}
 		r.sendTrim(drbd.CmdZeroes, v, drbd.Trim{Data: d, Size: q.size})
 	}
+	r.passed(q, PointSent)
 	v.stats.SentBytes += uint64(q.size)
 	if r.net.Protocol == 'A' && !lone {
 		q.pos = r.dataPos

@@ -5,6 +5,7 @@ import (
 	"syscall"
 
 	"github.com/pollux-project/pollux/blockdev"
+	"github.com/pollux-project/pollux/internal/perf"
 	"github.com/pollux-project/pollux/protocol/nbd"
 )
 
@@ -33,6 +34,12 @@ type Mapper interface {
 	// add for each stretch; add returns false when it has enough. What is not
 	// reported counts as data.
 	Map(off, length int64, add func(length int64, isHole bool) bool) error
+}
+
+// A Measured is a Backend some of whose requests are to carry a Trace. It is
+// optional; on a nil Volume nothing is measured.
+type Measured interface {
+	Perf() *perf.Volume
 }
 
 // Info describes a volume to a client.

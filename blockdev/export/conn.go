@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/pollux-project/pollux/blockdev"
+	"github.com/pollux-project/pollux/internal/perf"
 	"github.com/pollux-project/pollux/protocol/nbd"
 )
 
@@ -55,6 +56,8 @@ type conn struct {
 	structured  bool
 	allocation  bool // base:allocation was selected
 	backend     Backend
+	sampler     perf.Sampler
+	readAt      int64 // perf.Now of the batch
 	gather      gather
 	batch       []*blockdev.Request // to submit
 	answered    []*request          // of the batch, without the Backend
@@ -103,6 +106,9 @@ func (c *conn) serve() {
 // begin notes what the client was told when its handshake ends.
 func (c *conn) begin(i Info, flags nbd.TransmissionFlags, structured, allocation bool) {
 	c.backend = c.export.backend
+	if p, ok := c.backend.(Measured); ok {
+		c.sampler = p.Perf().NewSampler()
+	}
 	c.size, c.flags = uint64(usable(i)), flags
 	c.structured, c.allocation = structured, structured && allocation
 	c.gather.c = c
@@ -182,6 +188,10 @@ func (c *conn) step(in *bufio.Reader) error {
 		if err != nil {
 			return err // only for the first: there is nothing to submit
 		}
+		if n == 0 && c.sampler.Volume() != nil {
+			c.readAt = perf.Now()
+			c.sampler.Batch(c.readAt)
+		}
 		q, err := nbd.DecodeRequest(head)
 		if err != nil {
 			c.submit()
@@ -248,7 +258,7 @@ func (c *conn) prepare(q nbd.Request, cost int64) *request {
 	r := c.take()
 	r.command, r.cookie, r.offset, r.cost = q.Command, q.Cookie, q.Offset, cost
 	r.skip, r.want = 0, 0
-	r.Sink, r.Err, r.Moved = c, nil, false
+	r.Sink, r.Err, r.Moved, r.Trace = c, nil, false, nil
 	r.FUA, r.NoUnmap = q.Flags&nbd.FlagFUA != 0, q.Flags&nbd.FlagNoHole != 0
 	c.batchCost += cost
 	return r
@@ -297,9 +307,19 @@ func (c *conn) admit(in *bufio.Reader, q nbd.Request, errno nbd.Errno, cost int6
 		return nil
 	}
 	r.Offset, r.Length, r.Data = int64(start), uint32(end-start), r.buf
+	if c.sampler.Pick(dirs[r.Op]) {
+		r.trace.Begin(c.readAt)
+		r.Trace = &r.trace
+	}
 	r.isOut = true
 	c.batch = append(c.batch, &r.Request)
 	return nil
+}
+
+// dirs is what requests are measured as.
+var dirs = [...]perf.Dir{
+	blockdev.OpRead: perf.ReadDir, blockdev.OpWrite: perf.Write, blockdev.OpFlush: perf.Flush,
+	blockdev.OpTrim: perf.Discard, blockdev.OpZero: perf.Discard,
 }
 
 // answer replies without the Backend. A write's payload is dropped first: a

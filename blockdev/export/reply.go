@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pollux-project/pollux/blockdev"
+	"github.com/pollux-project/pollux/internal/perf"
 	"github.com/pollux-project/pollux/protocol/nbd"
 )
 
@@ -24,6 +25,7 @@ type request struct {
 	want    int    // bytes wanted
 	buf     []byte // from the pool, or nil
 	isOut   bool   // with the Backend
+	trace   perf.Trace
 
 	head    [headRoom]byte // of the reply
 	headLen int
@@ -247,6 +249,9 @@ func (c *conn) retire() {
 	for _, r := range w.current {
 		if r.buf != nil {
 			c.srv.pool.put(r.buf)
+		}
+		if r.Trace != nil && r.Err == nil {
+			c.sampler.Volume().Fold(dirs[r.Op], r.Trace, perf.Now())
 		}
 		r.buf, r.body, r.Data, r.headLen = nil, nil, nil, 0
 		bytes += r.cost

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/pollux-project/pollux/blockdev"
+	"github.com/pollux-project/pollux/internal/perf"
 	"github.com/pollux-project/pollux/replication"
 )
 
@@ -98,6 +99,9 @@ func (a *asyncIO) start(ops []localIO) {
 			a.giveUp(op)
 			continue
 		}
+		if op.isTimed {
+			op.begun = perf.Now()
+		}
 		tag := a.free[len(a.free)-1]
 		a.free = a.free[:len(a.free)-1]
 		a.ops[tag] = *op
@@ -134,7 +138,7 @@ func (v *Volume) startSync() bool {
 	}
 	tag := a.free[len(a.free)-1]
 	a.free = a.free[:len(a.free)-1]
-	a.ops[tag] = localIO{vol: v, op: replication.OpFlush}
+	a.ops[tag] = localIO{vol: v, op: replication.OpFlush, begun: perf.Now()}
 	a.todo = append(a.todo, blockdev.AsyncOp{IsSync: true, Tag: tag})
 	n := a.dev.Start(a.todo)
 	a.todo = a.todo[:0]
@@ -196,6 +200,7 @@ func (a *asyncIO) ended(results []blockdev.AsyncResult) {
 		switch op := &ops[i]; {
 		case op.vol == nil:
 		case op.op == replication.OpFlush:
+			a.v.perf.Time(perf.Fdatasync, op.begun)
 			b.ev = replication.Event{Kind: replication.Synced, Volume: uint16(a.v.cfg.Number), Err: results[i].Err}
 			e.step(b, &b.ev)
 		default:

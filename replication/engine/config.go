@@ -37,6 +37,7 @@ type Config struct {
 	HandlerEnv    []string
 	StateDir      string // "" keeps nothing across restarts
 	BootID        string
+	PerfEvery     int // at least one of so many requests is measured; 0: none
 	Log           zerolog.Logger
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/pollux-project/pollux/blockdev"
+	"github.com/pollux-project/pollux/internal/perf"
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication"
 	"github.com/pollux-project/pollux/replication/meta"
@@ -221,7 +222,12 @@ func (v *Volume) metaWorker(stop chan struct{}) {
 			if job.Term != nil { // before anything that depends on it
 				termErr = v.storeTerm(job.Term)
 			}
+			what, began := perf.Metadata, perf.Now()
+			if job.ALBlock != nil {
+				what = perf.Transaction
+			}
 			err := v.writeMeta(job)
+			v.perf.Time(what, began)
 			v.e.event(replication.Event{Kind: replication.MetaDone, Volume: uint16(v.cfg.Number), Err: err, TermErr: termErr})
 		case <-stop:
 			return
@@ -246,7 +252,9 @@ func (v *Volume) sync() {
 	v.diskMu.RLock()
 	err := error(replication.ErrNoData)
 	if v.data != nil {
+		began := perf.Now()
 		err = v.data.Sync()
+		v.perf.Time(perf.Fdatasync, began)
 	}
 	v.diskMu.RUnlock()
 	v.e.event(replication.Event{Kind: replication.Synced, Volume: uint16(v.cfg.Number), Err: err})

@@ -22,6 +22,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/pollux-project/pollux/blockdev"
+	"github.com/pollux-project/pollux/internal/perf"
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication"
 )
@@ -34,7 +35,9 @@ type Engine struct {
 	log   zerolog.Logger
 	start time.Time
 	pool  pool
-	looks looks
+
+	startAt int64 // start as perf.Now
+	looks   looks
 
 	mu      sync.Mutex // the resource's one lock
 	room    *sync.Cond // the request table has room again, or the engine closes
@@ -97,6 +100,7 @@ func New(cfg Config) (*Engine, error) {
 			Handlers: cfg.awaited(), CommitLazyMS: commitLazyMS,
 		}),
 	}
+	e.startAt = perf.At(e.start)
 	e.room = sync.NewCond(&e.mu)
 	e.net.Store(&cfg.Net)
 	e.tls.Store(cfg.TLS)
@@ -140,6 +144,10 @@ type localIO struct {
 	size    uint32
 	data    []byte
 	look    *look // what the core wants to know of the data read, or nil
+	isTimed bool  // begun is wanted
+	stamp   int64 // of a peer's write that is measured: when it was read
+	ordered int64 // likewise
+	begun   int64 // the system call
 }
 
 // batch collects what has to be done after the lock is let go.
@@ -149,6 +157,9 @@ type batch struct {
 	running   []localIO
 	others    []localIO // of running, that its owner does not do itself
 	done      []*blockdev.Request
+	at        int64 // perf.Now of the step under way
+	readAt    int64 // of the packets that are stepped
+	begun     int64 // of the local I/O whose result is stepped
 	sinks     []blockdev.Sink
 	cold      []func()
 	flushData bool
@@ -186,7 +197,7 @@ func (e *Engine) newBatch() *batch { return e.batches.get() }
 
 func (e *Engine) freeBatch(b *batch) {
 	b.ev = replication.Event{}
-	b.link, b.isReader = nil, false
+	b.link, b.isReader, b.readAt = nil, false, 0
 	clear(b.done[:cap(b.done)])
 	clear(b.sinks[:cap(b.sinks)])
 	b.done, b.sinks = b.done[:0], b.sinks[:0]
@@ -196,7 +207,9 @@ func (e *Engine) freeBatch(b *batch) {
 // step runs one event; the caller holds the lock and calls finish after
 // letting it go.
 func (e *Engine) step(b *batch, ev *replication.Event) {
-	ev.At = e.now()
+	since := time.Since(e.start)
+	ev.At = replication.Tick(since.Milliseconds()) + 1
+	b.at = e.startAt + int64(since)
 	actions := e.core.Step(ev)
 	for i := range actions {
 		a := &actions[i]
@@ -216,16 +229,19 @@ func (e *Engine) step(b *batch, ev *replication.Event) {
 		case replication.DoLocal:
 			b.local = append(b.local, localIO{
 				vol: e.volume(a.Volume), op: a.Op, fua: a.FUA, noUnmap: a.NoUnmap, id: uint32(a.ID),
-				sector: a.Sector, size: a.Size, data: a.Data,
+				sector: a.Sector, size: a.Size, data: a.Data, isTimed: a.IsTimed,
 			})
 		case replication.DoPeerLocal:
 			b.local = append(b.local, localIO{
 				vol: e.volume(a.Volume), op: a.Op, fua: a.FUA, noUnmap: a.NoUnmap, isPeer: true, id: uint32(a.Peer),
-				sector: a.Sector, size: a.Size, data: a.Data, look: e.lookFor(a),
+				sector: a.Sector, size: a.Size, data: a.Data, look: e.lookFor(a), stamp: a.Stamp, isTimed: a.Stamp != 0, ordered: b.at,
 			})
 		case replication.Complete:
 			r := a.Tag.(*blockdev.Request)
 			r.Err = a.Err
+			if r.Trace != nil {
+				r.Trace.Set(perf.Completed, b.at)
+			}
 			if a.Keep {
 				r.Moved, r.Data = true, a.Data
 			}
@@ -293,6 +309,8 @@ func (e *Engine) stepCold(b *batch, a *replication.Action) {
 	case replication.CloseDisk:
 		v := e.volume(a.Volume)
 		b.cold = append(b.cold, v.closeDisk)
+	case replication.Passed:
+		e.passed(b, a)
 	case replication.ProbeDisk:
 		v := e.volume(a.Volume)
 		b.cold = append(b.cold, v.probe)
@@ -446,7 +464,18 @@ func (e *Engine) localDone(b *batch, op *localIO, err error) {
 		ev.Kind, ev.ID = replication.LocalDone, replication.RequestID(op.id)
 	}
 	op.vol.inFlight.Add(-1)
-	e.step(b, ev)
+	b.begun = op.begun
+	if op.stamp == 0 {
+		e.step(b, ev)
+	} else {
+		isFiled := b.flushMeta
+		b.flushMeta = false
+		e.step(b, ev)
+		if err == nil {
+			e.timePeerWrite(b, op, b.flushMeta)
+		}
+		b.flushMeta = b.flushMeta || isFiled
+	}
 	e.looks.put(op.look)
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pollux-project/pollux/internal/perf"
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication"
 )
@@ -32,8 +33,10 @@ type link struct {
 	dataDone   chan struct{} // the data socket's reader has ended
 	metaDone   chan struct{} // likewise
 	once       sync.Once
-	integrity  integrity  // of the data socket's reader
-	low        *lowReader // likewise; nil with TLS
+	integrity  integrity      // of the data socket's reader
+	low        *lowReader     // likewise; nil with TLS
+	samplers   []perf.Sampler // likewise; of the peer's writes, by volume
+	readAt     [2]int64       // when the first packet of a batch was read, by socket; each reader's own
 }
 
 // newLink takes over two sockets.
@@ -49,6 +52,7 @@ func (e *Engine) newLink(s, m *sock, info replication.Link) (*link, error) {
 	if l.meta, err = newOut(m, e.metaPatience); err != nil {
 		return nil, err
 	}
+	l.initPerf()
 	l.data.onError = func(err error) {
 		l.lost(sendFailure(err, drbd.BrokenPipe), fmt.Errorf("send on the data socket: %w", err))
 	}
@@ -187,6 +191,7 @@ type packet struct {
 	fixed  []byte
 	data   []byte
 	store  [24 + drbd.MaxDigestSize]byte // holds fixed if it is short
+	stamp  int64                         // when it was read, if it is a write that is measured
 }
 
 // hasPayload lists the packets whose data are read into a buffer of their own.
@@ -272,6 +277,10 @@ func (l *link) readLoop(br *bufio.Reader, sock drbd.Socket) error {
 				l.stepPackets(packets[:n], sock)
 				return err
 			}
+			if n == 0 {
+				l.timeBatch(sock)
+			}
+			l.timePacket(&packets[n])
 			n++
 		}
 		if !l.stepPackets(packets[:n], sock) {
@@ -399,12 +408,12 @@ func (l *link) stepPackets(ps []packet, sock drbd.Socket) bool {
 	e := l.e
 	for len(ps) > 0 {
 		b := e.newBatch()
-		b.isReader = sock == drbd.DataSocket
+		b.isReader, b.readAt = sock == drbd.DataSocket, l.readAt[sock]
 		e.mu.Lock()
 		current, paused, i := l.isCurrent(), false, 0
 		for current && !paused && i < len(ps) {
 			p := &ps[i]
-			b.ev = replication.Event{Kind: replication.Received, Socket: sock, Header: p.header, Fixed: p.fixed, Data: p.data}
+			b.ev = replication.Event{Kind: replication.Received, Socket: sock, Header: p.header, Fixed: p.fixed, Data: p.data, Stamp: p.stamp}
 			p.data = nil
 			e.step(b, &b.ev)
 			i++

@@ -32,6 +32,7 @@ type out struct {
 	failed   error
 	sent     uint64 // bytes handed to the socket
 	want     bool   // someone waits for the output to be short
+	timed    []timed
 	backlog  int
 
 	rest    chan []byte // to the goroutine
@@ -142,6 +143,9 @@ func (o *out) flush() {
 		n, err := o.write(p)
 		o.mu.Lock()
 		o.sent += uint64(n)
+		if len(o.timed) > 0 {
+			o.timeSent()
+		}
 		o.backlog -= n
 		if err != nil {
 			o.fail(err)
@@ -237,6 +241,9 @@ func (o *out) drain(p []byte) {
 		p = p[n:]
 		o.mu.Lock()
 		o.sent += uint64(n)
+		if len(o.timed) > 0 {
+			o.timeSent()
+		}
 		o.backlog -= n
 		if err != nil {
 			o.fail(err)

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/pollux-project/pollux/blockdev"
+	"github.com/pollux-project/pollux/internal/perf"
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication"
 	"github.com/pollux-project/pollux/replication/meta"
@@ -23,6 +24,7 @@ type Volume struct {
 	e        *Engine
 	cfg      VolumeConfig
 	inFlight atomic.Int32 // local I/Os
+	perf     *perf.Volume // nil: nothing is measured
 
 	mdFlushes atomic.Bool // option md-flushes as it is now
 	mayHang   atomic.Bool // there is a disk-timeout
@@ -48,6 +50,7 @@ type Volume struct {
 
 func newVolume(e *Engine, cfg VolumeConfig) *Volume {
 	v := &Volume{e: e, cfg: cfg, metaJobs: make(chan *replication.MetaJob, 1), syncs: make(chan struct{}, 1)}
+	v.perf = perf.NewVolume(e.cfg.PerfEvery)
 	v.ioq.cond = sync.NewCond(&v.ioq.mu)
 	v.mayHang.Store(cfg.Options.DiskTimeoutMS > 0)
 	v.mdFlushes.Store(cfg.Options.MDFlushes)
@@ -68,6 +71,9 @@ func (v *Volume) options() replication.DiskOptions {
 
 // Config is the volume's configuration.
 func (v *Volume) Config() VolumeConfig { return v.cfg }
+
+// Perf is where the volume's time goes; nil if nothing is measured.
+func (v *Volume) Perf() *perf.Volume { return v.perf }
 
 // Size is what the volume exports, in bytes; 0 while it is not known.
 func (v *Volume) Size() int64 {
@@ -117,9 +123,12 @@ func (v *Volume) Submit(reqs []*blockdev.Request) {
 				b.done = append(b.done, r)
 				continue
 			}
+			if r.Trace != nil {
+				r.Trace.Set(perf.Submitted, perf.Now())
+			}
 			b.ev = replication.Event{
 				Kind: replication.Submitted, Volume: uint16(v.cfg.Number), Op: opOf(r.Op), FUA: r.FUA, NoUnmap: r.NoUnmap,
-				Sector: drbd.Sector(r.Offset >> 9), Size: r.Length, Data: r.Data, Tag: r,
+				Sector: drbd.Sector(r.Offset >> 9), Size: r.Length, Data: r.Data, Tag: r, IsTimed: r.Trace != nil,
 			}
 			e.step(b, &b.ev)
 		}
@@ -165,6 +174,9 @@ func (v *Volume) inline(op *localIO, alone bool) bool {
 
 // do runs one I/O.
 func (v *Volume) do(op *localIO) error {
+	if op.isTimed {
+		op.begun = perf.Now()
+	}
 	v.diskMu.RLock()
 	defer v.diskMu.RUnlock()
 	if v.data == nil {

@@ -27,6 +27,7 @@ type Request struct {
 	start   int64
 	end     int64   // when its effect is over at the latest; MaxInt64 while unknown
 	flushed [2]bool // an acknowledged flush, or FUA, covers it on this node
+	passed  uint8   // the points that it has passed, a bit each
 	weak    bool    // answered while protocol A or B was in force: the peer may lack it
 	hear    func(*Request)
 }
@@ -107,7 +108,7 @@ func (m *Model) Submit(n *Node, q Request, hear func(*Request)) *Request {
 		m.w.trace("%s submit id=%d %s", n.name, q.ID, r.text())
 	}
 	n.step(&replication.Event{
-		Kind: replication.Submitted, Volume: uint16(q.Vol), Op: q.Op, FUA: q.FUA,
+		Kind: replication.Submitted, Volume: uint16(q.Vol), Op: q.Op, FUA: q.FUA, IsTimed: true,
 		Sector: drbd.Sector(q.Sector), Size: uint32(q.Count * sectorSize), Data: r.Data, Tag: r,
 	})
 	return r
@@ -147,7 +148,23 @@ func (m *Model) olderThan(vol, sector int, s stamp, w *Request) bool {
 // floor is the youngest write that a sector of a node must hold, nil if none.
 func (m *Model) floor(vol, node, sector int) *Request { return m.reqs[m.vols[vol].floor[node][sector]] }
 
+// passed: who measures a request hears of it while it is under way, and of no
+// result before its beginning.
+func (m *Model) passed(n *Node, q *Request, p replication.Point) {
+	if q.Done || q.node != n || q.life != n.life {
+		m.w.fail("%s: request %d is at point %d and not under way", n.name, q.ID, p)
+	}
+	if p > replication.PointStarted && q.passed&(1<<replication.PointStarted) == 0 {
+		m.w.fail("%s: request %d is at point %d and was not begun", n.name, q.ID, p)
+	}
+	q.passed |= 1 << p
+}
+
 func (m *Model) completed(n *Node, q *Request, err error) {
+	const ended = 1<<replication.PointLocal | 1<<replication.PointAnswered | 1<<replication.PointSent
+	if err == nil && (q.passed&(1<<replication.PointStarted) == 0 || q.passed&ended == 0) && q.Op != replication.OpFlush {
+		m.w.fail("%s: request %d completed without a word of what did it: points %b", n.name, q.ID, q.passed)
+	}
 	if q.Done {
 		m.w.fail("%s: request %d completed twice", n.name, q.ID)
 		return

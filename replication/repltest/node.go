@@ -349,6 +349,8 @@ func (n *Node) do(a *replication.Action) {
 			a.Tag.(*Request).Data = a.Data
 		}
 		n.w.Model.completed(n, a.Tag.(*Request), a.Err)
+	case replication.Passed:
+		n.w.Model.passed(n, a.Tag.(*Request), a.Point)
 	case replication.Free:
 		n.w.mem.free(a.Data)
 	case replication.CloseDisk:
