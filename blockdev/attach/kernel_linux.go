@@ -241,7 +241,7 @@ func (k *kernel) attach(ctx context.Context, v Volume) (*nbdDevice, error) {
 			return nil, err
 		}
 	}
-	info, err := negotiate(nc, v.Export)
+	info, err := nbd.Negotiate(nc, v.Export)
 	if err != nil {
 		return nil, err
 	}
