@@ -111,6 +111,7 @@ func (e *Engine) adopt(ctx context.Context, l *link) {
 	e.link, e.linkSince = l, time.Now()
 	e.connectError = ""
 	e.connWG.Add(1)
+	e.loans.add(l.data)
 	b.ev = replication.Event{Kind: replication.SocketsUp, Link: l.info}
 	e.step(b, &b.ev)
 	e.mu.Unlock()

@@ -35,6 +35,7 @@ type Engine struct {
 	log   zerolog.Logger
 	start time.Time
 	pool  pool
+	loans lender // of payloads, to the data socket
 
 	startAt int64 // start as perf.Now
 	looks   looks
@@ -101,6 +102,7 @@ func New(cfg Config) (*Engine, error) {
 		}),
 	}
 	e.startAt = perf.At(e.start)
+	e.loans.pool = &e.pool
 	e.room = sync.NewCond(&e.mu)
 	e.net.Store(&cfg.Net)
 	e.tls.Store(cfg.TLS)
@@ -247,7 +249,7 @@ func (e *Engine) step(b *batch, ev *replication.Event) {
 			}
 			b.done = append(b.done, r)
 		case replication.Free:
-			e.pool.put(a.Data)
+			e.loans.free(a.Data)
 		default:
 			e.stepCold(b, a)
 		}
@@ -355,6 +357,7 @@ func (e *Engine) finish(b *batch) {
 	for i, r := range b.done {
 		s := r.Sink
 		b.done[i] = nil
+		e.loans.recall(r.Data)
 		s.Completed(r)
 		b.addSink(s)
 	}

@@ -59,6 +59,9 @@ func (e *Engine) newLink(s, m *sock, info replication.Link) (*link, error) {
 	l.meta.onError = func(err error) {
 		l.lost(sendFailure(err, drbd.NetworkFailure), fmt.Errorf("send on the meta socket: %w", err))
 	}
+	if s.tls == nil {
+		l.data.lender = &e.loans
+	}
 	l.data.onBlock, l.meta.onBlock = l.blocked, func() {}
 	l.data.onSent, l.meta.onSent = l.sent, func(uint64, bool) {}
 	return l, nil
@@ -100,6 +103,7 @@ func (l *link) blocked() {
 func (l *link) run() {
 	e := l.e
 	var wg sync.WaitGroup
+	defer e.loans.forget(l.data)
 	for _, f := range []func(){l.data.run, l.meta.run, l.readData, l.readMeta} {
 		wg.Add(1)
 		go func() { defer wg.Done(); f() }()

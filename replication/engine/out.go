@@ -23,11 +23,9 @@ type out struct {
 	patience func() patience // asked anew whenever a send blocks
 
 	mu       sync.Mutex
-	buf      []byte // filed, not yet taken
-	spare    []byte
-	whole    []byte // of which the goroutine sends the rest
-	seals    []seal // of buf
-	sealing  []seal // of the buffer that is being sent
+	filed    load // not yet taken
+	going    load // being sent: by who flushes, then by the goroutine
+	pos      int  // bytes of going that the socket has taken
 	flushing bool
 	failed   error
 	sent     uint64 // bytes handed to the socket
@@ -35,20 +33,34 @@ type out struct {
 	timed    []timed
 	backlog  int
 
-	rest    chan []byte // to the goroutine
+	rest    chan struct{} // the goroutine is to send the rest of going
 	done    chan struct{}
 	onError func(error)
 	onBlock func() // a send took nothing for one timeout, and is tried again
 	onSent  func(pos uint64, drained bool)
 	wantPos atomic.Bool // onSent is wanted after every flush (protocol A)
 
+	lender *lender // nil: everything is copied
+
 	// Of the flush under way.
 	digest digester
 	p      []byte
 	n      int
 	err    error
-	try    func(fd uintptr) bool
-	left   []byte // with TLS: records that the socket has not taken
+	try    func(fd uintptr) bool // sends what the socket takes at once
+	wait   func(fd uintptr) bool // the same, and false if that is nothing
+	left   []byte                // with TLS: records that the socket has not taken
+	io     sync.Mutex            // held while the kernel reads what was lent
+	vecs   []unix.Iovec
+}
+
+// A load is a run of bytes on its way to the socket.
+type load struct {
+	buf   []byte // what was copied
+	loans []loan // what was not, in between
+	gone  int    // loans that are over
+	seals []seal // of buf
+	size  int    // of all, bytes
 }
 
 // patience is how long a socket that takes nothing is waited for
@@ -61,7 +73,7 @@ type patience struct {
 // errSendTimeout: the socket has taken nothing for all of its tries.
 var errSendTimeout = errors.New("the peer takes nothing")
 
-// sendChunk is how much is sent as one: progress is looked for after each.
+// sendChunk is how much is encrypted and sent as one with TLS.
 const sendChunk = 128 << 10
 
 // Output above which a buffer is not kept, and below which it counts as short.
@@ -78,28 +90,40 @@ func newOut(conn *sock, p func() patience) (*out, error) {
 	if conn.tls != nil {
 		conn.tls.wire.startGathering()
 	}
-	o := &out{conn: conn, raw: raw, patience: p, rest: make(chan []byte, 1), done: make(chan struct{})}
+	o := &out{conn: conn, raw: raw, patience: p, rest: make(chan struct{}, 1), done: make(chan struct{})}
 	o.try = func(fd uintptr) bool {
 		for {
-			o.n, o.err = writeNow(fd, o.p)
+			if len(o.going.loans) == 0 {
+				o.n, o.err = writeNow(fd, o.p)
+			} else {
+				o.n, o.err = o.writeLent(fd)
+			}
 			if o.err != unix.EINTR {
 				return true
 			}
 		}
 	}
+	o.wait = func(fd uintptr) bool { return o.try(fd) && o.err != unix.EAGAIN }
 	return o, nil
 }
 
-// file appends a packet. The bytes are copied. If alg names a digest, head ends
-// with room for that of data.
+// file appends a packet. The bytes are copied, but for large data if there is a
+// lender: they are lent until they are sent, or until the lender recalls them. If
+// alg names a digest, head ends with room for that of data.
 func (o *out) file(head, data []byte, alg string) {
 	o.mu.Lock()
-	o.buf = append(o.buf, head...)
-	if alg != "" {
-		o.seals = append(o.seals, seal{alg, len(o.buf), len(data)})
-	}
-	o.buf = append(o.buf, data...)
+	f := &o.filed
+	f.buf = append(f.buf, head...)
+	f.size += len(head) + len(data)
 	o.backlog += len(head) + len(data)
+	switch {
+	case alg != "":
+		f.seals = append(f.seals, seal{alg, len(f.buf), len(data)})
+	case len(data) >= lendFrom && o.lender != nil && o.failed == nil:
+		o.lend(data)
+		data = nil
+	}
+	f.buf = append(f.buf, data...)
 	o.mu.Unlock()
 }
 
@@ -111,10 +135,11 @@ type seal struct {
 	size int // of the data
 }
 
-// seal fills in the digests of p. There is one flush at a time.
-func (o *out) seal(p []byte, seals []seal) {
-	for i := range seals {
-		s := &seals[i]
+// seal fills in the digests of what was taken. There is one flush at a time.
+func (o *out) seal() {
+	p := o.going.buf
+	for i := range o.going.seals {
+		s := &o.going.seals[i]
 		o.digest.set(s.alg)
 		o.digest.digest(p[s.at : s.at+s.size])
 		copy(p[s.at-o.digest.size:], o.digest.sum[:o.digest.size])
@@ -131,50 +156,51 @@ func (o *out) size() int {
 // flush hands to the socket what it takes at once.
 func (o *out) flush() {
 	o.mu.Lock()
-	if o.flushing || len(o.buf) == 0 || o.failed != nil {
+	if o.flushing || o.filed.size == 0 || o.failed != nil {
 		o.mu.Unlock()
 		return
 	}
 	o.flushing = true
-	for len(o.buf) > 0 && o.failed == nil {
-		p := o.take()
+	for o.filed.size > 0 && o.failed == nil {
+		o.take()
 		o.mu.Unlock()
-		o.seal(p, o.sealing)
-		n, err := o.write(p)
+		o.seal()
+		n, err := o.write()
 		o.mu.Lock()
-		o.sent += uint64(n)
-		if len(o.timed) > 0 {
-			o.timeSent()
-		}
-		o.backlog -= n
+		o.advance(n)
 		if err != nil {
 			o.fail(err)
 			return
 		}
-		if n < len(p) {
-			o.whole = p
-			o.rest <- p[n:] // flushing stays true: the goroutine goes on
+		if o.pos < o.going.size {
+			o.rest <- struct{}{} // flushing stays true: the goroutine goes on
 			o.mu.Unlock()
 			return
 		}
-		o.give(p)
 	}
 	o.flushing = false
 	o.notify()
 }
 
-// take swaps the buffers; the caller holds the lock.
-func (o *out) take() []byte {
-	p := o.buf
-	o.buf, o.spare = o.spare[:0], nil
-	o.seals, o.sealing = o.sealing[:0], o.seals
-	return p
+// take swaps the loads; the caller holds the lock.
+func (o *out) take() {
+	g := &o.going
+	if cap(g.buf) > keepOutput {
+		g.buf = nil
+	}
+	*g, o.filed = o.filed, load{buf: g.buf[:0], loans: g.loans[:0], seals: g.seals[:0]}
+	o.pos = 0
 }
 
-func (o *out) give(p []byte) {
-	if cap(p) <= keepOutput {
-		o.spare = p[:0]
+// advance takes into account what was sent; the caller holds the lock.
+func (o *out) advance(n int) {
+	o.sent += uint64(n)
+	if len(o.timed) > 0 {
+		o.timeSent()
 	}
+	o.backlog -= n
+	o.pos += n
+	o.settleLoans()
 }
 
 // notify lets go of the lock and tells who wants to know.
@@ -199,27 +225,34 @@ func (o *out) fail(err error) {
 }
 
 // write tries once, without waiting.
-func (o *out) write(p []byte) (int, error) {
+func (o *out) write() (int, error) {
 	if o.conn.tls != nil {
-		return o.writeTLS(p)
+		return o.writeTLS(o.going.buf[o.pos:])
 	}
-	return o.writeRaw(p)
+	return o.writeRaw(o.unsent(), o.try)
 }
 
-func (o *out) writeRaw(p []byte) (int, error) {
+// unsent is what is left of a load; nothing counts of it if there are loans.
+func (o *out) unsent() []byte {
+	if len(o.going.loans) > 0 {
+		return nil
+	}
+	return o.going.buf[o.pos:]
+}
+
+// writeRaw has p sent, or what is left of a load with loans.
+func (o *out) writeRaw(p []byte, try func(fd uintptr) bool) (int, error) {
 	o.p = p
-	if err := o.raw.Write(o.try); err != nil {
+	err := o.raw.Write(try)
+	o.p = nil
+	if err != nil {
 		return 0, err
 	}
 	n, err := o.n, o.err
-	o.p = nil
 	if err == unix.EAGAIN {
 		return 0, nil
 	}
-	if n < 0 {
-		n = 0
-	}
-	return n, err
+	return max(n, 0), err
 }
 
 // run is the goroutine that waits for the socket in the others' stead. It ends
@@ -227,29 +260,24 @@ func (o *out) writeRaw(p []byte) (int, error) {
 func (o *out) run() {
 	for {
 		select {
-		case p := <-o.rest:
-			o.drain(p)
+		case <-o.rest:
+			o.drain()
 		case <-o.done:
 			return
 		}
 	}
 }
 
-func (o *out) drain(p []byte) {
+func (o *out) drain() {
 	for {
-		n, err := o.sendPart(p[:min(len(p), sendChunk)])
-		p = p[n:]
+		n, err := o.sendPart()
 		o.mu.Lock()
-		o.sent += uint64(n)
-		if len(o.timed) > 0 {
-			o.timeSent()
-		}
-		o.backlog -= n
+		o.advance(n)
 		if err != nil {
 			o.fail(err)
 			return
 		}
-		if len(p) > 0 {
+		if o.pos < o.going.size {
 			pos := o.sent
 			o.mu.Unlock()
 			if o.wantPos.Load() {
@@ -257,22 +285,19 @@ func (o *out) drain(p []byte) {
 			}
 			continue
 		}
-		o.give(o.whole)
-		o.whole = nil
-		if len(o.buf) == 0 {
+		if o.filed.size == 0 {
 			o.flushing = false
 			o.notify()
 			return
 		}
-		p = o.take()
-		o.whole = p
+		o.take()
 		o.mu.Unlock()
-		o.seal(p, o.sealing)
+		o.seal()
 	}
 }
 
-// send waits until the socket has taken p. Each timeout without any progress
-// costs one of its tries.
+// send waits until the socket has taken something of p. Each timeout without any
+// progress costs one of its tries.
 func (o *out) send(p []byte) (sent int, err error) {
 	failures := 0
 	for {
@@ -282,20 +307,13 @@ func (o *out) send(p []byte) (sent int, err error) {
 			until = time.Now().Add(may.timeout)
 		}
 		o.conn.SetWriteDeadline(until) //nolint:errcheck // the write fails if this did
-		n, err := o.conn.TCPConn.Write(p[sent:])
-		sent += n
-		switch {
-		case err == nil:
+		n, err := o.writeRaw(p, o.wait)
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			o.conn.SetWriteDeadline(time.Time{}) //nolint:errcheck // it would fail a later write that does not wait
-			return sent, nil
-		case !errors.Is(err, os.ErrDeadlineExceeded):
-			return sent, err
-		case n > 0:
-			failures = 0
-			continue
+			return n, err
 		}
 		if failures++; may.tries > 0 && failures >= may.tries {
-			return sent, fmt.Errorf("%w for %v", errSendTimeout, time.Duration(failures)*may.timeout)
+			return 0, fmt.Errorf("%w for %v", errSendTimeout, time.Duration(failures)*may.timeout)
 		}
 		o.onBlock()
 	}

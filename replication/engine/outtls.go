@@ -13,7 +13,7 @@ func (o *out) writeTLS(p []byte) (sent int, err error) {
 		if err := o.encrypt(chunk); err != nil {
 			return sent, err
 		}
-		n, err := o.writeRaw(o.left)
+		n, err := o.writeRaw(o.left, o.try)
 		o.left = o.left[n:]
 		if err != nil || len(o.left) > 0 {
 			return sent, err
@@ -29,20 +29,24 @@ func (o *out) encrypt(chunk []byte) error {
 	return err
 }
 
-// sendPart waits until the socket has taken p, at most a chunk.
-func (o *out) sendPart(p []byte) (sent int, err error) {
+// sendPart waits until the socket has taken something, with TLS a whole chunk.
+func (o *out) sendPart() (sent int, err error) {
+	p := o.unsent()
 	if o.conn.tls == nil {
 		return o.send(p)
 	}
+	p = p[:min(len(p), sendChunk)]
 	if len(o.left) == 0 {
 		if err := o.encrypt(p); err != nil {
 			return 0, err
 		}
 	}
-	n, err := o.send(o.left)
-	o.left = o.left[n:]
-	if err != nil {
-		return 0, err
+	for len(o.left) > 0 {
+		n, err := o.send(o.left)
+		o.left = o.left[n:]
+		if err != nil {
+			return 0, err
+		}
 	}
 	return len(p), nil
 }
@@ -56,8 +60,8 @@ func (o *out) closeWrite() {
 		o.flushing = true // nobody sends behind it
 		o.mu.Unlock()
 		if idle {
-			t.conn.CloseWrite()       //nolint:errcheck // the end of the connection says the same
-			o.writeRaw(t.wire.take()) //nolint:errcheck // likewise
+			t.conn.CloseWrite()              //nolint:errcheck // the end of the connection says the same
+			o.writeRaw(t.wire.take(), o.try) //nolint:errcheck // likewise
 		}
 	}
 	o.conn.CloseWrite() //nolint:errcheck // it may be dead
