@@ -46,6 +46,13 @@ type fileDevice struct {
 	fd     int
 	closed bool
 
+	// durable is a second open file of the same path, for durable writes, from the
+	// first one on: each has its own memory of lost writes. With one for all a
+	// durable write could take notice of an error that a Sync in the same moment is
+	// to report, and that Sync would succeed.
+	durableOnce sync.Once
+	durable     int
+
 	// rmw is held for a direct write that has to read its first or last block
 	// before it. Writes of whole blocks need not hold it: one that touches
 	// such a block overlaps the partial write itself, which callers exclude.
@@ -202,6 +209,7 @@ func (d *fileDevice) WriteFUA(p []byte, off int64) error {
 	if err := d.failedSync(); err != nil {
 		return d.ioError("durable write", off, int64(len(p)), err)
 	}
+	d.durableOnce.Do(d.openDurable)
 	isDurable := !d.noDsync.Load()
 	_, err := d.write(p, off, isDurable)
 	if isDurable && errors.Is(err, unix.EOPNOTSUPP) {
@@ -210,7 +218,7 @@ func (d *fileDevice) WriteFUA(p []byte, off int64) error {
 		_, err = d.write(p, off, false)
 	}
 	if err == nil && !isDurable {
-		err = fdatasync(d.fd)
+		err = fdatasync(d.durable)
 	}
 	if err != nil {
 		return d.ioError("durable write", off, int64(len(p)), d.keepSyncError(err))
@@ -218,10 +226,19 @@ func (d *fileDevice) WriteFUA(p []byte, off int64) error {
 	return nil
 }
 
+// openDurable opens d.durable. Where that is not possible it is the first one:
+// then only a moment is left in which an error can miss its Sync.
+func (d *fileDevice) openDurable() {
+	d.durable = d.fd
+	if fd, err := openFD(fmt.Sprintf("/proc/self/fd/%d", d.fd), Options{Direct: d.direct}, d.isBlock); err == nil {
+		d.durable = fd
+	}
+}
+
 // write writes all of p, through a bounce buffer where direct I/O needs one.
 func (d *fileDevice) write(p []byte, off int64, isDurable bool) (int, error) {
 	if !d.direct || d.isWhole(p, off) {
-		return pwriteFull(d.fd, p, off, isDurable)
+		return d.pwrite(p, off, isDurable)
 	}
 	mask := int64(d.blockSize - 1)
 	if (off|int64(len(p)))&mask != 0 {
@@ -255,12 +272,20 @@ func (d *fileDevice) writeBounced(p []byte, off int64, isDurable bool) (int, err
 			}
 		}
 		copy(buf[skip:n], p[done:done+part])
-		if _, err := pwriteFull(d.fd, buf[:n], start, isDurable); err != nil {
+		if _, err := d.pwrite(buf[:n], start, isDurable); err != nil {
 			return done, err
 		}
 		done += part
 	}
 	return done, nil
+}
+
+// pwrite writes all of p, with RWF_DSYNC if isDurable.
+func (d *fileDevice) pwrite(p []byte, off int64, isDurable bool) (int, error) {
+	if isDurable {
+		return pwriteFull(d.durable, p, off, true)
+	}
+	return pwriteFull(d.fd, p, off, false)
 }
 
 // Zero implements Device.
@@ -361,6 +386,10 @@ func (d *fileDevice) Close() error {
 		return nil
 	}
 	d.closed = true
+	d.durableOnce.Do(func() { d.durable = d.fd })
+	if d.durable != d.fd {
+		unix.Close(d.durable) //nolint:errcheck // what was written is durable
+	}
 	if err := unix.Close(d.fd); err != nil {
 		return d.ioError("close", 0, d.size.Load(), err)
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
-	"github.com/pollux-project/pollux/replication/meta"
 )
 
 func (r *Resource) localDone(ev *Event) {
@@ -24,6 +23,9 @@ func (r *Resource) localDone(ev *Event) {
 			v.stats.ReadBytes += uint64(q.size)
 		} else {
 			v.sync.dirty = true
+			if !q.fua {
+				q.syncSeq = v.sync.started + 1
+			}
 		}
 		r.passed(q, PointLocal)
 		r.progress(q)
@@ -168,7 +170,7 @@ func (r *Resource) restart(q *request) {
 		q.v.setDirty(q.sector, q.size)
 	}
 	if q.is(alHeld) && q.v.al != nil {
-		q.v.al.End(meta.ExtentsOf(q.sector, q.size))
+		q.v.letGo(q)
 	}
 	q.flags, q.err = q.flags&(hanging|moved|isTimed), nil
 	r.req.waiting = append(r.req.waiting, q.id)
@@ -193,7 +195,7 @@ func (r *Resource) destroy(q *request) {
 	if q.is(alHeld) {
 		q.clear(alHeld)
 		if v.al != nil {
-			v.al.End(meta.ExtentsOf(q.sector, q.size))
+			v.letGo(q)
 		}
 	}
 	r.satisfied(q)

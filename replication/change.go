@@ -379,6 +379,7 @@ func (r *Resource) attached(ev *Event) {
 	v.meta.done = v.meta.next - 1
 	// Dirty: what was written before a detach may not have been synced since.
 	v.sync = dataSync{started: v.sync.started, done: v.sync.started, dirty: true}
+	v.al.Stable(v.sync.done)
 	v.leaving = false
 	v.negDisk, v.negPdsk = DiskStateAtAttach(v.sb.Flags, v.opts.Fencing)
 	v.crashed = v.sb.Flags&markCrashed != 0

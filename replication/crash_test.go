@@ -64,7 +64,7 @@ func TestCrashPointsNotice(t *testing.T) {
 		scenario string
 		says     string
 	}{
-		{"sync-data ignored at an eviction", repltest.IgnoreSyncData, "eviction", "no bit is set"},
+		{"fdatasync does nothing at an eviction", repltest.LieAboutSync, "eviction", "no bit is set"},
 		{"sync-data ignored by a resync target", repltest.IgnoreSyncData, "resync_target", "no bit is set"},
 		{"fdatasync does nothing", repltest.LieAboutSync, "demotion", "at rest sector"},
 		{"metadata answered before it is durable", repltest.AnswerEarly, "peer_lost", "at rest sector"},

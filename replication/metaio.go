@@ -126,6 +126,7 @@ func (r *Resource) maintainMeta(v *volume) {
 		r.moveMeta(v)
 		return
 	}
+	r.syncForLog(v)
 	if !m.more {
 		if !m.wantSB && !m.wantBM && !m.resetAL && !m.relog && !v.al.Pending() {
 			return
@@ -195,8 +196,7 @@ func (m *metaIO) finish(v *volume, job *MetaJob) {
 }
 
 // transaction puts the pending changes of the activity log into job, with the
-// bitmap pages of the extents that leave it: these first, and before them the
-// data (I3).
+// bitmap pages of the extents that leave it: these first. Their data are stable.
 func (r *Resource) transaction(v *volume, job *MetaJob) {
 	m := &v.meta
 	if m.al == nil {
@@ -207,7 +207,6 @@ func (r *Resource) transaction(v *volume, job *MetaJob) {
 	m.inAL = true
 	v.stats.ALWrites++
 	for _, e := range evicted {
-		job.SyncData = true
 		first, last := e.Bits()
 		if first < v.bitmap.Bits() {
 			for p := meta.PageOf(first); p <= meta.PageOf(min(last, v.bitmap.Bits()-1)); p++ {
@@ -400,8 +399,13 @@ func (r *Resource) synced(ev *Event) {
 		if !v.readsRemotely() && r.role == drbd.Primary { // else the peer's copy serves
 			r.failFlushes(v)
 		}
-	} else if s.wanted {
-		r.startSync(v)
+	} else {
+		if v.al != nil {
+			v.al.Stable(s.done)
+		}
+		if s.wanted {
+			r.startSync(v)
+		}
 	}
 	r.progressFlushes()
 	r.maybeCloseDisk(v)

@@ -234,7 +234,7 @@ func (r *Resource) peerEnded(p *peerRequest, digest []byte, err error) {
 	}
 	if p.alHeld && v.al != nil {
 		first, last := meta.ExtentsOf(p.sector, p.size)
-		v.al.End(first, last)
+		v.al.EndWritten(first, last, v.sync.started+1)
 	}
 	if p.op != OpRead {
 		v.sync.dirty = true

@@ -38,7 +38,7 @@ func (r *Resource) proofIsWanted() bool {
 		return true
 	}
 	for _, v := range r.vols {
-		if v.starved != 0 || v.rs.peerDone || v.st.Conn == drbd.Ahead {
+		if v.starved != 0 || v.al != nil && v.al.InUse() > v.al.Slots()/2 || v.rs.peerDone || v.st.Conn == drbd.Ahead {
 			return true
 		}
 	}

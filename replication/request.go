@@ -55,7 +55,7 @@ type request struct {
 	begun  Tick   // when its local I/O began, if there is a disk-timeout
 	pos    uint64 // protocol A: end of its bytes in the data stream
 
-	syncSeq uint64 // flush: the fdatasync that it needs
+	syncSeq uint64 // the fdatasync that a flush needs, and that makes a write stable; 0: none
 }
 
 func (q *request) is(f reqFlags) bool        { return q.flags&f != 0 }

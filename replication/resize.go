@@ -174,7 +174,7 @@ func (r *Resource) drainGrowth(v *volume) {
 		return
 	}
 	r.letExtentsGo(v)
-	if v.al.InUse() > 0 || v.al.Pending() || v.al.Writing() || v.active.busy(0, ^drbd.Sector(0), clientWrite|peerWrite|resyncWrite) {
+	if v.al.InUse() > 0 || v.al.Waiting() > 0 || v.al.Writing() || v.active.busy(0, ^drbd.Sector(0), clientWrite|peerWrite|resyncWrite) {
 		return
 	}
 	if g.relog {
@@ -228,7 +228,7 @@ func (r *Resource) letExtentsGo(v *volume) {
 		for i := range int(e.unacked.at(0).count) {
 			if q := r.req.get(*r.req.log.at(i)); q.v == v && q.is(alHeld) && q.is(completed) {
 				q.clear(alHeld)
-				v.al.End(meta.ExtentsOf(q.sector, q.size))
+				v.letGo(q)
 			}
 		}
 	}
@@ -238,7 +238,7 @@ func (r *Resource) letExtentsGo(v *volume) {
 			if q.is(isTainted) {
 				v.setDirty(q.sector, q.size)
 			}
-			v.al.End(meta.ExtentsOf(q.sector, q.size))
+			v.letGo(q)
 		}
 	}
 	for _, id := range r.peer.waiting {

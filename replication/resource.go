@@ -217,6 +217,8 @@ type volume struct {
 	// starved is the request (its id + 1) that could not have its extents:
 	// until it has them no other request takes new ones.
 	starved RequestID
+	passed  int // writes that have begun before it all the same
+	taken   int // slots given to extents since the disks were synced for the log
 	// remoteTurn is whether the last read of read-balancing round-robin went to the peer.
 	remoteTurn bool
 	active     rangeSet // client writes until completed, peer writes, resync I/O

@@ -189,7 +189,7 @@ func (r *Resource) startWrite(q *request) bool {
 	if replicate && !r.canReplicate(q) {
 		if q.is(alHeld) {
 			q.clear(alHeld)
-			v.al.End(meta.ExtentsOf(q.sector, q.size))
+			v.letGo(q)
 		}
 		q.err = ErrNotSupported
 		r.progress(q)
@@ -247,12 +247,15 @@ func (r *Resource) makeHot(q *request) bool {
 	if q.is(alHeld) {
 		return v.al.Ready(first, last)
 	}
-	if v.starved != 0 && v.starved != q.id+1 {
+	if v.starved != 0 && v.starved != q.id+1 && !v.passesStarved(first, last) {
 		return false
 	}
 	ready, err := v.al.Begin(first, last)
 	if err != nil {
-		v.starved = q.id + 1
+		if v.starved == 0 {
+			v.starved, v.passed = q.id+1, 0
+			r.requestSync(v)
+		}
 		r.hurry() // extents are let go when the peer acknowledges their epochs
 		return false
 	}
@@ -260,6 +263,7 @@ func (r *Resource) makeHot(q *request) bool {
 	q.set(alHeld)
 	if !ready {
 		r.passed(q, PointWaits)
+		r.keepSpare(v, int(last-first)+1)
 	}
 	return ready
 }

@@ -276,20 +276,8 @@ func (v *Volume) writeMeta(job *replication.MetaJob) error {
 	if job.Move {
 		return v.moveMeta(job)
 	}
-	for _, p := range job.Pages {
-		off := int64(p.Page) * meta.BlockSize
-		n := min(int64(len(p.Data)), v.layout.BitmapBytes-off)
-		if n <= 0 {
-			return fmt.Errorf("bitmap page %d lies beyond the metadata", p.Page)
-		}
-		if _, err := v.metaDev.WriteAt(p.Data[:n], v.layout.Bitmap+off); err != nil {
-			return err
-		}
-	}
-	if len(job.Pages) > 0 {
-		if err := v.syncMeta(); err != nil {
-			return err
-		}
+	if err := v.writePages(job.Pages); err != nil {
+		return err
 	}
 	if job.ResetAL && job.Marked != nil {
 		if _, err := v.metaDev.WriteAt(job.Marked, v.layout.Superblock); err != nil {
@@ -305,16 +293,51 @@ func (v *Volume) writeMeta(job *replication.MetaJob) error {
 		}
 	}
 	if job.ALBlock != nil {
-		if _, err := v.metaDev.WriteAt(job.ALBlock, v.layout.RingBlock(job.ALRing)); err != nil {
+		if err := v.storeMeta(job.ALBlock, v.layout.RingBlock(job.ALRing)); err != nil {
 			return err
 		}
 	}
 	if job.Superblock != nil {
-		if _, err := v.metaDev.WriteAt(job.Superblock, v.layout.Superblock); err != nil {
+		return v.storeMeta(job.Superblock, v.layout.Superblock)
+	}
+	return nil
+}
+
+// storeMeta writes a block of metadata durably, and nothing else: a flush of
+// internal metadata would be one of all data that is in the page cache.
+func (v *Volume) storeMeta(p []byte, off int64) error {
+	if v.mdFlushes.Load() {
+		return v.metaDev.WriteFUA(p, off)
+	}
+	_, err := v.metaDev.WriteAt(p, off)
+	return err
+}
+
+// fewPages is up to how many bitmap pages are each written durably, instead of all
+// and then flushed. A durable write of 4 KiB took 0.1 ms, a flush of the data that
+// 32 random writes have left in the page cache 2 ms.
+const fewPages = 8
+
+// writePages writes pages of the bitmap durably.
+func (v *Volume) writePages(pages []replication.MetaPage) error {
+	write := v.storeMeta
+	if len(pages) > fewPages {
+		write = func(p []byte, off int64) error {
+			_, err := v.metaDev.WriteAt(p, off)
 			return err
 		}
 	}
-	if job.ALBlock != nil || job.Superblock != nil {
+	for _, p := range pages {
+		off := int64(p.Page) * meta.BlockSize
+		n := min(int64(len(p.Data)), v.layout.BitmapBytes-off)
+		if n <= 0 {
+			return fmt.Errorf("bitmap page %d lies beyond the metadata", p.Page)
+		}
+		if err := write(p.Data[:n], v.layout.Bitmap+off); err != nil {
+			return err
+		}
+	}
+	if len(pages) > fewPages {
 		return v.syncMeta()
 	}
 	return nil

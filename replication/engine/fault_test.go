@@ -52,6 +52,13 @@ func (f *faulty) WriteAt(p []byte, off int64) (int, error) {
 	return f.Device.WriteAt(p, off)
 }
 
+func (f *faulty) WriteFUA(p []byte, off int64) error {
+	if f.faults.fails(&f.faults.write, off) {
+		return syscall.EIO
+	}
+	return f.Device.WriteFUA(p, off)
+}
+
 func (f *faulty) Sync() error {
 	if f.faults.fails(&f.faults.sync, 0) {
 		return syscall.EIO

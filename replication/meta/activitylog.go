@@ -72,6 +72,7 @@ const (
 type slot struct {
 	extent     Extent // what it holds or is to hold
 	onDisk     Extent // what the log on disk says, before a transaction being written
+	written    uint64 // the sync that makes the data of onDisk stable, 0 if they are
 	refs       uint32
 	prev, next int32
 	state      slotState
@@ -93,9 +94,11 @@ type list struct {
 // It does no I/O. The duties of the caller, under the resource's lock:
 //
 //  1. Begin before a write. If it isn't ready, hold the write back.
-//  2. When Pending, call Transaction. Before its block is written: make the
-//     data of the evicted extents stable, then write their dirty bitmap pages
-//     and make those stable.
+//  2. When Pending, call Transaction. Before its block is written: write the
+//     dirty bitmap pages of the evicted extents and make those stable. Their data
+//     are stable already: a change waits for the sync that EndWritten has named for
+//     what it evicts, until Stable says that it is over. WaitsFor says which
+//     one to begin.
 //  3. Write the block to its place in the ring, make it stable, then call
 //     Committed and let go what is Ready now. If that write fails, the disk
 //     has failed and so has the log.
@@ -111,6 +114,9 @@ type ActivityLog struct {
 	idle    list // head: most recently used
 	pending list // head: oldest
 	inUse   int  // slots with references
+
+	stable      uint64 // the last sync that is over
+	least, most uint64 // of the syncs that pending changes wait for; valid if there are any
 
 	stripes, stripeSize4k int
 	number                uint32 // of the next transaction
@@ -235,9 +241,35 @@ func (al *ActivityLog) reserve(e Extent) {
 	s := &al.slots[i]
 	s.extent, s.refs, s.state = e, 1, slotPending
 	al.index.insert(e, i)
-	al.pushTail(&al.pending, i)
+	al.wait(i)
 	al.inUse++
 }
+
+// wait puts a slot behind the pending ones.
+func (al *ActivityLog) wait(i int32) {
+	n := al.slots[i].written
+	if al.pending.n == 0 {
+		al.least, al.most = n, n
+	}
+	al.least, al.most = min(al.least, n), max(al.most, n)
+	al.pushTail(&al.pending, i)
+}
+
+// Stable tells that the data is stable as of sync number n, counted from 1 by
+// the caller.
+func (al *ActivityLog) Stable(n uint64) { al.stable = n }
+
+// WaitsFor is the number of the sync after which every change that waits can be
+// written, as far as the data is concerned; 0 if it has been.
+func (al *ActivityLog) WaitsFor() uint64 {
+	if al.pending.n == 0 || al.most <= al.stable {
+		return 0
+	}
+	return al.most
+}
+
+// Unused is the number of slots that have never held an extent.
+func (al *ActivityLog) Unused() int { return al.free.n }
 
 // Ready reports whether all extents of first to last are hot on disk.
 func (al *ActivityLog) Ready(first, last Extent) bool {
@@ -249,15 +281,22 @@ func (al *ActivityLog) Ready(first, last Extent) bool {
 	return true
 }
 
-// End drops the references of one Begin. The extents stay hot until their
-// slots are needed.
-func (al *ActivityLog) End(first, last Extent) {
+// End drops the references of one Begin of which nothing was written. The
+// extents stay hot until their slots are needed.
+func (al *ActivityLog) End(first, last Extent) { al.EndWritten(first, last, 0) }
+
+// EndWritten is End after a write. sync is the number of a sync of the data that
+// begins after the write has ended, 0 if the write was durable itself.
+func (al *ActivityLog) EndWritten(first, last Extent, sync uint64) {
 	for e := first; e <= last; e++ {
 		i := al.index.find(al.slots, e)
 		if i == none || al.slots[i].refs == 0 {
 			panic(fmt.Sprintf("meta: ActivityLog.End(%d, %d): extent %d has no reference", first, last, e))
 		}
 		s := &al.slots[i]
+		if s.state == slotHot { // else nothing was written through it
+			s.written = max(s.written, sync)
+		}
 		if s.refs--; s.refs == 0 {
 			al.inUse--
 			if s.state == slotHot {
@@ -267,17 +306,22 @@ func (al *ActivityLog) End(first, last Extent) {
 	}
 }
 
-// Pending reports whether changes wait for a transaction and none is being
-// written.
-func (al *ActivityLog) Pending() bool { return al.pending.n > 0 && !al.inFlight }
+// Pending reports whether changes can be written, and no transaction is.
+func (al *ActivityLog) Pending() bool {
+	return al.pending.n > 0 && !al.inFlight && al.least <= al.stable
+}
+
+// Waiting is the number of changes that wait for a transaction, or for the sync
+// before it.
+func (al *ActivityLog) Waiting() int { return al.pending.n }
 
 // Writing reports whether a transaction is being written.
 func (al *ActivityLog) Writing() bool { return al.inFlight }
 
-// Transaction encodes up to 64 pending changes as the next block of the ring
-// into dst[:BlockSize]. ringBlock is the place of the block in the log's area,
-// in blocks (Layout.RingBlock). evicted are the extents that cease to be hot
-// with it, valid until the next call. There must be a change to write, and no
+// Transaction encodes up to 64 pending changes, the oldest ones that need not
+// wait for a sync, as the next block of the ring into dst[:BlockSize]. ringBlock
+// is the place of the block in the log's area, in blocks (Layout.RingBlock).
+// evicted are the extents that cease to be hot with it, valid until the next call. There must be a change to write, and no
 // transaction being written.
 func (al *ActivityLog) Transaction(dst []byte) (ringBlock int, evicted []Extent) {
 	if !al.Pending() {
@@ -289,10 +333,16 @@ func (al *ActivityLog) Transaction(dst []byte) (ringBlock int, evicted []Extent)
 		enc.context(i, al.slots[al.cycle+i].onDisk)
 	}
 	al.evicted = al.evicted[:0]
-	for al.pending.n > 0 && len(al.writing) < alMaxUpdates {
-		i := al.pending.head
-		al.unlink(&al.pending, i)
+	old := al.pending
+	al.pending = list{none, none, 0}
+	for old.n > 0 {
+		i := old.head
+		al.unlink(&old, i)
 		s := &al.slots[i]
+		if s.written > al.stable || len(al.writing) == alMaxUpdates {
+			al.wait(i)
+			continue
+		}
 		s.state = slotWriting
 		enc.update(len(al.writing), uint16(i), s.extent)
 		al.writing = append(al.writing, i)
@@ -318,7 +368,7 @@ func (al *ActivityLog) Committed() {
 	}
 	for _, i := range al.writing {
 		s := &al.slots[i]
-		s.state, s.onDisk = slotHot, s.extent
+		s.state, s.onDisk, s.written = slotHot, s.extent, 0
 		if s.refs == 0 {
 			al.pushHead(&al.idle, i)
 		}
