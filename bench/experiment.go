@@ -27,6 +27,7 @@ var experiments = []experiment{
 	latencyExperiment,
 	resyncExperiment,
 	footprintExperiment,
+	timelineExperiment,
 	guestsExperiment,
 }
 

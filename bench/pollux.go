@@ -27,7 +27,8 @@ type pair struct {
 	lab     *lab
 	dir     string // everything of the pair is below it
 	bin     string
-	common  string // further text for the common section of the configuration, such as "disk { al-extents 67; }"
+	disk    string // further options of all disks, such as "al-extents 67;"
+	net     string // further options of all connections, such as "ping-int 3;"
 	volumes []volume
 	daemons []*process // by node; empty before start
 }
@@ -96,7 +97,7 @@ format = "console"
 // rests on it. Both nodes have one address, so their names can't be told from it.
 func (p *pair) resourceText(ports [][2]int) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "global { disable-ip-verification; }\ncommon { disk { disk-flushes yes; md-flushes yes; c-max-rate 4G; } %s }\n", p.common)
+	fmt.Fprintf(&b, "global { disable-ip-verification; }\ncommon { disk { disk-flushes yes; md-flushes yes; c-max-rate 4G; %s } net { %s } }\n", p.disk, p.net)
 	for i, v := range p.volumes {
 		fmt.Fprintf(&b, "resource %s {\n    device /dev/drbd%d minor %d;\n    meta-disk internal;\n    net { protocol %c; tls %s; }\n", v.name, i, i, v.protocol, map[bool]string{true: "yes", false: "no"}[v.tls])
 		for n, node := range nodeNames {
