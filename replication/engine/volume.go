@@ -156,8 +156,8 @@ func opOf(op blockdev.Op) replication.Op {
 }
 
 // inline reports whether op may be done by whoever has it: it normally does
-// not wait for the disk. The only one on an idle direct disk may, too: nobody
-// else is held up, unless there is but one processor for all (asyncIO).
+// not wait for the disk. The only one on an idle direct disk without aio may, too:
+// nobody else is held up.
 func (v *Volume) inline(op *localIO, alone bool) bool {
 	n := v.inFlight.Add(1)
 	if v.mayHang.Load() {
