@@ -3,11 +3,11 @@ package bench
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +17,8 @@ import (
 	"github.com/pollux-project/pollux/bench/result"
 	"github.com/pollux-project/pollux/conf"
 )
+
+var rewrite = flag.Bool("rewrite", false, "write the golden files anew")
 
 // What is written for polluxd is read by its own parser.
 func TestConfigurationIsValid(t *testing.T) {
@@ -61,22 +63,150 @@ func TestConfigurationIsValid(t *testing.T) {
 	}
 }
 
+// The rows are what people compare from one release to the next: a change of
+// their names must be seen.
 func TestRows(t *testing.T) {
-	names := func(isolated bool) (all []string) {
-		for _, r := range rows(isolated) {
-			for _, target := range r.targets {
-				all = append(all, r.workload.Name+" "+target)
+	var b strings.Builder
+	for _, r := range rows(true, false) {
+		more := ""
+		if r.fio {
+			more = " +fio"
+		}
+		if r.extra {
+			more += " (extra)"
+		}
+		fmt.Fprintf(&b, "%s: %s%s\n", r.workload.Name, strings.Join(r.targets, " "), more)
+	}
+	golden := filepath.Join("testdata", "rows.txt")
+	if *rewrite {
+		if err := os.WriteFile(golden, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), b.String()); diff != "" {
+		t.Error(diff)
+	}
+	for _, r := range rows(false, true) {
+		for _, target := range r.targets {
+			if strings.HasPrefix(target, "quorum") && target != "quorum-nbdkit" {
+				t.Errorf("%s: %s isn't fair without a namespace", r.workload.Name, target)
 			}
 		}
-		return all
-	}
-	for _, name := range names(false) {
-		if strings.Contains(name, "quorum") && !strings.Contains(name, "nbdkit") {
-			t.Errorf("%s isn't fair without a namespace", name)
+		if r.extra {
+			t.Errorf("%s is in a quick run", r.workload.Name)
 		}
 	}
-	if !slices.Contains(names(true), "randwrite-4k-qd32-buffered quorum-io_uring") {
-		t.Errorf("a rival is missing: %q", names(true))
+	seen := map[string]bool{}
+	for _, r := range rows(true, false) {
+		if seen[r.workload.Name] {
+			t.Errorf("%s is there twice", r.workload.Name)
+		}
+		seen[r.workload.Name] = true
+	}
+}
+
+// Every target of every row can be opened, and has a volume if it needs one.
+func TestSubjects(t *testing.T) {
+	s := &session{lab: &lab{dir: t.TempDir()}}
+	all := s.subjects(s.pair("pair"), &quorum{lab: s.lab}, "single.raw")
+	for _, r := range rows(true, false) {
+		for _, target := range r.targets {
+			if x := all[target]; x == nil || x.Detail == "" || x.Kind == "" {
+				t.Errorf("%s: no target %s", r.workload.Name, target)
+			}
+		}
+	}
+	for _, tt := range []struct {
+		target, class string
+		want          volume
+	}{
+		{"pollux-c", result.ClassFlush, volume{name: "buffered-c", protocol: 'C', io: "buffered", bytes: 1}},
+		{"pollux-c-tls", result.ClassBuffered, volume{name: "buffered-c-tls", protocol: 'C', io: "buffered", bytes: 1, tls: true}},
+		{"pollux-a", result.ClassDirect, volume{name: "direct-a", protocol: 'A', io: "direct", bytes: 1}},
+		{"pollux-alone", result.ClassBuffered, volume{name: "buffered-alone", protocol: 'C', io: "buffered", bytes: 1}},
+	} {
+		if got := volumeOf(tt.target, tt.class, 1); got != tt.want {
+			t.Errorf("%s, %s: %+v", tt.target, tt.class, got)
+		}
+	}
+}
+
+func TestMissingToolsAreNamedWithTheirPackage(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	s := &session{lab: &lab{dir: t.TempDir()}}
+	all := s.subjects(s.pair("pair"), &quorum{lab: s.lab}, "single.raw")
+	for target, want := range map[string]string{
+		"nbdkit-file":    "nbdkit is not installed: apt-get install nbdkit",
+		"qemu-nbd":       "qemu-nbd is not installed: apt-get install qemu-utils",
+		"quorum-threads": "qemu-storage-daemon is not installed: apt-get install qemu-system-common",
+		"quorum-nbdkit":  "qemu-storage-daemon is not installed: apt-get install qemu-system-common; nbdkit is not installed: apt-get install nbdkit",
+		"pollux-c":       "",
+		"file":           "",
+	} {
+		if got := all[target].Skipped; got != want {
+			t.Errorf("%s is skipped for %q, want %q", target, got, want)
+		}
+	}
+}
+
+func TestLoadedMachineIsNoticed(t *testing.T) {
+	quiet, loaded := result.Sample{OthersCPUs: 0.05}, result.Sample{OthersCPUs: 0.9}
+	run := &result.Run{Samples: []result.Sample{quiet, quiet, quiet}}
+	if got := loadedText(run, 2); got != "" {
+		t.Errorf("a quiet machine: %q", got)
+	}
+	run.Samples = append(run.Samples, loaded)
+	if got := loadedText(run, 2); !strings.Contains(got, "during 1 of 4 samples others used more than 0.2 of its 2 CPUs (at most 0.9)") {
+		t.Errorf("others' work: %q", got)
+	}
+	run = &result.Run{Machine: result.Machine{LoadBefore: 1.5}}
+	if got := loadedText(run, 2); !strings.Contains(got, "load average was 1.5") {
+		t.Errorf("a load from the beginning: %q", got)
+	}
+	if got, err := busyTime("cpu  100 20 30 4000 5 6 7 8 0 0\ncpu0 1"); err != nil || got != 1580*time.Millisecond {
+		t.Errorf("busy %v, %v", got, err)
+	}
+	if _, err := busyTime("intr 1 2"); err == nil {
+		t.Error("no CPU line, and no error")
+	}
+}
+
+// bars of a run in which everything is made up.
+func TestBars(t *testing.T) {
+	run := &result.Run{Targets: []result.Target{{Name: "pollux-c", Kind: result.KindPollux}, {Name: "quorum-a", Kind: result.KindPair}, {Name: "quorum-b", Kind: result.KindPair}, {Name: "nbdkit-file", Kind: result.KindCopy}}}
+	add := func(depth int, target, client string, iops int64, p50, p99 time.Duration, cpu float64) {
+		h := result.NewHistogram()
+		h.RecordN(p50, 90)
+		h.RecordN(p99, 10)
+		run.Samples = append(run.Samples, result.Sample{Round: 1, Workload: randomWrite(depth, 1, result.ClassBuffered), Target: target, Client: client, Seconds: 1, Ops: iops, Latency: h, CPUMicros: cpu})
+	}
+	add(1, "pollux-c", result.ClientGo, 1150, 100*time.Microsecond, 400*time.Microsecond, 50)
+	add(1, "pollux-c", result.ClientFio, 1000, 101*time.Microsecond, 400*time.Microsecond, 50)
+	add(1, "quorum-a", result.ClientGo, 800, time.Millisecond, time.Millisecond, 50)
+	add(1, "quorum-b", result.ClientGo, 1000, time.Millisecond, time.Millisecond, 50)
+	add(32, "pollux-c", result.ClientGo, 2500, time.Millisecond, time.Millisecond, 20)
+	add(32, "quorum-b", result.ClientGo, 1000, time.Millisecond, time.Millisecond, 50)
+	add(32, "pollux-alone", result.ClientGo, 900, time.Millisecond, time.Millisecond, 50)
+	add(32, "nbdkit-file", result.ClientGo, 1000, time.Millisecond, time.Millisecond, 50)
+	judgeLatency(run)
+	got := map[string]string{}
+	for _, b := range run.Bars {
+		got[b.What] = fmt.Sprintf("%v %.2f", b.Met, b.Ratio)
+	}
+	want := map[string]string{
+		"4 KiB random write, buffered, QD1":    "false 1.15",
+		"4 KiB random write, buffered, QD32":   "true 2.50",
+		"the same at QD1, p99":                 "false 4.00",
+		"CPU per replicated 4 KiB write, QD32": "true 0.40",
+		"one node alone, QD32":                 "true 0.90",
+		"own client and fio agree, QD1":        "false 1.15",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
 

@@ -89,6 +89,7 @@ func Run(ctx context.Context, cfg Config) (*result.Run, error) {
 			break
 		}
 	}
+	s.judgeLoad()
 	s.out.Machine.LoadAfter = loadAverage()
 	s.out.Ended = time.Now().UTC().Truncate(time.Second)
 	return s.out, errors.Join(errs...)

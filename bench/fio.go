@@ -41,7 +41,7 @@ func fioArgs(w result.Workload, uri string, cfg Config, size int64, seed int) []
 		"--name=bench", "--ioengine=nbd", "--uri=" + uri, "--rw=" + rw, fmt.Sprintf("--bs=%d", w.BlockBytes),
 		fmt.Sprintf("--iodepth=%d", w.Depth/w.Connections), fmt.Sprintf("--numjobs=%d", w.Connections), "--group_reporting=1",
 		fmt.Sprintf("--size=%d", size), "--time_based", fmt.Sprintf("--runtime=%.0fms", cfg.Seconds*1000), fmt.Sprintf("--ramp_time=%.0fms", cfg.Warmup*1000),
-		fmt.Sprintf("--randseed=%d", seed), "--norandommap", "--refill_buffers",
+		fmt.Sprintf("--randseed=%d", seed), "--norandommap",
 		"--lat_percentiles=1", "--clat_percentiles=0", "--output-format=json+",
 	}
 	if w.Op == result.OpMixed {
@@ -58,6 +58,8 @@ func fioArgs(w result.Workload, uri string, cfg Config, size int64, seed int) []
 func (s *session) fio(ctx context.Context, w result.Workload, uri string, round int, servers []*process) (result.Sample, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.cfg.Seconds*float64(time.Second))+time.Minute)
 	defer cancel()
+	others := watchOthers(s.lab)
+	others.begin()
 	before, err := cpuTicks(servers)
 	if err != nil {
 		return result.Sample{}, err
@@ -70,11 +72,12 @@ func (s *session) fio(ctx context.Context, w result.Workload, uri string, round 
 	if err != nil {
 		return result.Sample{}, err
 	}
+	others.end()
 	sample, err := parseFio(text)
 	if err != nil {
 		return result.Sample{}, fmt.Errorf("%s: %w", w.Name, err)
 	}
-	sample.Round, sample.Workload = round, w.Name
+	sample.Round, sample.Workload, sample.OthersCPUs = round, w.Name, others.cpus()
 	// The warm-up's operations are not in Ops, but its CPU time is in the ticks.
 	share := s.cfg.Seconds / (s.cfg.Seconds + s.cfg.Warmup)
 	sample.CPUMicros = (time.Duration(after-before) * tick).Seconds() * 1e6 * share / float64(sample.Ops)

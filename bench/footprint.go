@@ -51,7 +51,7 @@ func (s *session) footprint(ctx context.Context) error {
 	}
 	s.say("load of %.1f s, then polluxd at rest for %v", s.cfg.Seconds, settleTime+idleTime)
 	w := workload(result.OpWrite, result.PatternRandom, 4096, 32, 1, result.ClassBuffered)
-	if _, err := s.fio(ctx, w, p.uri(v), 1, p.daemons); err != nil {
+	if _, err := s.sample(ctx, w, p.uri(v), 1, p.daemons); err != nil {
 		return err
 	}
 	all, err := footprints(ctx, p)

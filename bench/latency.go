@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pollux-project/pollux/bench/result"
@@ -12,7 +13,7 @@ import (
 // latencyExperiment is the heart of the suite: what one request costs, on a
 // pair of Pollux and on everything beside it.
 var latencyExperiment = experiment{
-	name: "latency", what: "latency and IOPS of a Pollux pair beside qemu's network RAID-1", standard: true,
+	name: "latency", what: "latency and IOPS of a Pollux pair beside qemu's network RAID-1 and single copies", standard: true,
 	run: func(ctx context.Context, s *session) error { return s.latency(ctx) },
 }
 
@@ -20,109 +21,143 @@ var latencyExperiment = experiment{
 type row struct {
 	workload result.Workload
 	targets  []string
+	fio      bool // measured with fio as well, on the first target
+	extra    bool // for plots and looking: not in a quick run, and in every second round only
 }
 
 // rows are what the latency experiment measures, in the table's order.
-func rows(isolated bool) (all []row) {
-	add := func(op, pattern string, block, depth, connections int, class string, targets ...string) {
-		for _, r := range rivals(class, isolated) {
-			targets = append(targets, r.target())
-		}
-		all = append(all, row{workload(op, pattern, block, depth, connections, class), targets})
+func rows(isolated, quick bool) (all []row) {
+	write := func(depth, connections int, class string, beside ...string) *row {
+		w := workload(result.OpWrite, result.PatternRandom, 4096, depth, connections, class)
+		all = append(all, row{workload: w, targets: slices.Concat([]string{"pollux-c"}, rivals(class, isolated), beside)})
+		return &all[len(all)-1]
 	}
-	for _, class := range []string{result.ClassBuffered, result.ClassDirect, result.ClassFlush} {
-		for _, depth := range []int{1, 32} {
-			targets := []string{"pollux-c"}
-			if class == result.ClassBuffered {
-				targets = append(targets, "pollux-c-tls")
-			}
-			if depth == 1 && class != result.ClassFlush {
-				targets = append(targets, "pollux-b", "pollux-a")
-			}
-			add(result.OpWrite, result.PatternRandom, 4096, depth, 1, class, targets...)
-		}
+	extra := func(w result.Workload, targets ...string) {
+		all = append(all, row{workload: w, targets: targets, extra: true})
+	}
+	buffered := result.ClassBuffered
+	write(1, 1, buffered, "nbdkit-file", "qemu-nbd", "file", "pollux-alone", "pollux-b", "pollux-a", "pollux-c-tls").fio = true
+	write(32, 1, buffered, "nbdkit-file", "qemu-nbd", "file", "pollux-alone", "pollux-c-tls").fio = true
+	write(32, 4, buffered, "nbdkit-file")
+	write(1, 1, result.ClassDirect, "qemu-nbd", "file")
+	write(16, 1, result.ClassDirect, "qemu-nbd", "file")
+	write(1, 1, result.ClassFlush, "nbdkit-file", "file")
+	write(16, 1, result.ClassFlush, "nbdkit-file", "file")
+	if quick {
+		return all
+	}
+	compared := []string{"pollux-c", "quorum-nbdkit", "nbdkit-file"}
+	extra(workload(result.OpWrite, result.PatternRandom, 4096, 1, 1, result.ClassFUA), compared...)
+	extra(workload(result.OpWrite, result.PatternRandom, 64<<10, 8, 1, buffered), compared...)
+	extra(workload(result.OpWrite, result.PatternSequential, mib, 4, 1, buffered), append(compared, "pollux-c-tls")...)
+	for _, depth := range []int{1, 32} {
+		extra(workload(result.OpRead, result.PatternRandom, 4096, depth, 1, buffered), compared...)
+	}
+	extra(mixed(70, result.PatternRandom, 4096, 32, 1, buffered), compared...)
+	for _, depth := range []int{2, 4, 8, 16, 64, 128} {
+		extra(workload(result.OpWrite, result.PatternRandom, 4096, depth, 1, buffered), compared...)
 	}
 	return all
 }
 
+// latencyRun is the experiment under way.
+type latencyRun struct {
+	s        *session
+	rows     []row
+	pair     *pair
+	quorum   *quorum
+	single   string // the file behind targets with one copy
+	subjects map[string]*subject
+}
+
 func (s *session) latency(ctx context.Context) error {
-	list := rows(s.cfg.Isolated)
-	size := int64(s.cfg.SizeMiB) * mib
-	p, q := s.pair("pair"), &quorum{lab: s.lab, bytes: size}
-	for _, r := range list {
-		s.out.AddWorkload(r.workload)
-		for _, target := range r.targets {
-			v, ok := volumeOf(target, r.workload.Class, size)
-			if ok && p.volume(v.name) == nil {
-				p.volumes = append(p.volumes, v)
-			}
-		}
-	}
-	if err := checkRoom(s.lab.dir, 2*p.imageBytes()+2*size); err != nil {
-		return err
-	}
-	s.say("writing images of %d MiB", (2*p.imageBytes()+2*size)/mib)
-	if err := errors.Join(p.prepare(ctx), q.prepare()); err != nil {
-		return err
-	}
-	if err := p.start(ctx); err != nil {
+	r := &latencyRun{s: s, rows: rows(s.cfg.Isolated, s.cfg.Quick), single: s.lab.path("single.raw")}
+	if err := r.prepare(ctx); err != nil {
 		return err
 	}
 	var do []func(context.Context, int) error
-	for _, r := range list {
-		for _, target := range r.targets {
-			do = append(do, func(ctx context.Context, round int) error { return s.latencySample(ctx, p, q, r, target, round) })
+	for _, row := range r.rows {
+		for _, target := range row.targets {
+			if r.subjects[target].Skipped == "" {
+				do = append(do, func(ctx context.Context, round int) error { return r.measure(ctx, row, target, result.ClientGo, round) })
+			}
 		}
+		if row.fio && lacking("fio") == "" {
+			do = append(do, func(ctx context.Context, round int) error {
+				return r.measure(ctx, row, row.targets[0], result.ClientFio, round)
+			})
+		}
+	}
+	if text := lacking("fio"); text != "" {
+		s.note("the figures are not cross-checked: %s", text)
 	}
 	if err := s.inTurn(ctx, s.cfg.Rounds, do...); err != nil {
 		return err
 	}
-	return p.stop()
+	judgeLatency(s.out)
+	return r.pair.stop()
 }
 
-func (s *session) latencySample(ctx context.Context, p *pair, q *quorum, r row, target string, round int) (err error) {
-	if err := settle(append(p.images(nil), q.images()...)); err != nil {
+// prepare makes all images and starts the pair.
+func (r *latencyRun) prepare(ctx context.Context) error {
+	s, size := r.s, int64(r.s.cfg.SizeMiB)*mib
+	r.pair, r.quorum = s.pair("pair"), &quorum{lab: s.lab, bytes: size}
+	r.subjects = s.subjects(r.pair, r.quorum, r.single)
+	for _, row := range r.rows {
+		s.out.AddWorkload(row.workload)
+		for _, target := range row.targets {
+			if v := volumeOf(target, row.workload.Class, size); strings.HasPrefix(target, "pollux-") && r.pair.volume(v.name) == nil {
+				r.pair.volumes = append(r.pair.volumes, v)
+			}
+			if x := r.subjects[target]; s.out.Target(target) == nil {
+				s.out.AddTarget(x.Target)
+				if x.Skipped != "" {
+					s.say("skipped: %s: %s", target, x.Skipped)
+				}
+			}
+		}
+	}
+	room := 2*r.pair.imageBytes() + 3*size
+	if err := checkRoom(s.lab.dir, room); err != nil {
 		return err
 	}
-	var sample result.Sample
-	if v, ok := volumeOf(target, r.workload.Class, int64(s.cfg.SizeMiB)*mib); ok {
-		s.out.AddTarget(result.Target{Name: target, Kind: result.KindPollux, Protocol: string(v.protocol), Detail: "Pollux, protocol " + string(v.protocol)})
-		if sample, err = s.fio(ctx, r.workload, p.uri(v), round, p.daemons); err != nil {
-			return err
-		}
-	} else {
-		defer func() { err = errors.Join(err, q.stop()) }()
-		for _, rival := range rivals(r.workload.Class, s.cfg.Isolated) {
-			if rival.target() != target {
-				continue
-			}
-			s.out.AddTarget(result.Target{Name: target, Kind: result.KindPair, Detail: "qemu's quorum, " + rival.name})
-			uri, err := q.start(ctx, rival)
-			if err != nil {
-				return err
-			}
-			if sample, err = s.fio(ctx, r.workload, uri, round, q.servers); err != nil {
-				return err
-			}
-		}
+	s.say("writing images, %d MiB in %s", room/mib, s.lab.dir)
+	if err := errors.Join(r.pair.prepare(ctx), r.quorum.prepare(), makeImage(r.single, size, 0)); err != nil {
+		return err
 	}
-	sample.Target = target
-	sample.Latency.Compact()
-	s.out.Samples = append(s.out.Samples, sample)
-	s.say("round %d  %-32s %-16s %8.0f IOPS  p50 %7.1f  p99 %7.1f us", round, r.workload.Name, target, sample.IOPS(), sample.Latency.PMicros(0.5), sample.Latency.PMicros(0.99))
-	return nil
+	s.say("starting two polluxd, first sync of %d volumes", len(r.pair.volumes))
+	if err := r.pair.start(ctx); err != nil {
+		return err
+	}
+	alone := volumeOf("pollux-alone", result.ClassBuffered, size)
+	return r.pair.adm(ctx, nodeNames[0], "disconnect", alone.name)
 }
 
-// volumeOf is the resource behind a target of Pollux, for a class of I/O.
-func volumeOf(target, class string, size int64) (volume, bool) {
-	rest, ok := strings.CutPrefix(target, "pollux-")
-	if !ok {
-		return volume{}, false
+// measure takes one sample.
+func (r *latencyRun) measure(ctx context.Context, row row, target, client string, round int) (err error) {
+	if row.extra && round%2 == 0 {
+		return nil
 	}
-	io := result.ClassBuffered
-	if class == result.ClassDirect {
-		io = result.ClassDirect
+	if err := settle(append(append(r.pair.images(nil), r.quorum.images()...), r.single)); err != nil {
+		return err
 	}
-	protocol, tls := strings.CutSuffix(rest, "-tls")
-	return volume{name: fmt.Sprintf("%s-%s", io, rest), protocol: protocol[0] &^ 0x20, io: io, bytes: size, tls: tls}, true
+	x := r.subjects[target]
+	if x.close != nil {
+		defer func() { err = errors.Join(err, x.close()) }()
+	}
+	place, servers, err := x.open(ctx, row.workload.Class)
+	if err != nil {
+		return fmt.Errorf("%s: %w", target, err)
+	}
+	var sample result.Sample
+	if client == result.ClientFio {
+		sample, err = r.s.fio(ctx, row.workload, place, round, servers)
+	} else {
+		sample, err = r.s.sample(ctx, row.workload, place, round, servers)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", target, err)
+	}
+	r.s.keep(row.workload, target, sample)
+	return nil
 }

@@ -155,14 +155,6 @@ func (l *lab) await(ctx context.Context, p *process, ask func(context.Context) e
 	}
 }
 
-// negotiates reports whether an NBD server answers at uri.
-func negotiates(uri string) func(context.Context) error {
-	return func(ctx context.Context) error {
-		_, err := run(ctx, "nbdinfo", "--size", uri)
-		return err
-	}
-}
-
 // run runs a program to its end and returns its standard output.
 func run(ctx context.Context, name string, args ...string) (string, error) {
 	var out, said bytes.Buffer

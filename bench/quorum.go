@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/pollux-project/pollux/bench/result"
 )
@@ -18,27 +17,21 @@ type rival struct {
 	aio    string // how qemu does its I/O
 }
 
-// target is the rival's name in a result.
-func (r rival) target() string {
-	how, _, _ := strings.Cut(r.name, " ")
-	return "quorum-" + how
-}
-
-// rivals returns the ways that are fair in a class. Without a namespace of our
-// own only nbdkit is a peer whose replies don't wait for acknowledgements.
-func rivals(class string, isolated bool) []rival {
-	nbdkit := rival{name: "nbdkit peer", nbdkit: true, aio: "threads"}
+// rivals are the names of the targets that are fair in a class. Without a
+// namespace of our own only nbdkit is a peer whose replies don't wait for
+// acknowledgements.
+func rivals(class string, isolated bool) []string {
 	switch {
 	case class == result.ClassDirect && isolated:
-		return []rival{{name: "threads", direct: true, aio: "threads"}, {name: "native", direct: true, aio: "native"}, {name: "io_uring", direct: true, aio: "io_uring"}}
+		return []string{"quorum-threads", "quorum-native", "quorum-io_uring"}
 	case class == result.ClassDirect:
 		return nil // nbdkit's file plugin has no O_DIRECT
 	case !isolated:
-		return []rival{nbdkit}
-	case class == result.ClassFlush:
-		return []rival{nbdkit, {name: "threads", aio: "threads"}}
+		return []string{"quorum-nbdkit"}
+	case class == result.ClassBuffered:
+		return []string{"quorum-nbdkit", "quorum-threads", "quorum-io_uring"}
 	}
-	return []rival{nbdkit, {name: "threads", aio: "threads"}, {name: "io_uring", aio: "io_uring"}}
+	return []string{"quorum-nbdkit", "quorum-threads"}
 }
 
 // quorum is qemu's network RAID-1; its servers run for one measurement only.

@@ -15,6 +15,14 @@ func workload(op, pattern string, blockBytes, depth, connections int, class stri
 	return w
 }
 
+// mixed is workload with so many per cent of reads.
+func mixed(readPercent int, pattern string, blockBytes, depth, connections int, class string) result.Workload {
+	w := workload(result.OpMixed, pattern, blockBytes, depth, connections, class)
+	w.ReadPercent = readPercent
+	w.Name = nameOf(w)
+	return w
+}
+
 // nameOf is the short key of a workload; workloads that differ have different
 // names.
 func nameOf(w result.Workload) string {
