@@ -78,14 +78,15 @@ func (s *session) latency(ctx context.Context) error {
 	var do []func(context.Context, int) error
 	for _, row := range r.rows {
 		for _, target := range row.targets {
-			if r.subjects[target].Skipped == "" {
-				do = append(do, func(ctx context.Context, round int) error { return r.measure(ctx, row, target, result.ClientGo, round) })
+			if r.subjects[target].Skipped != "" {
+				continue
 			}
-		}
-		if row.fio && lacking("fio") == "" {
-			do = append(do, func(ctx context.Context, round int) error {
-				return r.measure(ctx, row, row.targets[0], result.ClientFio, round)
-			})
+			do = append(do, func(ctx context.Context, round int) error { return r.measure(ctx, row, target, result.ClientGo, round) })
+			if row.fio && target == row.targets[0] && lacking("fio") == "" {
+				do = append(do, func(ctx context.Context, round int) error {
+					return r.measure(ctx, row, target, result.ClientFio, round)
+				})
+			}
 		}
 	}
 	if text := lacking("fio"); text != "" {

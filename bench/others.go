@@ -110,15 +110,14 @@ func loadedText(run *result.Run, cpus int) string {
 			loaded++
 		}
 	}
-	var texts []string
-	if n := len(run.Samples); n > 0 && float64(loaded) > loadedShare*float64(n) {
-		texts = append(texts, fmt.Sprintf("during %d of %d samples others used more than %.1f of its %d CPUs (at most %.1f)", loaded, n, loadedCPUs, cpus, worst))
-	}
-	if run.Machine.LoadBefore > float64(cpus)/2 {
-		texts = append(texts, fmt.Sprintf("its load average was %.1f before the first sample", run.Machine.LoadBefore))
-	}
-	if texts == nil {
+	text := ""
+	switch n := len(run.Samples); {
+	case n > 0 && float64(loaded) > loadedShare*float64(n):
+		text = fmt.Sprintf("during %d of %d samples others used more than %.1f of its %d CPUs (at most %.1f)", loaded, n, loadedCPUs, cpus, worst)
+	case n == 0 && run.Machine.LoadBefore > float64(cpus)/2:
+		text = fmt.Sprintf("its load average was %.1f before the first figure", run.Machine.LoadBefore)
+	default:
 		return ""
 	}
-	return "the machine was loaded: " + strings.Join(texts, "; ") + ". Ratios suffer less than figures, but repeat the run on a quiet machine"
+	return "the machine was loaded: " + text + ". Ratios suffer less than figures, but repeat the run on a quiet machine"
 }
