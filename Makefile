@@ -164,9 +164,9 @@ cover: ## test coverage by package; cover.out for `go tool cover -html=cover.out
 	@$(GO) tool cover -func=cover.out | tail -1
 
 .PHONY: bench
-bench: build ## speed and memory beside QEMU's network RAID-1 and nbdcopy
+bench: build ## speed and memory beside QEMU's network RAID-1 and nbdcopy: a table, and a report below build/bench
 	@$(BOOTSTRAP) bench
-	bin/pollux-bench
+	bin/pollux-bench run -out build/bench
 
 .PHONY: bench-guests
 bench-guests: build ## Pollux beside the kernel's DRBD and md RAID-1, all in the same two QEMU guests (10 minutes or less)

@@ -57,6 +57,7 @@ type session struct {
 	cfg   Config
 	lab   *lab        // of this experiment alone
 	out   *result.Run // what was found so far
+	doing string      // the experiment's name
 	began time.Time
 }
 
@@ -99,6 +100,7 @@ func (s *session) perform(ctx context.Context, e experiment) (err error) {
 	if s.lab, err = newLab(s.cfg.Dir); err != nil {
 		return err
 	}
+	s.doing = e.name
 	s.say("%s: %s", e.name, e.what)
 	defer func() {
 		err = errors.Join(err, s.lab.close(err != nil))
@@ -107,6 +109,13 @@ func (s *session) perform(ctx context.Context, e experiment) (err error) {
 		}
 	}()
 	return e.run(ctx, s)
+}
+
+// A stepper is a Config.Progress that shows how far the benchmark is.
+type stepper interface {
+	Plan(steps int)
+	Step(text string)
+	Figures(iops, p50, p99 float64) // latencies in microseconds
 }
 
 // say writes a line of progress.
@@ -146,10 +155,17 @@ func (s *session) bar(met bool, ratio float64, what, want, format string, args .
 // another one, so that none always follows the same one: what the machine does
 // to one it does to all.
 func (s *session) inTurn(ctx context.Context, rounds int, do ...func(ctx context.Context, round int) error) error {
+	show, ok := s.cfg.Progress.(stepper)
+	if ok {
+		show.Plan(rounds * len(do))
+	}
 	for round := 1; round <= rounds; round++ {
 		for i := range do {
 			if err := ctx.Err(); err != nil {
 				return err
+			}
+			if ok {
+				show.Step(fmt.Sprintf("%s: round %d of %d, sample %d of %d", s.doing, round, rounds, i+1, len(do)))
 			}
 			if err := do[(i+(round-1)*max(1, len(do)/rounds))%len(do)](ctx, round); err != nil {
 				return err

@@ -84,13 +84,13 @@ func TestProgressOnATerminal(t *testing.T) {
 	now = now.Add(2 * time.Second)
 	p.Step("round 1 of 2  a workload whose name is longer than the terminal is wide, as many are")
 	fmt.Fprint(p, "done with ", "the first\nand half a line")
-	shows("writing images", "done with the first", "round 1 of 2  a workload whose name is longer than the ter…", "", "[####............]   25 %   0:03 so far, about 0:09 left")
+	shows("writing images", "done with the first", "round 1 of 2  a workload whose name is longer than the ter…", "", "[####...............]   25 %   0:03 so far, about 0:09 left")
 	p.Close()
 	shows("writing images", "done with the first")
 	p.Step("another")
 	p.Step("and another")
 	p.Step("more than planned")
-	shows("writing images", "done with the first", "more than planned", "", "[################]  100 %   0:03 so far, about 0:01 left")
+	shows("writing images", "done with the first", "more than planned", "", "[###############....]   80 %   0:03 so far, about 0:01 left")
 }
 
 // TestProgressElsewhere: a file or pipe gets the logged lines and nothing else.

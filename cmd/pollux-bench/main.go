@@ -24,6 +24,8 @@ type command struct {
 // commands are the subcommands, in the order in which help shows them.
 var commands = []command{
 	{"run", "measure (the default)", runCommand},
+	{"report", "show a result as a page, plots or tables", reportCommand},
+	{"compare", "tell what changed between two results from noise", compareCommand},
 }
 
 // usageError is a wrong command line.

@@ -6,15 +6,20 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 
 	"github.com/pollux-project/pollux/bench"
+	"github.com/pollux-project/pollux/bench/report"
 )
 
 // runCommand measures.
 func runCommand(ctx context.Context, args []string) error {
-	cfg := bench.Config{Progress: os.Stderr}
-	var only, result string
+	progress := report.NewProgress(os.Stderr)
+	defer progress.Close()
+	cfg := bench.Config{Progress: progress}
+	var only, file, out string
 	var plain, list bool
 	f := flag.NewFlagSet("pollux-bench run", flag.ContinueOnError)
 	f.StringVar(&cfg.Bin, "bin", "bin", "`directory` of polluxd and polluxadm")
@@ -28,7 +33,8 @@ func runCommand(ctx context.Context, args []string) error {
 	f.BoolVar(&cfg.Guests, "guests", false, "beside the kernel's DRBD and md RAID-1 in QEMU guests as well, ten minutes more; alone: make bench-guests")
 	f.BoolVar(&cfg.Quick, "quick", false, "only what bars are about, in 3 short rounds: about 3 minutes")
 	f.BoolVar(&list, "list", false, "list the experiments and end")
-	f.StringVar(&result, "json", "", "write everything that was measured to this `file`")
+	f.StringVar(&file, "json", "", "write everything that was measured to this `file`")
+	f.StringVar(&out, "out", "", "leave the result as JSON and as a page, named by the time, in this `directory`")
 	f.BoolVar(&plain, "no-namespace", false, "use the machine's own loopback; fewer fair rivals")
 	f.BoolVar(&cfg.Isolated, "in-namespace", false, "for the program's own use: it has its network namespace")
 	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
@@ -56,16 +62,18 @@ func runCommand(ctx context.Context, args []string) error {
 		err := bench.Isolate(append([]string{"run", "-in-namespace"}, args...))
 		fmt.Fprintf(os.Stderr, "pollux-bench: %v: going on without, see -no-namespace\n", err)
 	}
-	return measure(ctx, cfg, result)
-}
-
-func measure(ctx context.Context, cfg bench.Config, file string) error {
 	run, err := bench.Run(ctx, cfg)
+	progress.Close()
 	if run == nil {
 		return err
 	}
+	run.Command = append([]string{filepath.Base(os.Args[0]), "run"}, slices.DeleteFunc(args, func(a string) bool { return a == "-in-namespace" })...)
+	err = errors.Join(err, report.WriteTable(os.Stdout, run, report.Options{Color: report.WantsColor(os.Stdout)}))
 	if file != "" {
 		err = errors.Join(err, run.Write(file))
 	}
-	return errors.Join(err, bench.WriteTable(os.Stdout, run))
+	if out != "" {
+		err = errors.Join(err, save(out, run))
+	}
+	return err
 }
