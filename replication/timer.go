@@ -91,16 +91,25 @@ func (r *Resource) timerFired() {
 	}
 }
 
-// pingDue is called every ping-int: it asks only if nothing came meanwhile
-// (drbd84-protocol, 3.11).
+// pingDue asks if nothing has come for ping-int (drbd84-protocol, 3.11). It is
+// called when that may be so: after traffic, when it would be with none from now
+// on. So a link that is cut is known after ping-int and ping-timeout, not after
+// up to twice ping-int. A Secondary waits a ping-timeout longer, as no client
+// waits for it: so the Primary's question is mostly enough for both.
 func (r *Resource) pingDue() {
 	if !r.isUp() {
 		return
 	}
-	r.setTimer(timerPing, Tick(r.net.PingIntMS))
-	if r.now-r.lastReceived >= Tick(r.net.PingIntMS) {
-		r.ping()
+	patience := Tick(r.net.PingIntMS)
+	if r.role != drbd.Primary {
+		patience += Tick(r.net.PingTimeoutMS)
 	}
+	if quiet := r.now - r.lastReceived; quiet < patience {
+		r.setTimer(timerPing, patience-quiet)
+		return
+	}
+	r.setTimer(timerPing, patience)
+	r.ping()
 }
 
 func (r *Resource) ping() {
