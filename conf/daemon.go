@@ -22,6 +22,12 @@ const (
 	DefaultStateDir      = "/var/lib/pollux"
 )
 
+// DefaultPerfSample costs less than one percent of a write (docs/performance.md).
+const DefaultPerfSample = 64
+
+// maxPerfSample is rarer than anybody needs.
+const maxPerfSample = 65536
+
 // Daemon is pollux.toml: what a node is and where its things are. Every key
 // may be left out. Relative paths count from the directory of the file, so an
 // ordinary user can keep a whole node in one directory. An unknown key is an
@@ -74,6 +80,12 @@ type Daemon struct {
 
 	// log is what is logged and how; see Log.
 	Log Log `toml:"log"`
+
+	// perf is how much is measured of where requests spend their time; see Perf.
+	Perf Perf `toml:"perf"`
+
+	// metrics is where Prometheus finds them; see Metrics.
+	Metrics Metrics `toml:"metrics"`
 
 	// resource holds one table per resource, [resource.NAME], with what DRBD's
 	// language has no word for; see ResourceTable. A name that no file defines
@@ -175,6 +187,28 @@ type Log struct {
 	Format string `toml:"format"`
 }
 
+// Perf is the table [perf] of pollux.toml.
+type Perf struct {
+	// sample is of how many requests at least one is measured, 0 to 65536: of a
+	// busy client one of so many, of a quiet one each. 0 measures nothing. A
+	// resource that is up keeps what it came up with. Default: 64.
+	Sample int `toml:"sample"`
+}
+
+// Metrics is the table [metrics] of pollux.toml: one of its two places, or none.
+type Metrics struct {
+	// listen is the IP:PORT or [IPV6]:PORT where /metrics is served for
+	// Prometheus. Default: none.
+	Listen netip.AddrPort `toml:"listen"`
+
+	// socket is a unix socket for the same, made with mode 0600. Default: none.
+	Socket string `toml:"socket"`
+
+	// plaintext has to be true for an address beyond loopback: whoever reaches
+	// it can read names, sizes and states of all resources. Default: false.
+	Plaintext bool `toml:"plaintext"`
+}
+
 // ResourceTable is one table [resource.NAME] of pollux.toml.
 type ResourceTable struct {
 	// io says how the backing disk is used: "direct" past the page cache with
@@ -194,6 +228,7 @@ func DefaultDaemon() *Daemon {
 		AttachDevice:  "none",
 		NBD:           NBDListen{Socket: DefaultNBDSocket},
 		Log:           Log{Level: "info", Format: "auto"},
+		Perf:          Perf{Sample: DefaultPerfSample},
 		NodeName:      hostname(),
 	}
 }
@@ -226,7 +261,7 @@ func ParseDaemon(path string, src []byte) (*Daemon, error) {
 	}
 	d.File = path
 	f.absPath(&d.File)
-	for _, p := range []*string{&d.DRBDConf, &d.ControlSocket, &d.StateDir, &d.NBD.Socket, &d.TLS.Certificate, &d.TLS.Key, &d.TLS.CA} {
+	for _, p := range []*string{&d.DRBDConf, &d.ControlSocket, &d.StateDir, &d.NBD.Socket, &d.Metrics.Socket, &d.TLS.Certificate, &d.TLS.Key, &d.TLS.CA} {
 		f.absPath(p)
 	}
 	for _, list := range [][]string{d.ResourceFiles, d.VMFiles} {
@@ -278,6 +313,10 @@ func (d *Daemon) check(f *tomlFile) {
 	}
 	f.oneOf(d.Log.Level, []string{"trace", "debug", "info", "warn", "error"}, "log", "level")
 	f.oneOf(d.Log.Format, []string{"auto", "json", "console"}, "log", "format")
+	if n := d.Perf.Sample; n < 0 || n > maxPerfSample {
+		f.errorf(f.at("perf", "sample"), "perf.sample: found %d, expected 0 to %d", n, maxPerfSample)
+	}
+	f.checkMetrics(d)
 	for _, list := range []struct {
 		key      string
 		patterns []string
@@ -305,6 +344,23 @@ const maxSocketPath = 107
 func (f *tomlFile) socketPath(path string, key ...string) {
 	if len(path) > maxSocketPath {
 		f.errorf(f.at(key...), "%s: the path %q is %d bytes long, expected at most %d for a unix socket", strings.Join(key, "."), path, len(path), maxSocketPath)
+	}
+}
+
+func (f *tomlFile) checkMetrics(d *Daemon) {
+	m := &d.Metrics
+	f.socketPath(m.Socket, "metrics", "socket")
+	listen := f.at("metrics", "listen")
+	switch {
+	case m.Socket != "" && (m.Socket == d.ControlSocket || m.Socket == d.NBD.Socket):
+		f.errorf(f.at("metrics", "socket"), "metrics.socket: found %q, which is another socket of polluxd, expected another path", m.Socket)
+	case m.Listen == netip.AddrPort{}:
+	case m.Socket != "":
+		f.errorf(listen, "metrics.listen: found %s beside a socket, expected one of the two", m.Listen)
+	case m.Listen.Port() == 0:
+		f.errorf(listen, "metrics.listen: %s has no port, expected IP:PORT such as \"127.0.0.1:9748\"", m.Listen)
+	case !m.Listen.Addr().Unmap().IsLoopback() && !m.Plaintext:
+		f.errorf(listen, "metrics.listen: %s is not a loopback address and there is no TLS, expected \"plaintext = true\" beside it to say that the network is trusted", m.Listen)
 	}
 }
 

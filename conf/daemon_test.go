@@ -63,6 +63,7 @@ func TestDaemonDefaults(t *testing.T) {
 		{Listen: netip.MustParseAddrPort("127.0.0.1:10809")},
 	}
 	want.TLS = TLS{Certificate: "/etc/pollux/tls/node.pem", Key: "/etc/pollux/tls/node.key", CA: "/etc/pollux/tls/ca.pem"}
+	want.Metrics = Metrics{Listen: netip.MustParseAddrPort("127.0.0.1:9748")}
 	want.Resource = map[string]ResourceTable{"web-root": {IO: "direct"}}
 	same := []cmp.Option{
 		cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
@@ -104,6 +105,11 @@ func TestDaemonRefuses(t *testing.T) {
 		{"level", "[log]\nlevel = 'loud'", `p.toml:2:1: log.level: found "loud", expected one of trace, debug, info, warn, error`},
 		{"attach", "attach-device = 'yes'", `p.toml:1:1: attach-device: found "yes", expected one of none, nbd, loop`},
 		{"io", "[resource.r]\nio = 'fast'", `p.toml:2:1: resource.r.io: found "fast"`},
+		{"sample", "[perf]\nsample = -1", `p.toml:2:1: perf.sample: found -1, expected 0 to 65536`},
+		{"metrics without plaintext", "[metrics]\nlisten = '10.0.0.1:9748'", `p.toml:2:1: metrics.listen: 10.0.0.1:9748 is not a loopback address and there is no TLS`},
+		{"metrics without a port", "[metrics]\nlisten = '127.0.0.1:0'", `p.toml:2:1: metrics.listen: 127.0.0.1:0 has no port`},
+		{"metrics at two places", "[metrics]\nlisten = '127.0.0.1:9748'\nsocket = '/m'", `p.toml:2:1: metrics.listen: found 127.0.0.1:9748 beside a socket`},
+		{"metrics on the control socket", "control-socket = '/a'\n[metrics]\nsocket = '/a'", `p.toml:3:1: metrics.socket: found "/a", which is another socket`},
 		{"tcp without plaintext", "[[nbd.tcp]]\nlisten = '10.0.0.1:10809'\nallow = ['10.0.0.2']", `p.toml:2:1: nbd.tcp.listen: 10.0.0.1:10809 is not a loopback address and there is no TLS`},
 		{"tcp without a list", "[[nbd.tcp]]\nlisten = '0.0.0.0:10809'\nplaintext = true", `expected "allow = [...]" beside it`},
 		{"tcp without listen", "[[nbd.tcp]]\nplaintext = true", `p.toml:1:1: nbd.tcp: listen is missing`},

@@ -1,6 +1,7 @@
 package perf
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -22,9 +23,10 @@ const (
 // A Hop is a part of a request's way.
 type Hop uint8
 
-// The hops. The last three are of Disk.
+// The hops, in the order that a request meets them. The last three are of Disk.
 const (
 	NBDIn Hop = iota
+	Receive
 	Conflict
 	ActivityLog
 	LocalQueue
@@ -34,7 +36,6 @@ const (
 	Ack
 	Reply
 	Rest
-	Receive
 	Total
 	Fdatasync
 	Transaction
@@ -42,17 +43,28 @@ const (
 	Hops
 )
 
-// names are the words of the CLI, and, with _ for each blank, of the metrics.
-var dirNames = [Dirs]string{"write", "read", "flush", "discard", "peer write", "disk"}
+// The words of the CLI and, with _ for each blank, of the metrics.
+var (
+	dirNames = [Dirs]string{"write", "read", "flush", "discard", "peer write", "disk"}
+	hopNames = [Hops]string{
+		"NBD in", "receive", "conflict", "activity log", "local queue", "local", "send", "peer", "ack", "reply", "rest", "total",
+		"fdatasync", "AL transaction", "metadata write",
+	}
+)
 
 func (d Dir) String() string { return dirNames[d] }
-
-var hopNames = [Hops]string{
-	"NBD in", "conflict", "activity log", "local queue", "local", "send", "peer", "ack", "reply", "rest", "receive", "total",
-	"fdatasync", "AL transaction", "metadata write",
-}
-
 func (h Hop) String() string { return hopNames[h] }
+
+// Name is what h is called in d: "local" says what was done there.
+func (h Hop) Name(d Dir) string {
+	switch {
+	case h == Local && d == PeerWrite:
+		return "local write"
+	case h == Local:
+		return "local " + d.String()
+	}
+	return h.String()
+}
 
 // A Volume holds what was measured on one volume. Its zero value is empty; all
 // methods are safe for concurrent use. On a nil Volume nothing is measured.
@@ -61,7 +73,10 @@ type Volume struct {
 	critical [Dirs][Hops]atomic.Int64
 	requests [Dirs]atomic.Uint64
 	every    int
-	since    time.Time
+
+	mu   sync.Mutex
+	base []DirTimes // what does not count since Reset
+	from time.Time  // of base
 }
 
 // NewVolume returns an empty Volume whose Samplers pick at least one of every
@@ -70,11 +85,29 @@ func NewVolume(every int) *Volume {
 	if every <= 0 {
 		return nil
 	}
-	return &Volume{every: every, since: time.Now()}
+	now := time.Now()
+	return &Volume{every: every, from: now}
 }
 
-// Since is when measuring began.
-func (v *Volume) Since() time.Time { return v.since }
+// Every is the least share of requests that is measured: one of so many.
+func (v *Volume) Every() int { return v.every }
+
+// Reset has SinceReset begin anew. Snapshot goes on counting.
+func (v *Volume) Reset() {
+	now := v.Snapshot()
+	v.mu.Lock()
+	v.base, v.from = now, time.Now()
+	v.mu.Unlock()
+}
+
+// SinceReset is what was measured since the last Reset, or the beginning, and
+// when that was.
+func (v *Volume) SinceReset() ([]DirTimes, time.Time) {
+	now := v.Snapshot()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return Since(now, v.base), v.from
+}
 
 // Add counts one duration of a hop, in ns.
 func (v *Volume) Add(d Dir, h Hop, ns int64) {
@@ -217,6 +250,36 @@ func (v *Volume) Snapshot() []DirTimes {
 		for h := range Hops {
 			if s := v.hist[d][h].Load().Snapshot(); s.Count > 0 {
 				t.Hops = append(t.Hops, HopTimes{h, v.critical[d][h].Load(), s})
+			}
+		}
+		if len(t.Hops) > 0 {
+			all = append(all, t)
+		}
+	}
+	return all
+}
+
+// Since is what was measured between two Snapshots of a Volume. What has no
+// samples is left out.
+func Since(now, old []DirTimes) []DirTimes {
+	var all []DirTimes
+	for _, d := range now {
+		t := DirTimes{Dir: d.Dir, Requests: d.Requests}
+		var before []HopTimes
+		for _, o := range old {
+			if o.Dir == d.Dir {
+				before = o.Hops
+				t.Requests -= o.Requests
+			}
+		}
+		for _, h := range d.Hops {
+			for _, o := range before {
+				if o.Hop == h.Hop {
+					h.Snapshot, h.Critical = h.Snapshot.Since(o.Snapshot), h.Critical-o.Critical
+				}
+			}
+			if h.Count > 0 {
+				t.Hops = append(t.Hops, h)
 			}
 		}
 		if len(t.Hops) > 0 {

@@ -24,12 +24,13 @@ const maxName = 255
 // Command is what a Request asks for.
 type Command string
 
-// The commands. All but the first four name a resource.
+// The commands. All but hello, status, events and reload name a resource.
 const (
 	CmdHello            Command = "hello"  // -> Hello
 	CmdStatus           Command = "status" // of one resource or all -> Status
 	CmdEvents           Command = "events" // of one resource or all; turns the connection into a stream of Event
 	CmdReload           Command = "reload" // read all configuration files again
+	CmdPerf             Command = "perf"   // -> Perf; one volume or all; Reset
 	CmdUp               Command = "up"
 	CmdDown             Command = "down"
 	CmdAdjust           Command = "adjust"
@@ -60,7 +61,7 @@ func (c Command) NeedsResource() (needs, known bool) {
 	switch c {
 	case CmdHello, CmdStatus, CmdEvents, CmdReload:
 		return false, true
-	case CmdUp, CmdDown, CmdAdjust, CmdAttach, CmdDetach, CmdConnect, CmdDisconnect, CmdPrimary,
+	case CmdPerf, CmdUp, CmdDown, CmdAdjust, CmdAttach, CmdDetach, CmdConnect, CmdDisconnect, CmdPrimary,
 		CmdSecondary, CmdInvalidate, CmdInvalidateRemote, CmdOutdate, CmdResumeIO, CmdSuspendIO,
 		CmdVerify, CmdPauseSync, CmdResumeSync, CmdResize, CmdNewCurrentUUID, CmdDiskOptions, CmdNetOptions, CmdForget:
 		return true, true
@@ -99,6 +100,8 @@ type Args struct {
 
 	SkipDisk bool `json:"skip_disk,omitempty"` // adjust: leave disks and their options alone
 	SkipNet  bool `json:"skip_net,omitempty"`  // adjust: leave connection and net options alone
+
+	Reset bool `json:"reset,omitempty"` // perf: later answers count from now on
 }
 
 // Validate reports the first thing wrong with r, as a *ProtocolError.

@@ -84,7 +84,7 @@ func (c *client) call(ctx context.Context, req adm.Request, data any) error {
 	if err != nil {
 		return err
 	}
-	if req.Cmd == adm.CmdStatus || req.Cmd == adm.CmdHello {
+	if req.Cmd == adm.CmdStatus || req.Cmd == adm.CmdHello || req.Cmd == adm.CmdPerf {
 		limited, cancel := context.WithTimeoutCause(ctx, queryTimeout, errNoAnswer)
 		defer cancel()
 		ctx = limited

@@ -122,6 +122,7 @@ func describe(c adm.Command, t target, args adm.Args) string {
 		{args.ClearBitmap, "--clear-bitmap"},
 		{args.SkipDisk, "--skip-disk"},
 		{args.SkipNet, "--skip-net"},
+		{args.Reset, "--reset"},
 	} {
 		if o.on {
 			s += " " + o.name

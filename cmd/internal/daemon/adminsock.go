@@ -45,11 +45,20 @@ type adminServer struct {
 // listenAdmin opens the control socket at path with mode 0600. A socket file
 // that nobody listens on any more is replaced; one that answers is refused.
 func listenAdmin(path string) (*net.UnixListener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	l, err := listenPrivate(path)
+	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
+	return l, nil
+}
+
+// listenPrivate makes a unix socket that nobody else can connect to.
+func listenPrivate(path string) (*net.UnixListener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
 	if err := removeStaleSocket(path); err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
+		return nil, err
 	}
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		// Linux gives the file the mode of the socket's own inode: there is no
@@ -62,11 +71,11 @@ func listenAdmin(path string) (*net.UnixListener, error) {
 	}}
 	l, err := lc.Listen(context.Background(), "unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
+		return nil, err
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		l.Close()
-		return nil, fmt.Errorf("control socket: %w", err)
+		return nil, err
 	}
 	return l.(*net.UnixListener), nil
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"github.com/pollux-project/pollux/blockdev/export"
+	"github.com/pollux-project/pollux/internal/perf"
 	"github.com/pollux-project/pollux/protocol/adm"
 )
 
@@ -35,6 +36,8 @@ type engineAPI interface {
 	Reconfigure(spec resourceSpec) error
 	// Backend serves the volume's NBD export.
 	Backend(vol int) export.Backend
+	// Perf is where the volume's time goes, nil if that is not measured.
+	Perf(vol int) *perf.Volume
 	// Status fills in everything but State, Reason and Advice.
 	Status() adm.Resource
 	// Started is called when the disks are attached and connecting has begun:

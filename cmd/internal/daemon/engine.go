@@ -13,6 +13,7 @@ import (
 	"github.com/pollux-project/pollux/blockdev"
 	"github.com/pollux-project/pollux/blockdev/export"
 	"github.com/pollux-project/pollux/conf"
+	"github.com/pollux-project/pollux/internal/perf"
 	"github.com/pollux-project/pollux/protocol/adm"
 	"github.com/pollux-project/pollux/replication"
 	"github.com/pollux-project/pollux/replication/engine"
@@ -28,7 +29,8 @@ func (d *Daemon) realEngine(spec resourceSpec, log zerolog.Logger) (engineAPI, e
 	if err != nil {
 		return nil, err
 	}
-	cfg.StateDir, cfg.BootID, cfg.Log = d.currentSettings().StateDir, d.bootID, log
+	s := d.currentSettings()
+	cfg.StateDir, cfg.BootID, cfg.Log, cfg.PerfEvery = s.StateDir, d.bootID, log, s.Perf.Sample
 	e, err := engine.New(cfg)
 	if err != nil {
 		return nil, err
@@ -225,6 +227,8 @@ func (r *runningEngine) Subscribe(changed func()) (cancel func()) {
 	return r.e.Subscribe(func(engine.Event) { changed() })
 }
 
+func (r *runningEngine) Perf(vol int) *perf.Volume { return r.e.Volume(vol).Perf() }
+
 func (r *runningEngine) Backend(vol int) export.Backend {
 	return &volumeBackend{v: r.e.Volume(vol), name: fmt.Sprintf("%s/%d", r.name, vol)}
 }
@@ -242,6 +246,9 @@ func (b *volumeBackend) Info() export.Info {
 func (b *volumeBackend) Open(c export.ClientInfo) (release func(), err error) {
 	return b.v.Open(c.Remote)
 }
+
+// Perf implements export.Measured.
+func (b *volumeBackend) Perf() *perf.Volume { return b.v.Perf() }
 
 func (b *volumeBackend) Submit(batch []*blockdev.Request) { b.v.Submit(batch) }
 

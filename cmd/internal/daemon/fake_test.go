@@ -9,6 +9,7 @@ import (
 
 	"github.com/pollux-project/pollux/blockdev"
 	"github.com/pollux-project/pollux/blockdev/export"
+	"github.com/pollux-project/pollux/internal/perf"
 	"github.com/pollux-project/pollux/protocol/adm"
 )
 
@@ -35,6 +36,7 @@ type fakeWorld struct {
 	engines map[string]*fakeEngine
 	fail    map[string]error // by "attach r0" and the like
 	calls   []string
+	perf    *perf.Volume // of each volume
 }
 
 func newFakeWorld() *fakeWorld {
@@ -155,6 +157,8 @@ func (e *fakeEngine) Resize(vol int, size uint64, clean, force bool) error {
 func (e *fakeEngine) NewCurrentUUID(vol int, clearBitmap bool) error {
 	return e.do(fmt.Sprintf("new-current-uuid %d %t", vol, clearBitmap), func() {})
 }
+
+func (e *fakeEngine) Perf(int) *perf.Volume { return e.w.perf }
 
 func (e *fakeEngine) Backend(int) export.Backend { return &fakeBackend{e} }
 

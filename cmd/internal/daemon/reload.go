@@ -71,6 +71,7 @@ func (d *Daemon) reread() (*loadedConfig, error) {
 		{"state-dir", old.StateDir, s.StateDir},
 		{"nbd", old.NBD, s.NBD},
 		{"log", old.Log, s.Log},
+		{"metrics", old.Metrics, s.Metrics},
 		{"attach-device", old.AttachDevice, s.AttachDevice},
 	} {
 		if !reflect.DeepEqual(c.old, c.now) {
