@@ -9,22 +9,32 @@ import (
 	"regexp"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pollux-project/pollux/bench/load"
+	"github.com/pollux-project/pollux/bench/result"
 )
 
 // Config says what to measure. Zero values of numbers mean the defaults.
 type Config struct {
-	Bin      string         // directory of polluxd and polluxadm
-	Dir      string         // images go below it, on the disk to be measured; "" = the system's directory for temporary files
-	Rounds   int            // over all targets; default 5
-	Seconds  float64        // of one sample; default 1.2
-	Warmup   float64        // seconds before each sample that don't count; default 0.25
-	SizeMiB  int            // of each volume that is written to; default 256
-	SyncMiB  int            // of the volume that is resynced; default 1024
-	Only     *regexp.Regexp // of the names of experiments; nil = all that are standard
-	Guests   bool           // the experiment with the kernel's DRBD and md in guests as well
-	Quick    bool           // the rows with bars only, and short ones: about 3 minutes
-	Isolated bool           // this process is in a namespace that Isolate made
-	Progress io.Writer      // one line a run
+	Bin           string           // directory of polluxd and polluxadm
+	Dir           string           // images go below it, on the disk to be measured; "" = the system's directory for temporary files
+	Rounds        int              // over all targets; default 5
+	Seconds       float64          // of one sample; default 1.2
+	Warmup        float64          // seconds before each sample that don't count; default 0.25
+	SizeMiB       int              // of each volume that is written to; default 256
+	SyncMiB       int              // of the volume that is resynced; default 1024
+	Only          *regexp.Regexp   // of the names of experiments; nil = all that are standard
+	Guests        bool             // the experiment with the kernel's DRBD and md in guests as well
+	Count         int64            // requests in a sample, instead of Seconds; 0 = by Seconds
+	Custom        *result.Workload // instead of the rows of the suite; nil = those
+	Target        string           // a running resource or an NBD URI to measure, and nothing else; "" = pairs of our own
+	DestroyData   string           // the target's name once more: it may be written to
+	Settings      string           // pollux.toml of the polluxd that has Target
+	Quick         bool             // the rows with bars only, and short ones: about 3 minutes
+	Isolated      bool             // this process is in a namespace that Isolate made
+	DelayMicros   float64          // on each way between the nodes; 0 = none
+	BandwidthMbit float64          // between the nodes; 0 = not limited
+	Progress      io.Writer        // one line a run
 }
 
 // Defaults of our own: long enough to settle, short enough for a coffee.
@@ -79,6 +89,21 @@ func (c Config) Validate() error {
 	}
 	if c.SizeMiB < 16 || c.SyncMiB < 16 || c.SizeMiB > 8192 || c.SyncMiB > 8192 {
 		errs = append(errs, fmt.Errorf("volumes of %d and %d MiB: 16 to 8192 are possible", c.SizeMiB, c.SyncMiB))
+	}
+	if c.Count < 0 {
+		errs = append(errs, fmt.Errorf("%d requests in a sample: 1 or more are possible", c.Count))
+	}
+	if c.DestroyData != "" && c.Target == "" {
+		errs = append(errs, fmt.Errorf("-destroy-data %s: there is no -target %s", c.DestroyData, c.DestroyData))
+	}
+	if c.Custom != nil {
+		spec := load.Spec{Workload: *c.Custom, SizeBytes: int64(c.SizeMiB) * mib, Count: 1}
+		if err := spec.Validate(); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if c.DelayMicros < 0 || c.BandwidthMbit < 0 || c.DelayMicros > 1e6 || c.BandwidthMbit > 0 && c.BandwidthMbit < 1 {
+		errs = append(errs, fmt.Errorf("a delay of %g us and %g Mbit/s between the nodes: 0 to 1 s and 1 Mbit/s or more are possible", c.DelayMicros, c.BandwidthMbit))
 	}
 	for _, program := range []string{"polluxd", "polluxadm"} {
 		if _, err := os.Stat(filepath.Join(c.Bin, program)); err != nil {

@@ -33,6 +33,12 @@ var experiments = []experiment{
 
 // chosen are the experiments that cfg asks for.
 func chosen(cfg Config) (list []experiment) {
+	if cfg.Target != "" {
+		return []experiment{runningExperiment}
+	}
+	if cfg.Only == nil && (cfg.Custom != nil || cfg.DelayMicros > 0 || cfg.BandwidthMbit > 0) {
+		return []experiment{latencyExperiment}
+	}
 	for _, e := range experiments {
 		if cfg.Only == nil && e.standard || cfg.Only != nil && cfg.Only.MatchString(e.name) || cfg.Guests && e.name == guestsExperiment.name {
 			list = append(list, e)
@@ -56,6 +62,7 @@ func List(w io.Writer) {
 type session struct {
 	cfg   Config
 	lab   *lab        // of this experiment alone
+	link  *link       // between the nodes of all pairs; nil = loopback
 	out   *result.Run // what was found so far
 	doing string      // the experiment's name
 	began time.Time
@@ -65,7 +72,7 @@ type session struct {
 // started, also when ctx is cancelled. The result holds what was measured even
 // if the error is not nil; the directory of an experiment that failed stays,
 // with the servers' logs.
-func Run(ctx context.Context, cfg Config) (*result.Run, error) {
+func Run(ctx context.Context, cfg Config) (out *result.Run, err error) {
 	cfg.setDefaults()
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -80,6 +87,18 @@ func Run(ctx context.Context, cfg Config) (*result.Run, error) {
 		return nil, fmt.Errorf("no experiment has a name that %q matches: see -list", cfg.Only)
 	}
 	s := &session{cfg: cfg, out: newRun(ctx, cfg), began: time.Now()}
+	if cfg.DelayMicros > 0 || cfg.BandwidthMbit > 0 {
+		l, err := newLink(ctx, cfg)
+		if errors.Is(err, errNoLink) {
+			s.out.AddTarget(result.Target{Name: "pollux-c", Kind: result.KindPollux, Protocol: "C", Detail: "two polluxd in two network namespaces", Skipped: err.Error()})
+			s.note("nothing was measured: %v", err)
+			return s.out, nil
+		} else if err != nil {
+			return nil, err
+		}
+		s.link = l
+		defer func() { err = errors.Join(err, l.close()) }()
+	}
 	var errs []error
 	for _, e := range list {
 		if err := s.perform(ctx, e); err != nil {

@@ -70,8 +70,20 @@ type latencyRun struct {
 	subjects map[string]*subject
 }
 
+// customRow sets a workload that the user chose beside all that are fair.
+func customRow(w result.Workload, isolated bool) row {
+	beside := []string{"nbdkit-file", "qemu-nbd", "file"}
+	if w.Class == result.ClassDirect {
+		beside = beside[1:] // nbdkit's file plugin has no O_DIRECT
+	}
+	return row{workload: w, targets: slices.Concat([]string{"pollux-c"}, rivals(w.Class, isolated), beside), fio: w.Class != result.ClassFUA}
+}
+
 func (s *session) latency(ctx context.Context) error {
 	r := &latencyRun{s: s, rows: rows(s.cfg.Isolated, s.cfg.Quick), single: s.lab.path("single.raw")}
+	if s.cfg.Custom != nil {
+		r.rows = []row{customRow(*s.cfg.Custom, s.cfg.Isolated)}
+	}
 	if err := r.prepare(ctx); err != nil {
 		return err
 	}
@@ -102,7 +114,7 @@ func (s *session) latency(ctx context.Context) error {
 // prepare makes all images and starts the pair.
 func (r *latencyRun) prepare(ctx context.Context) error {
 	s, size := r.s, int64(r.s.cfg.SizeMiB)*mib
-	r.pair, r.quorum = s.pair("pair"), &quorum{lab: s.lab, bytes: size}
+	r.pair, r.quorum = s.pair("pair"), &quorum{lab: s.lab, link: s.link, bytes: size}
 	r.subjects = s.subjects(r.pair, r.quorum, r.single)
 	for _, row := range r.rows {
 		s.out.AddWorkload(row.workload)
@@ -130,8 +142,10 @@ func (r *latencyRun) prepare(ctx context.Context) error {
 	if err := r.pair.start(ctx); err != nil {
 		return err
 	}
-	alone := volumeOf("pollux-alone", result.ClassBuffered, size)
-	return r.pair.adm(ctx, nodeNames[0], "disconnect", alone.name)
+	if alone := volumeOf("pollux-alone", result.ClassBuffered, size); r.pair.volume(alone.name) != nil {
+		return r.pair.adm(ctx, nodeNames[0], "disconnect", alone.name)
+	}
+	return nil
 }
 
 // measure takes one sample.

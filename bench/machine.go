@@ -21,6 +21,7 @@ func newRun(ctx context.Context, cfg Config) *result.Run {
 		Machine: result.Machine{CPUModel: cpuModel(), CPUs: runtime.NumCPU(), LoadBefore: loadAverage(), Filesystem: filesystem(cfg.Dir)},
 		Settings: result.Settings{
 			Rounds: cfg.Rounds, Seconds: cfg.Seconds, WarmupSeconds: cfg.Warmup, SizeBytes: int64(cfg.SizeMiB) * mib, Isolated: cfg.Isolated,
+			DelayMicros: cfg.DelayMicros, BandwidthMbit: cfg.BandwidthMbit,
 		},
 	}
 	var u unix.Utsname

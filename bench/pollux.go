@@ -27,6 +27,7 @@ type pair struct {
 	lab     *lab
 	dir     string // everything of the pair is below it
 	bin     string
+	link    *link  // what is between the nodes; nil = loopback
 	disk    string // further options of all disks, such as "al-extents 67;"
 	net     string // further options of all connections, such as "ping-int 3;"
 	volumes []volume
@@ -35,7 +36,7 @@ type pair struct {
 
 // pair returns a pair that is not made yet, in a directory of the lab.
 func (s *session) pair(dir string, volumes ...volume) *pair {
-	return &pair{lab: s.lab, dir: s.lab.path(dir), bin: s.cfg.Bin, volumes: volumes}
+	return &pair{lab: s.lab, dir: s.lab.path(dir), bin: s.cfg.Bin, link: s.link, volumes: volumes}
 }
 
 var nodeNames = [2]string{"a", "b"}
@@ -101,7 +102,7 @@ func (p *pair) resourceText(ports [][2]int) string {
 	for i, v := range p.volumes {
 		fmt.Fprintf(&b, "resource %s {\n    device /dev/drbd%d minor %d;\n    meta-disk internal;\n    net { protocol %c; tls %s; }\n", v.name, i, i, v.protocol, map[bool]string{true: "yes", false: "no"}[v.tls])
 		for n, node := range nodeNames {
-			fmt.Fprintf(&b, "    on %s { disk %q; address ipv4 127.0.0.1:%d; }\n", node, p.image(node, v), ports[i][n])
+			fmt.Fprintf(&b, "    on %s { disk %q; address ipv4 %s:%d; }\n", node, p.image(node, v), p.link.host(n), ports[i][n])
 		}
 		b.WriteString("}\n")
 	}
@@ -169,8 +170,9 @@ func (p *pair) prepare(ctx context.Context) error {
 
 // start starts both daemons and brings all volumes in sync.
 func (p *pair) start(ctx context.Context) error {
-	for _, node := range nodeNames {
-		d, err := p.lab.start(filepath.Join(p.bin, "polluxd"), "--config", p.settings(node))
+	for n, node := range nodeNames {
+		argv := p.link.onNode(n, filepath.Join(p.bin, "polluxd"), "--config", p.settings(node))
+		d, err := p.lab.start(argv[0], argv[1:]...)
 		if err != nil {
 			return err
 		}

@@ -37,6 +37,7 @@ func rivals(class string, isolated bool) []string {
 // quorum is qemu's network RAID-1; its servers run for one measurement only.
 type quorum struct {
 	lab     *lab
+	link    *link // what is between the two sides; nil = loopback
 	bytes   int64
 	servers []*process
 }
@@ -63,11 +64,11 @@ func (q *quorum) start(ctx context.Context, r rival) (uri string, err error) {
 		return "", err
 	}
 	near, far := q.images()[0], q.images()[1]
-	if err := q.server(ctx, fmt.Sprintf("nbd://127.0.0.1:%d/far", port), farSide(r, far, port)); err != nil {
+	if err := q.server(ctx, fmt.Sprintf("nbd://%s:%d/far", q.link.host(1), port), q.link.onNode(1, farSide(r, far, q.link.host(1), port)...)); err != nil {
 		return "", err
 	}
 	uri = unixURI(socket, "pair")
-	return uri, q.server(ctx, uri, nearSide(r, near, port, socket))
+	return uri, q.server(ctx, uri, nearSide(r, near, q.link.host(1), port, socket))
 }
 
 func (q *quorum) server(ctx context.Context, uri string, argv []string) error {
@@ -79,21 +80,21 @@ func (q *quorum) server(ctx context.Context, uri string, argv []string) error {
 	return q.lab.await(ctx, p, negotiates(uri))
 }
 
-func farSide(r rival, image string, port int) []string {
+func farSide(r rival, image, host string, port int) []string {
 	if r.nbdkit {
-		return []string{"nbdkit", "-f", "-i", "127.0.0.1", "-p", fmt.Sprint(port), "file", image}
+		return []string{"nbdkit", "-f", "-i", host, "-p", fmt.Sprint(port), "file", image}
 	}
 	return []string{
 		"qemu-storage-daemon", "--blockdev", blockdevOf("far", image, r),
-		"--nbd-server", fmt.Sprintf("addr.type=inet,addr.host=127.0.0.1,addr.port=%d", port),
+		"--nbd-server", fmt.Sprintf("addr.type=inet,addr.host=%s,addr.port=%d", host, port),
 		"--export", "type=nbd,id=export,node-name=far,name=far,writable=on",
 	}
 }
 
-func nearSide(r rival, image string, port int, socket string) []string {
+func nearSide(r rival, image, host string, port int, socket string) []string {
 	return []string{
 		"qemu-storage-daemon", "--blockdev", blockdevOf("near", image, r),
-		"--blockdev", fmt.Sprintf("driver=nbd,server.type=inet,server.host=127.0.0.1,server.port=%d,export=far,node-name=remote", port),
+		"--blockdev", fmt.Sprintf("driver=nbd,server.type=inet,server.host=%s,server.port=%d,export=far,node-name=remote", host, port),
 		"--blockdev", "driver=quorum,node-name=pair,vote-threshold=1,read-pattern=fifo,children.0=near,children.1=remote",
 		"--nbd-server", "addr.type=unix,addr.path=" + socket,
 		"--export", "type=nbd,id=export,node-name=pair,name=pair,writable=on",

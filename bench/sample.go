@@ -19,7 +19,7 @@ func (s *session) sample(ctx context.Context, w result.Workload, place string, r
 	others := watchOthers(s.lab)
 	res, err := load.Run(ctx, place, load.Spec{
 		Workload: w, SizeBytes: int64(s.cfg.SizeMiB) * mib, Seed: uint64(round),
-		Warmup: seconds(s.cfg.Warmup), Duration: seconds(s.cfg.Seconds),
+		Warmup: seconds(s.cfg.Warmup), Duration: seconds(s.cfg.Seconds), Count: s.cfg.Count,
 		Begin: func() { before, beforeErr = cpuTicks(servers); others.begin() },
 		End:   func() { after, afterErr = cpuTicks(servers); others.end() },
 	})

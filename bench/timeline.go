@@ -171,7 +171,8 @@ func (p *pair) kill(node int) error {
 
 // revive starts the polluxd of a node again.
 func (p *pair) revive(node int) error {
-	d, err := p.lab.start(filepath.Join(p.bin, "polluxd"), "--config", p.settings(nodeNames[node]))
+	argv := p.link.onNode(node, filepath.Join(p.bin, "polluxd"), "--config", p.settings(nodeNames[node]))
+	d, err := p.lab.start(argv[0], argv[1:]...)
 	if err == nil {
 		p.daemons[node] = d
 	}

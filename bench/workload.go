@@ -2,6 +2,9 @@ package bench
 
 import (
 	"fmt"
+	"math"
+	"strconv"
+	"strings"
 
 	"github.com/pollux-project/pollux/bench/result"
 )
@@ -47,4 +50,29 @@ func blockName(bytes int) string {
 		return fmt.Sprintf("%dk", bytes/1024)
 	}
 	return fmt.Sprint(bytes)
+}
+
+// ParseBytes takes a size as people write it: 4096, 4k, 1M, 2MiB.
+func ParseBytes(text string) (int, error) {
+	number, unit := text, 1
+	lower := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(text), "b"), "i")
+	for suffix, bytes := range map[string]int{"k": 1 << 10, "m": 1 << 20} {
+		if rest, ok := strings.CutSuffix(lower, suffix); ok {
+			number, unit = rest, bytes
+		}
+	}
+	n, err := strconv.Atoi(number)
+	if err != nil || n < 1 || n > math.MaxInt32/unit {
+		return 0, fmt.Errorf("%q is no size: write 4096, 4k or 1m", text)
+	}
+	return n * unit, nil
+}
+
+// NewWorkload returns a workload with its name; what is wrong with it, Validate
+// of Config says. Several connections share the depth.
+func NewWorkload(op, pattern string, blockBytes, depth, connections int, class string, readPercent int) result.Workload {
+	if op == result.OpMixed {
+		return mixed(readPercent, pattern, blockBytes, depth, connections, class)
+	}
+	return workload(op, pattern, blockBytes, depth, connections, class)
 }

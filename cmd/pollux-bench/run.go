@@ -37,6 +37,7 @@ func runCommand(ctx context.Context, args []string) error {
 	f.StringVar(&out, "out", "", "leave the result as JSON and as a page, named by the time, in this `directory`")
 	f.BoolVar(&plain, "no-namespace", false, "use the machine's own loopback; fewer fair rivals")
 	f.BoolVar(&cfg.Isolated, "in-namespace", false, "for the program's own use: it has its network namespace")
+	own := ownFlags(f, &cfg)
 	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
 	} else if err != nil {
@@ -55,10 +56,13 @@ func runCommand(ctx context.Context, args []string) error {
 			return usageError{fmt.Errorf("-only: %w", err)}
 		}
 	}
+	if err := own(); err != nil {
+		return usageError{err}
+	}
 	if err := cfg.Validate(); err != nil {
 		return usageError{err}
 	}
-	if !plain && !cfg.Isolated {
+	if cfg.Target == "" && !plain && !cfg.Isolated {
 		err := bench.Isolate(append([]string{"run", "-in-namespace"}, args...))
 		fmt.Fprintf(os.Stderr, "pollux-bench: %v: going on without, see -no-namespace\n", err)
 	}
