@@ -63,8 +63,8 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	}
 	flusherErr := error(nil)
 	if !*check {
-		unix.Umask(0o077)              // state files and sockets are the owner's alone
-		flusherErr = becomeIOFlusher() // restarts the program if it can
+		unix.Umask(0o077)             // state files and sockets are the owner's alone
+		flusherErr = prepareThreads() // restarts the program if it can
 	}
 	loaded, err := load(path, named)
 	if err != nil {
