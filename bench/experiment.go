@@ -26,6 +26,9 @@ type experiment struct {
 var experiments = []experiment{
 	latencyExperiment,
 	resyncExperiment,
+	verifyExperiment,
+	streamExperiment,
+	foregroundExperiment,
 	footprintExperiment,
 	timelineExperiment,
 	guestsExperiment,
