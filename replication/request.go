@@ -47,10 +47,10 @@ type request struct {
 	v      *volume
 	sector drbd.Sector
 	size   uint32
+	epoch  uint32
 	data   []byte
 	tag    any
 	err    error
-	epoch  uint32
 	since  Tick   // when the peer was asked
 	begun  Tick   // when its local I/O began, if there is a disk-timeout
 	pos    uint64 // protocol A: end of its bytes in the data stream

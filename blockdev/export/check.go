@@ -121,9 +121,9 @@ func (c *conn) waitRoom(cost int64) error {
 	return w.failed
 }
 
+// limit is the most that this connection may have in flight now, in bytes; the
+// caller holds the writer's lock.
 func (c *conn) limit() int64 {
-	if c.srv.inFlight.Load() > busyBytes {
-		return min(c.srv.cfg.MaxInFlight, scarceInFlight)
-	}
-	return c.srv.cfg.MaxInFlight
+	others := c.srv.inFlight.Load() - c.w.inFlight
+	return min(c.srv.cfg.MaxInFlight, max(totalInFlight-others, scarceInFlight))
 }

@@ -20,7 +20,7 @@ import (
 // Tuning of our own.
 const (
 	handshakeBuffer = 4 << 10
-	readBuffer      = 256 << 10 // smaller ones cost a system call per payload
+	readBuffer      = 128 << 10 // 31 writes of 4 KiB; smaller ones cost a system call per payload
 	batchRequests   = 256       // of one Submit
 	batchBytes      = 2 << 20
 	maxRequests     = 1024             // in flight on one connection

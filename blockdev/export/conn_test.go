@@ -201,6 +201,27 @@ func TestBoundedInFlight(t *testing.T) {
 	}
 }
 
+// Many clients that send and do not read share one bound: those that come late
+// have one request in flight each.
+func TestBoundedTogether(t *testing.T) {
+	const clients, n = 24, 32
+	r := newRig(t, blocktest.NewMem(8<<20), export.Config{})
+	for range clients {
+		c := r.raw(t).enter("web-root")
+		var b []byte
+		for i := range uint64(n) {
+			b = nbd.Request{Command: nbd.CmdRead, Cookie: i, Length: 256 << 10}.Append(b)
+		}
+		_, before := r.backend.Batches()
+		c.send(b)
+		waitFor(t, func() bool { _, reqs := r.backend.Batches(); return reqs > before })
+	}
+	// 12 MiB of them, one for each client, and one whose reply the socket has taken.
+	if _, reqs := r.backend.Batches(); reqs > 12<<20/(256<<10)+2*clients {
+		t.Errorf("%d reads of 256 KiB were started for clients that do not read", reqs)
+	}
+}
+
 func TestLarge(t *testing.T) {
 	const size = 300 << 20
 	dev, _ := fileDevice(t, size, false)

@@ -31,10 +31,11 @@ const (
 	defaultConnections = 64
 	defaultHandshake   = 10 * time.Second
 	defaultInFlight    = 4 << 20
-	// Above busyBytes in flight on all connections together, each may have
-	// only scarceInFlight: many clients slow down rather than grow.
-	busyBytes      = 32 << 20
-	scarceInFlight = 1 << 20
+	// All connections together may have totalInFlight bytes in flight; what the
+	// others leave of it is one's own limit, but each may have scarceInFlight: many
+	// clients slow down rather than grow. It is 59 writes of 4 KiB.
+	totalInFlight  = 6 << 20
+	scarceInFlight = 256 << 10
 	// Log lines about refused connections: so many in each period.
 	refusalLines  = 5
 	refusalPeriod = 10 * time.Second

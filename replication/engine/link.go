@@ -15,7 +15,7 @@ import (
 
 // Sizes of the read buffers: large enough for a batch of small writes.
 const (
-	dataBuffer = 256 << 10
+	dataBuffer = 128 << 10
 	metaBuffer = 16 << 10
 	linkBatch  = submitBatch // packets stepped at once
 )

@@ -107,11 +107,11 @@ func hasCapability(c uint) bool {
 	return data[c/32].Effective&(1<<(c%32)) != 0
 }
 
-// What a node may hold in memory: 64 MiB and 32 KiB per GiB of storage. The
-// Go heap gets the larger part; the program's own pages, stacks and the
-// runtime's tables the rest.
+// What a node may hold in memory: 48 MiB and 32 KiB per GiB of storage. Go gets
+// the larger part, its stacks and tables included; the program's own pages, 10 MiB,
+// and what the collector comes too late for the rest.
 const (
-	heapBaseBytes   = 36 << 20
+	heapBaseBytes   = 32 << 20
 	heapPerGiBBytes = 28 << 10
 	gcPercent       = 50 // our own: a small heap collects often but cheaply
 )

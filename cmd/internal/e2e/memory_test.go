@@ -134,7 +134,7 @@ func TestE2EMemoryTight(t *testing.T) {
 		if k := groups[i].kills(); k != 0 {
 			t.Errorf("%s: the kernel has killed %d processes", n.name, k)
 		}
-		const bound = 64<<10 + 32 // KiB: 64 MiB and 32 KiB for each begun GiB
+		const bound = 48<<10 + 32 // KiB: 48 MiB and 32 KiB for each begun GiB
 		if kib := n.peakKiB(); kib > bound {
 			t.Errorf("%s: %d KiB resident, the bound is %d", n.name, kib, bound)
 		} else {
