@@ -31,6 +31,9 @@ var experiments = []experiment{
 	foregroundExperiment,
 	footprintExperiment,
 	timelineExperiment,
+	alCostExperiment,
+	alRangeExperiment,
+	growthExperiment,
 	guestsExperiment,
 }
 

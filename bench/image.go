@@ -62,6 +62,14 @@ func warm(images ...string) error {
 	})
 }
 
+// warmRegion reads the first n bytes of images into the page cache.
+func warmRegion(images []string, n int64) error {
+	return eachImage(images, func(f *os.File) error {
+		_, err := io.CopyN(io.Discard, f, n)
+		return err
+	})
+}
+
 func eachImage(images []string, do func(*os.File) error) error {
 	for _, path := range images {
 		f, err := os.Open(path)

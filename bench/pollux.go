@@ -18,6 +18,14 @@ type volume struct {
 	io       string // "buffered" or "direct"
 	bytes    int64  // that clients use
 	tls      bool
+
+	// sparse has images with nothing but metadata, the first filled bytes, and a
+	// block in each stride of so many bytes, if that isn't 0. The copies are equal
+	// and not synced.
+	sparse bool
+	filled int64
+	stride int64
+	logKiB int // of the activity log on disk; 0 = the default, 32
 }
 
 // pair is two polluxd on this machine, each with all volumes. The first is
@@ -31,6 +39,7 @@ type pair struct {
 	disk    string // further options of all disks, such as "al-extents 67;"
 	net     string // further options of all connections, such as "ping-int 3;"
 	volumes []volume
+	ports   [][2]int   // of each volume's resource, by node
 	daemons []*process // by node; empty before start
 }
 
@@ -112,7 +121,7 @@ func (p *pair) resourceText(ports [][2]int) string {
 // imageBytes is the space that one node's images take.
 func (p *pair) imageBytes() (sum int64) {
 	for _, v := range p.volumes {
-		sum += v.bytes + metaRoom
+		sum += v.imageBytes()
 	}
 	return sum
 }
@@ -129,6 +138,10 @@ func (p *pair) images(v *volume) (paths []string) {
 	return paths
 }
 
+func (p *pair) writeResources() error {
+	return os.WriteFile(filepath.Join(p.dir, "bench.res"), []byte(p.resourceText(p.ports)), 0o600)
+}
+
 // prepare writes the configuration and the images, with metadata.
 func (p *pair) prepare(ctx context.Context) error {
 	if err := os.Mkdir(p.dir, 0o700); err != nil {
@@ -143,7 +156,8 @@ func (p *pair) prepare(ctx context.Context) error {
 			}
 		}
 	}
-	if err := os.WriteFile(filepath.Join(p.dir, "bench.res"), []byte(p.resourceText(ports)), 0o600); err != nil {
+	p.ports = ports
+	if err := p.writeResources(); err != nil {
 		return err
 	}
 	if err := makeCertificates(p.dir, nodeNames[:]); err != nil {
@@ -157,10 +171,7 @@ func (p *pair) prepare(ctx context.Context) error {
 			return err
 		}
 		for _, v := range p.volumes {
-			if err := makeImage(p.image(node, v), v.bytes+metaRoom, metaRoom); err != nil {
-				return err
-			}
-			if err := p.adm(ctx, node, "create-md", "--force", v.name); err != nil {
+			if err := p.makeCopy(ctx, node, v); err != nil {
 				return err
 			}
 		}
@@ -188,7 +199,7 @@ func (p *pair) start(ctx context.Context) error {
 		}); err != nil {
 			return err
 		}
-		for _, args := range [][]string{{"primary", "--force", v.name}, {"wait-sync", v.name}} {
+		for _, args := range v.firstOrders() {
 			if err := p.adm(ctx, nodeNames[0], args...); err != nil {
 				return err
 			}
@@ -216,18 +227,25 @@ const admTime = 5 * time.Minute
 // adm runs polluxadm on a node. It fails when a daemon has ended: the other one
 // would wait for it for ever.
 func (p *pair) adm(ctx context.Context, node string, args ...string) error {
+	_, err := p.ask(ctx, node, args...)
+	return err
+}
+
+// ask is adm with what it prints.
+func (p *pair) ask(ctx context.Context, node string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, admTime)
 	defer cancel()
 	for _, d := range p.daemons {
 		defer d.onEnd(cancel)()
 	}
-	if _, err := run(ctx, filepath.Join(p.bin, "polluxadm"), append([]string{"--config", p.settings(node)}, args...)...); err != nil {
+	text, err := run(ctx, filepath.Join(p.bin, "polluxadm"), append([]string{"--config", p.settings(node)}, args...)...)
+	if err != nil {
 		for i, d := range p.daemons {
 			if d.hasEnded() {
 				err = fmt.Errorf("polluxd of %s has ended: %v: see %s", nodeNames[i], d.err, p.lab.log.Name()) //nolint:errorlint // nil if it ended well
 			}
 		}
-		return fmt.Errorf("%s %s: %w", node, strings.Join(args, " "), err)
+		return "", fmt.Errorf("%s %s: %w", node, strings.Join(args, " "), err)
 	}
-	return nil
+	return text, nil
 }

@@ -207,6 +207,23 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
+// With a stride only the first block of each is used.
+func TestPlacesApart(t *testing.T) {
+	s := spec(result.OpWrite, result.PatternRandom, 4096, 4, 1, result.ClassBuffered, 1)
+	s.SizeBytes, s.StrideBytes = 40<<20, 4<<20
+	hit := map[int64]int{}
+	for p, i := newPlaces(&s, 0), 0; i < 500; i++ {
+		at, _ := p.take()
+		if at%(4<<20) != 0 {
+			t.Fatalf("offset %d is no multiple of 4 MiB", at)
+		}
+		hit[at]++
+	}
+	if len(hit) != 10 {
+		t.Errorf("%d of 10 places are reached", len(hit))
+	}
+}
+
 func TestMixedReadsAsOftenAsAsked(t *testing.T) {
 	s := spec(result.OpMixed, result.PatternRandom, 4096, 1, 1, result.ClassBuffered, 1)
 	s.Workload.ReadPercent = 70
@@ -234,6 +251,7 @@ func TestValidate(t *testing.T) {
 		{func(s *Spec) { s.Workload.Op, s.Workload.ReadPercent = result.OpMixed, 100 }, "100 % of reads"},
 		{func(s *Spec) { s.Workload.Pattern = "" }, `pattern ""`},
 		{func(s *Spec) { s.Workload.Class = "sync" }, `class "sync"`},
+		{func(s *Spec) { s.StrideBytes = 5000 }, "places 5000 bytes apart"},
 		{func(s *Spec) { s.Workload.BlockBytes = 1000 }, "blocks of 1000 bytes"},
 		{func(s *Spec) { s.Workload.BlockBytes = 8 << 20 }, "blocks of 8388608 bytes"},
 		{func(s *Spec) { s.Workload.Depth = 1 }, "a depth of 1"},

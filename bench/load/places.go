@@ -15,9 +15,9 @@ type places struct {
 	random      bool
 	readPercent int // 0 to 100
 	base        int64
-	block       int64
-	blocks      int64 // of the whole range; of this connection's stretch if sequential
-	next        int64 // block, if sequential
+	stride      int64
+	places      int64 // of the whole range; of this connection's stretch if sequential
+	next        int64 // place, if sequential
 }
 
 // newPlaces is connection n's view. A sequential workload is as many streams as
@@ -26,7 +26,7 @@ func newPlaces(s *Spec, n int) *places {
 	w := s.Workload
 	p := &places{
 		rng: rand.New(rand.NewPCG(s.Seed, uint64(n))), random: w.Pattern == result.PatternRandom,
-		base: s.OffsetBytes, block: int64(w.BlockBytes), blocks: s.SizeBytes / int64(w.BlockBytes),
+		base: s.OffsetBytes, stride: s.stride(), places: s.SizeBytes / s.stride(),
 	}
 	switch w.Op {
 	case result.OpRead:
@@ -35,8 +35,8 @@ func newPlaces(s *Spec, n int) *places {
 		p.readPercent = w.ReadPercent
 	}
 	if !p.random {
-		p.blocks /= int64(w.Connections)
-		p.base += int64(n) * p.blocks * p.block
+		p.places /= int64(w.Connections)
+		p.base += int64(n) * p.places * p.stride
 	}
 	return p
 }
@@ -51,11 +51,11 @@ func (p *places) take() (offset int64, isRead bool) {
 	}
 	at := p.next
 	if p.random {
-		at = p.rng.Int64N(p.blocks)
-	} else if p.next++; p.next == p.blocks {
+		at = p.rng.Int64N(p.places)
+	} else if p.next++; p.next == p.places {
 		p.next = 0
 	}
-	return p.base + at*p.block, isRead
+	return p.base + at*p.stride, isRead
 }
 
 // noiseBytes is how much different payload there is (our own): more than what

@@ -22,6 +22,7 @@ type Spec struct {
 	Workload    result.Workload // its name is of no account
 	OffsetBytes int64           // where the range begins that is used
 	SizeBytes   int64           // of that range: nothing outside is read or written
+	StrideBytes int64           // from one place to the next, a multiple of the block; 0 = the block: places adjoin
 	Warmup      time.Duration   // at the beginning, not recorded
 	Duration    time.Duration   // that is recorded
 	Count       int64           // operations, all connections together; > 0 = instead of Duration and Warmup
@@ -66,7 +67,10 @@ func (s *Spec) Validate() error {
 	if s.OffsetBytes < 0 || s.OffsetBytes%MinBlock != 0 {
 		bad("an offset of %d bytes: it must be a multiple of %d", s.OffsetBytes, MinBlock)
 	}
-	if len(errs) == 0 && s.SizeBytes/int64(w.BlockBytes) < int64(w.Connections) {
+	if len(errs) == 0 && s.StrideBytes%int64(w.BlockBytes) != 0 || s.StrideBytes < 0 {
+		bad("places %d bytes apart: it must be a multiple of the block, %d", s.StrideBytes, w.BlockBytes)
+	}
+	if len(errs) == 0 && s.SizeBytes/s.stride() < int64(w.Connections) {
 		bad("a range of %d bytes: it must hold a block of %d bytes for each connection", s.SizeBytes, w.BlockBytes)
 	}
 	if s.Count < 0 || s.Warmup < 0 || s.Count == 0 && s.Duration <= 0 {
@@ -74,6 +78,9 @@ func (s *Spec) Validate() error {
 	}
 	return errors.Join(errs...)
 }
+
+// stride is the distance of two neighbouring places, in bytes.
+func (s *Spec) stride() int64 { return max(s.StrideBytes, int64(s.Workload.BlockBytes)) }
 
 // share is what part n gets of total when parts get it as evenly as possible.
 func share(total, parts, n int) int {
