@@ -52,8 +52,12 @@ func (s *session) subjects(p *pair, q *quorum, single string) map[string]*subjec
 		{"pollux-c", "two polluxd, protocol C"}, {"pollux-b", "two polluxd, protocol B"}, {"pollux-a", "two polluxd, protocol A"},
 		{"pollux-c-tls", "two polluxd, protocol C, TLS between them"}, {"pollux-alone", "polluxd, protocol C, its peer disconnected"},
 	} {
+		protocol := string(protocolOf(v.name))
+		if v.name == "pollux-alone" {
+			protocol = "" // it replicates to nobody, and is set against single copies
+		}
 		add(&subject{
-			Target: result.Target{Name: v.name, Kind: result.KindPollux, Protocol: string(protocolOf(v.name)), Detail: v.detail},
+			Target: result.Target{Name: v.name, Kind: result.KindPollux, Protocol: protocol, Detail: v.detail},
 			open: func(_ context.Context, class string) (string, []*process, error) {
 				return p.uri(volumeOf(v.name, class, 0)), p.daemons, nil
 			},

@@ -29,20 +29,20 @@ func (f *Figure) File() string {
 // Sections of a report, in its order.
 const (
 	sectionRatios      = "Against the best rival"
-	sectionPercentiles = "Latency percentiles"
 	sectionDepth       = "Over queue depth"
 	sectionTimelines   = "While something happens"
 	sectionMeasures    = "Resync, memory and the rest"
+	sectionPercentiles = "Latency percentiles"
 )
 
 // Figures draws all plots for which the run has data.
 func Figures(run *result.Run) []Figure {
 	p := &plotter{run: run, styles: styles(run)}
 	p.ratios()
-	p.percentiles()
 	p.depths()
 	p.timelines()
 	p.measures()
+	p.percentiles()
 	return p.figures
 }
 

@@ -102,12 +102,37 @@ func quantity(v float64, unit string) string {
 		return byteSize(v)
 	case "us", "µs":
 		return micros(v)
+	case "ms":
+		return micros(v * 1e3)
+	case "s":
+		return micros(v * 1e6)
 	case "%":
 		return significant(v) + " %"
-	case "", "ratio", "x":
+	case "x":
+		return ratio(v)
+	case "", "ratio":
 		return significant(v)
 	default:
 		return significant(v) + " " + unit
+	}
+}
+
+// axisQuantity writes round values of a unit.
+func axisQuantity(unit string) func(float64) string {
+	factor := map[string]float64{"us": 1, "µs": 1, "ms": 1e3, "s": 1e6}[unit]
+	return func(v float64) string {
+		switch {
+		case factor > 0:
+			return axisMicros(v * factor)
+		case unit == "bytes":
+			return byteSize(v)
+		case unit == "x":
+			return trimmed(v) + "×"
+		case unit == "" || unit == "ratio":
+			return axisCount(v)
+		default:
+			return axisCount(v) + " " + unit
+		}
 	}
 }
 

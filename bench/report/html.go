@@ -129,7 +129,6 @@ func pageGroups(run *result.Run) (groups []pageGroup) {
 	for i := range run.Workloads {
 		w := &run.Workloads[i]
 		g := pageGroup{Title: workloadTitle(w), Unit: speedUnit(w)}
-		rival := run.BestRival(w.Name)
 		for _, t := range run.Targets {
 			s := run.Summary(w.Name, t.Name)
 			if s.Rounds == 0 {
@@ -142,7 +141,7 @@ func pageGroups(run *result.Run) (groups []pageGroup) {
 			if s.Syscalls > 0 {
 				r.Syscalls = significant(s.Syscalls)
 			}
-			r.Ratio = againstRival(run, w.Name, &t, rival)
+			r.Ratio = againstRival(run, w.Name, &t)
 			g.Rows = append(g.Rows, r)
 		}
 		if len(g.Rows) > 0 {
@@ -152,19 +151,23 @@ func pageGroups(run *result.Run) (groups []pageGroup) {
 	return groups
 }
 
-// againstRival is a row's last column: the ratio of Pollux to the best rival.
-func againstRival(run *result.Run, workload string, t *result.Target, rival string) string {
-	switch {
-	case rival == "":
-		return ""
-	case t.Name == rival:
+// againstRival is a row's last column: the ratio of Pollux to the best rival,
+// of a node alone to the best single copy.
+func againstRival(run *result.Run, workload string, t *result.Target) string {
+	best := run.BestRival(workload)
+	if t.Name == best {
 		return "best rival"
-	case t.Kind != result.KindPollux:
+	}
+	rival := run.RivalOf(workload, t)
+	if rival == "" {
 		return ""
 	}
 	mid := run.Ratio(workload, t.Name, rival, result.MetricIOPS)
 	if math.IsNaN(mid) {
 		return ""
+	}
+	if rival != best {
+		return ratio(mid) + " of " + rival
 	}
 	return intervalText(mid, run.RatioInterval(workload, t.Name, rival, result.MetricIOPS))
 }

@@ -50,6 +50,16 @@ func (g *measureGroup) details() (all []string) {
 	return all
 }
 
+// isRange reports that the details are a range over which the measure is shown,
+// such as sizes: three or more, each beginning with a number.
+func (g *measureGroup) isRange() bool {
+	all := g.details()
+	if slices.ContainsFunc(all, func(d string) bool { return d == "" || d[0] < '0' || d[0] > '9' }) {
+		return false
+	}
+	return len(all) >= 3
+}
+
 // targets are the distinct targets of a group, in order.
 func (g *measureGroup) targets() (all []string) {
 	for _, r := range g.rows {

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	ratiosCaption   = "IOPS divided by those of the best fair rival in the same round. Points are medians, lines their 95 % intervals; right of the dashed line Pollux is faster."
+	ratiosCaption   = "IOPS divided by those of the best fair rival (for a node alone: of the best single copy) in the same round. Points are medians, lines their 95 % intervals; right of the dashed line Pollux is faster."
 	measuresCaption = "Blocks are medians, lines on them reach from the least to the largest round."
 	growthCaption   = "Points are medians, bands reach from the least to the largest round. A flat line is the aim."
 )
@@ -35,9 +35,9 @@ func (p *plotter) ratios() {
 	least, largest := 1.0, 1.0
 	for i := range p.run.Workloads {
 		w := &p.run.Workloads[i]
-		rival := p.run.BestRival(w.Name)
 		for _, t := range p.run.Targets {
-			if rival == "" || t.Kind != result.KindPollux {
+			rival := p.run.RivalOf(w.Name, &t)
+			if rival == "" {
 				continue
 			}
 			r := row{w, t.Name, rival, p.run.Ratio(w.Name, t.Name, rival, result.MetricIOPS), p.run.RatioInterval(w.Name, t.Name, rival, result.MetricIOPS)}
@@ -92,7 +92,7 @@ func (p *plotter) ratios() {
 // else side by side.
 func (p *plotter) measures() {
 	for _, g := range measureGroups(p.run) {
-		if len(g.details()) >= 3 && len(g.rows) > len(g.targets()) {
+		if g.isRange() {
 			p.growth(g)
 		} else {
 			p.blocks(g)
@@ -112,15 +112,7 @@ func (p *plotter) blocks(g *measureGroup) {
 	c.text("title", "start", 12, 20, g.name)
 	for _, v := range x.ticks() {
 		c.line("grid", x.at(v), marginTop-4, x.at(v), bottom)
-		text := axisCount(v)
-		if g.unit == "bytes" {
-			text = byteSize(v)
-		} else if g.unit == "us" {
-			text = axisMicros(v)
-		} else if g.unit != "" {
-			text += " " + g.unit
-		}
-		c.text("tick", "middle", x.at(v), bottom+16, text)
+		c.text("tick", "middle", x.at(v), bottom+16, axisQuantity(g.unit)(v))
 	}
 	for i, r := range g.rows {
 		y := marginTop + 4 + rowHeight*float64(i)
@@ -151,14 +143,7 @@ func (p *plotter) growth(g *measureGroup) {
 		largest = max(largest, r.high())
 	}
 	y := measureScale(g.unit, largest, plotHeight-marginBottom, marginTop+8)
-	text := axisCount
-	switch g.unit {
-	case "bytes":
-		text = byteSize
-	case "us":
-		text = axisMicros
-	}
-	c := box(g.name, g.unit, y, text)
+	c := box(g.name, "", y, axisQuantity(g.unit))
 	details := g.details()
 	at := func(i int) float64 {
 		return marginLeft + 24 + (plotWidth-marginRight-marginLeft-48)*float64(i)/float64(len(details)-1)

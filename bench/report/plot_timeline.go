@@ -11,9 +11,9 @@ const timelineCaption = "Each point is one interval of the same load; upright li
 
 // Geometry of a timeline: two plots over one time axis.
 const (
-	timelineHeight = 430
-	iopsBottom     = 215
-	latencyTop     = 250
+	timelineHeight = 446
+	iopsBottom     = 225
+	latencyTop     = 262
 	markLine       = 14 // height of one line of marks' names
 )
 
@@ -26,26 +26,28 @@ func (p *plotter) timelines() {
 }
 
 func (p *plotter) timeline(t *result.Timeline) {
-	title := t.Name
+	load := t.Target
 	if w := p.run.Workload(t.Workload); w != nil {
-		title = fmt.Sprintf("%s: %s", t.Name, workloadTitle(w))
+		load = fmt.Sprintf("%s, %s", workloadTitle(w), t.Target)
 	}
-	c := &canvas{width: plotWidth, height: timelineHeight}
-	c.text("title", "start", 12, 20, title)
+	c := &canvas{width: plotWidth, height: timelineHeight + markLine*float64(max(0, markRows(t.Marks, duration(t))-2))}
+	c.text("title", "start", 12, 20, shortened(t.Name, 95))
+	c.text("axisname", "start", 12, 36, load)
 	s := styleOf(p.styles, t.Target)
-	end, largest, least, slowest := 0.0, 0.0, math.Inf(1), 0.0
+	end, largest, least, slowest := duration(t), 0.0, math.Inf(1), 0.0
 	for _, q := range t.Points {
-		end, largest = max(end, q.T+t.BucketSeconds), max(largest, q.IOPS)
+		largest = max(largest, q.IOPS)
 		if q.P50Micros > 0 {
 			least = min(least, q.P50Micros)
 		}
 		slowest = max(slowest, q.P99Micros)
 	}
 	rows := markRows(t.Marks, end)
-	top := marginTop + 8 + float64(rows)*markLine
+	more := markLine * float64(max(0, rows-2)) // what the marks' names take moves the rest down
+	top := marginTop + 22 + float64(rows)*markLine
 	x := scale{low: 0, top: end, from: marginLeft, to: plotWidth - marginRight}
-	iops := linearScale(largest, iopsBottom, top)
-	latency := logScale(least, slowest, timelineHeight-marginBottom, latencyTop)
+	iops := linearScale(largest, iopsBottom+more, top)
+	latency := logScale(least, slowest, c.height-marginBottom, latencyTop+more)
 	c.yAxis("IOPS", iops, axisCount)
 	c.yAxis("latency", latency, axisMicros)
 	for _, tick := range (scale{low: 0, top: end}).ticks() {
@@ -53,7 +55,7 @@ func (p *plotter) timeline(t *result.Timeline) {
 		c.line("grid", x.at(tick), latency.from, x.at(tick), latency.to)
 		c.text("tick", "middle", x.at(tick), latency.from+16, trimmed(tick)+" s")
 	}
-	c.text("axisname", "middle", (x.from+x.to)/2, timelineHeight-8, "time")
+	c.text("axisname", "middle", (x.from+x.to)/2, c.height-8, "time")
 	p.marks(c, t.Marks, x, top, latency.from)
 	place := func(y scale, v func(result.Point) float64) (points []point) {
 		for _, q := range t.Points {
@@ -74,9 +76,18 @@ func (p *plotter) timeline(t *result.Timeline) {
 	c.path("second", p50)
 	c.add(`</g>`)
 	right := float64(plotWidth - marginRight + 26)
-	c.endLabels(right, marginTop, iopsBottom, []label{{t.Target, s, rate[len(rate)-1]}})
-	c.endLabels(right, latencyTop, latency.from, []label{{"p99", s, lastOf(p99, latency)}, {"p50 (dotted)", s, lastOf(p50, latency)}})
-	p.add(Figure{Name: fmt.Sprintf("timeline-%s-%s-%s", t.Name, t.Target, t.Workload), Section: sectionTimelines, Title: title + ", " + t.Target, Caption: timelineCaption}, c)
+	c.endLabels(right, iops.to, iops.from, []label{{t.Target, s, rate[len(rate)-1]}})
+	c.endLabels(right, latency.to, latency.from, []label{{"p99", s, lastOf(p99, latency)}, {"p50 (dotted)", s, lastOf(p50, latency)}})
+	p.add(Figure{Name: fmt.Sprintf("timeline-%s-%s-%s", t.Name, t.Target, t.Workload), Section: sectionTimelines, Title: t.Name + ": " + load, Caption: timelineCaption}, c)
+}
+
+// duration is where a timeline ends, in seconds.
+func duration(t *result.Timeline) float64 {
+	end := 0.0
+	for _, q := range t.Points {
+		end = max(end, q.T+t.BucketSeconds)
+	}
+	return end
 }
 
 // lastOf is the last point that is one.
@@ -89,23 +100,20 @@ func lastOf(points []point, y scale) point {
 	return point{points[len(points)-1].x, y.from}
 }
 
-// markPlaces says on which line each mark's name stands, so that none is over
-// another; end is the time axis' length.
+// markPlaces says on which line each mark's name stands: below every earlier
+// name that reaches over to it, so that neither names nor upright lines cross.
+// end is the time axis' length.
 func markPlaces(marks []result.Mark, end float64) []int {
-	free := []float64{} // pixel from which on a line is free
 	rows := make([]int, len(marks))
+	reach := make([]float64, len(marks))
 	x := scale{low: 0, top: max(end, 1e-9), from: marginLeft, to: plotWidth - marginRight}
 	for i, m := range marks {
-		at := x.at(m.T)
-		row := 0
-		for row < len(free) && free[row] > at {
-			row++
+		reach[i] = x.at(m.T) + textWidth(m.Text)*0.92 + 10 // of a smaller font
+		for k := range i {
+			if reach[k] > x.at(m.T) {
+				rows[i] = max(rows[i], rows[k]+1)
+			}
 		}
-		if row == len(free) {
-			free = append(free, 0)
-		}
-		free[row] = at + textWidth(m.Text) + 10
-		rows[i] = row
 	}
 	return rows
 }

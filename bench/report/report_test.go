@@ -205,7 +205,7 @@ func TestRunsWithHoles(t *testing.T) {
 		"no histograms":       func(r *result.Run) { dropHistograms(r) },
 		"empty histograms":    func(r *result.Run) { emptyHistograms(r) },
 		"one round":           func(r *result.Run) { r.Samples = r.Samples[:8] },
-		"no rivals":           func(r *result.Run) { r.Targets[3].Kind, r.Targets[4].Kind = result.KindCopy, "" },
+		"no rivals":           func(r *result.Run) { r.Targets[4].Kind, r.Targets[5].Kind = result.KindCopy, "" },
 		"one request":         func(r *result.Run) { r.Samples = r.Samples[:1]; r.Samples[0].Latency = one() },
 		"a timeline of zeros": func(r *result.Run) { r.Timelines[0].Points = make([]result.Point, 5) },
 		"measures of zero": func(r *result.Run) {

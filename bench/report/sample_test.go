@@ -44,6 +44,7 @@ func synthetic() *result.Run {
 			{Name: "pollux-c", Kind: result.KindPollux, Protocol: "C", Detail: "Pollux, protocol C"},
 			{Name: "pollux-b", Kind: result.KindPollux, Protocol: "B", Detail: "Pollux, protocol B"},
 			{Name: "pollux-c-tls", Kind: result.KindPollux, Protocol: "C", Detail: "Pollux, protocol C over TLS"},
+			{Name: "pollux-alone", Kind: result.KindPollux, Detail: "polluxd, protocol C, its peer disconnected"},
 			{Name: "quorum-nbdkit", Kind: result.KindPair, Detail: "qemu's quorum, remote copy by nbdkit"},
 			{Name: "quorum-threads", Kind: result.KindPair, Detail: "qemu's quorum <aio=threads> & a qemu peer"},
 			{Name: "nbdkit-file", Kind: result.KindCopy, Detail: "one copy, nbdkit file"},
@@ -72,7 +73,7 @@ func synthetic() *result.Run {
 			}
 		}
 	}
-	speeds := map[string]float64{"pollux-c": 105, "pollux-b": 98, "pollux-c-tls": 128, "quorum-nbdkit": 160, "quorum-threads": 171, "nbdkit-file": 52, "qemu-nbd": 104, "raw-file": 9}
+	speeds := map[string]float64{"pollux-c": 105, "pollux-b": 98, "pollux-c-tls": 128, "pollux-alone": 58, "quorum-nbdkit": 160, "quorum-threads": 171, "nbdkit-file": 52, "qemu-nbd": 104, "raw-file": 9}
 	for _, depth := range []int{1, 4, 16, 32, 64, 128} {
 		at := map[string]float64{}
 		for name, p50 := range speeds {
@@ -111,7 +112,7 @@ func synthetic() *result.Run {
 func timeline(rng *rand.Rand) result.Timeline {
 	t := result.Timeline{
 		Name: "peer lost and resynced", Target: "pollux-c", Workload: "randwrite-4k-qd16-buffered", BucketSeconds: 0.25,
-		Marks: []result.Mark{{T: 5, Text: "peer disconnected"}, {T: 9, Text: "peer back"}, {T: 9.3, Text: "resync starts"}, {T: 16.5, Text: "resync ends"}},
+		Marks: []result.Mark{{T: 5, Text: "kill -9 of the peer's polluxd"}, {T: 5.2, Text: "goes on alone"}, {T: 9, Text: "connected"}, {T: 9.3, Text: "resync begins"}, {T: 11.5, Text: "resync ends"}},
 	}
 	for i := range 96 {
 		at := float64(i) * 0.25
@@ -122,7 +123,7 @@ func timeline(rng *rand.Rand) result.Timeline {
 			p50 = 400
 		case at >= 5.5 && at < 9:
 			p50 = 190
-		case at >= 9.3 && at < 16.5:
+		case at >= 9.3 && at < 11.5:
 			p50 = 470
 		}
 		p50 *= math.Exp(0.05 * rng.NormFloat64())
@@ -146,6 +147,9 @@ func addMeasures(rng *rand.Rand, run *result.Run) {
 		add("verify", "pollux-c", "", "MiB/s", 1320*noise())
 		add("memory, peak", "pollux-c", "node a", "bytes", 41e6*noise())
 		add("memory, peak", "pollux-c", "node b", "bytes", 38e6*noise())
+		add("longest write", "pollux-c", "kill -9 of the peer", "ms", 39*noise())
+		add("longest write", "pollux-c", "the link is cut", "ms", 6111*noise())
+		add("longest write", "pollux-c", "the link is back", "ms", 3.6*noise())
 		for i, size := range []string{"1 GiB", "16 GiB", "256 GiB", "1 TiB", "4 TiB", "16 TiB"} {
 			add("p50 over device size", "pollux-c", size, "us", (105+float64(i))*noise())
 		}

@@ -79,7 +79,6 @@ func (t *table) line(format string, args ...any) {
 const columns = "  %-20s %9s %9s %8s %8s %8s %8s  %s"
 
 func (t *table) workload(w *result.Workload) {
-	rival := t.run.BestRival(w.Name)
 	first := true
 	for i := range t.run.Targets {
 		target := &t.run.Targets[i]
@@ -90,20 +89,13 @@ func (t *table) workload(w *result.Workload) {
 		if first {
 			first = false
 			t.line("%s", t.paint(bold, workloadTitle(w)))
-			head := "× best rival"
-			if rival == "" {
-				head = ""
+			head := ""
+			if t.run.BestRival(w.Name) != "" {
+				head = "× best rival"
 			}
 			t.line("%s", t.paint(dim, strings.TrimRight(fmt.Sprintf(columns, "", speedUnit(w), "best", "p50", "p99", "p99.9", "CPU/op", head), " ")))
 		}
-		against := ""
-		switch {
-		case target.Name == rival:
-			against = "best rival"
-		case target.Kind == result.KindPollux && rival != "":
-			against = intervalText(t.run.Ratio(w.Name, target.Name, rival, result.MetricIOPS), t.run.RatioInterval(w.Name, target.Name, rival, result.MetricIOPS))
-		}
-		row := fmt.Sprintf(columns, target.Name, significant(speed(w, s.IOPS)), significant(speed(w, s.Best)), micros(s.P50), micros(s.P99), micros(s.P999), micros(s.CPU), against)
+		row := fmt.Sprintf(columns, target.Name, significant(speed(w, s.IOPS)), significant(speed(w, s.Best)), micros(s.P50), micros(s.P99), micros(s.P999), micros(s.CPU), againstRival(t.run, w.Name, target))
 		if s.Errors > 0 {
 			row += fmt.Sprintf("  %d ERRORS", s.Errors)
 		}

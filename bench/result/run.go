@@ -92,7 +92,7 @@ const (
 type Target struct {
 	Name     string `json:"name"` // unique, such as "pollux-c"
 	Kind     string `json:"kind"`
-	Protocol string `json:"protocol,omitempty"` // "A", "B" or "C"
+	Protocol string `json:"protocol,omitempty"` // "A", "B" or "C"; "" = it has no peer, or is not Pollux
 	Detail   string `json:"detail,omitempty"`   // what it is, for people
 	Skipped  string `json:"skipped,omitempty"`  // why it was not measured, with the package to install
 }

@@ -179,12 +179,28 @@ func (r *Run) RatioInterval(workload, a, b string, m Metric) Interval {
 	return PairedRatio(r.Rounds(workload, a, b, m))
 }
 
-// BestRival is the target of KindPair with the highest median IOPS under a workload, the one
-// that a bar is about; "" if no pair was measured.
-func (r *Run) BestRival(workload string) string {
+// BestRival is the target of KindPair with the highest median IOPS under a
+// workload, the one that a bar is about; "" if no pair was measured.
+func (r *Run) BestRival(workload string) string { return r.bestOf(workload, KindPair) }
+
+// RivalOf is what a target of Pollux is set against under a workload: the best
+// pair, or for a node alone (no protocol) the best single copy; "" if there is
+// none, or the target is not Pollux.
+func (r *Run) RivalOf(workload string, t *Target) string {
+	switch {
+	case t.Kind != KindPollux:
+		return ""
+	case t.Protocol == "":
+		return r.bestOf(workload, KindCopy)
+	default:
+		return r.BestRival(workload)
+	}
+}
+
+func (r *Run) bestOf(workload, kind string) string {
 	best, iops := "", 0.0
 	for _, t := range r.Targets {
-		if t.Kind != KindPair {
+		if t.Kind != kind {
 			continue
 		}
 		if s := r.Summary(workload, t.Name); s.Rounds > 0 && s.IOPS > iops {
