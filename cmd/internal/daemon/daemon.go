@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -37,7 +39,8 @@ type Daemon struct {
 	syncOrder syncOrder
 	newEngine func(spec resourceSpec, log zerolog.Logger) (engineAPI, error)
 
-	reloading sync.Mutex // one reader of the configuration at a time
+	reloading sync.Mutex  // one reader of the configuration at a time
+	retuning  atomic.Bool // retuneMemory will look at all resources soon
 
 	mu        sync.Mutex   // guards what follows
 	settings  *conf.Daemon // never changed, only replaced
@@ -127,15 +130,26 @@ func (d *Daemon) summary() string {
 	return s
 }
 
-// retuneMemory adapts the garbage collector to the storage that is up.
+// retuneTime is how much later the collector may hear of a resource (our own): at
+// the start of hundreds it then hears of them together.
+const retuneTime = 100 * time.Millisecond
+
+// retuneMemory adapts the garbage collector, soon, to the resources that are up.
 func (d *Daemon) retuneMemory() {
-	var total uint64
-	for _, r := range d.sorted() {
-		if eng := r.engine(); eng != nil {
-			for _, v := range eng.Status().Volumes {
-				total += v.SizeBytes
+	if d.retuning.Swap(true) {
+		return
+	}
+	time.AfterFunc(retuneTime, func() {
+		d.retuning.Store(false)
+		resources, bytes := 0, uint64(0)
+		for _, r := range d.sorted() {
+			if eng := r.engine(); eng != nil {
+				resources++
+				for _, v := range eng.Status().Volumes {
+					bytes += v.SizeBytes
+				}
 			}
 		}
-	}
-	tuneMemory(total)
+		tuneMemory(resources, bytes)
+	})
 }

@@ -113,17 +113,21 @@ func hasCapability(c uint) bool {
 const (
 	heapBaseBytes   = 32 << 20
 	heapPerGiBBytes = 28 << 10
-	gcPercent       = 50 // our own: a small heap collects often but cheaply
+	// An idle resource with its connection takes a third of a MiB. Without room for
+	// those beyond fewResources the collector would run all the time.
+	fewResources         = 8
+	heapPerResourceBytes = 640 << 10
+	gcPercent            = 50 // our own: a small heap collects often but cheaply
 )
 
-// tuneMemory sets the garbage collector's limit for a node that holds
-// storageBytes. GOGC and GOMEMLIMIT in the environment win.
-func tuneMemory(storageBytes uint64) {
+// tuneMemory sets the garbage collector's limit for a node with resources that
+// hold storageBytes. GOGC and GOMEMLIMIT in the environment win.
+func tuneMemory(resources int, storageBytes uint64) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(heapBaseBytes + int64(storageBytes>>30)*heapPerGiBBytes)
+		debug.SetMemoryLimit(heapBaseBytes + int64(storageBytes>>30)*heapPerGiBBytes + int64(max(resources-fewResources, 0))*heapPerResourceBytes)
 	}
 }
 

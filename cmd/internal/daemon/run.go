@@ -170,7 +170,7 @@ func run(ctx context.Context, l *loadedConfig, log zerolog.Logger, h hooks) erro
 	for _, spec := range l.specs {
 		d.resources[spec.Name] = newResource(d, spec)
 	}
-	tuneMemory(0)
+	tuneMemory(0, 0)
 	tuneScheduler()
 	log.Info().Str("version", Version).Str("node", l.settings.NodeName).Int("pid", d.pid).Str("boot", boot).
 		Int("resources", len(l.specs)).Msg("polluxd starts")
