@@ -16,6 +16,8 @@ SURFACE  ?=
 PKG      ?= ./...
 SABOTAGE ?=
 BUGS     ?= ten
+BASE     ?=
+ROUNDS   ?= 5
 
 # No stamp by git: it fails in a checkout which belongs to another user.
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
@@ -168,6 +170,11 @@ bench: build ## speed and memory beside QEMU's network RAID-1 and nbdcopy: a tab
 	@$(BOOTSTRAP) bench
 	bin/pollux-bench run -out build/bench
 
+.PHONY: bench-compare
+bench-compare: build ## is this tree faster or slower than BASE=rev? Both in turns, ROUNDS=5, with confidence intervals (2 minutes)
+	@$(BOOTSTRAP) bench
+	@GO='$(GO)' scripts/bench-compare '$(BASE)' '$(ROUNDS)'
+
 .PHONY: bench-guests
 bench-guests: build ## Pollux beside the kernel's DRBD and md RAID-1, all in the same two QEMU guests (10 minutes or less)
 	@$(BOOTSTRAP) bench interop
@@ -192,7 +199,7 @@ lint: $(LINT) ## go vet, golangci-lint, shellcheck
 	@$(BOOTSTRAP) build test
 	$(GO) vet ./...
 	$(LINT) run ./...
-	shellcheck -S warning .ci/run scripts/bootstrap scripts/fuzz scripts/demo/build-guest scripts/lab/build scripts/lab/kernel scripts/lab/guest
+	shellcheck -S warning .ci/run scripts/bootstrap scripts/fuzz scripts/bench-compare scripts/demo/build-guest scripts/lab/build scripts/lab/kernel scripts/lab/guest
 
 .PHONY: fmt
 fmt: $(LINT) ## format all Go files (gofumpt)

@@ -26,6 +26,7 @@ var commands = []command{
 	{"run", "measure (the default)", runCommand},
 	{"report", "show a result as a page, plots or tables", reportCommand},
 	{"compare", "tell what changed between two results from noise", compareCommand},
+	{"revisions", "measure two builds of Pollux in turns, and compare them", revisionsCommand},
 }
 
 // usageError is a wrong command line.
