@@ -17,8 +17,11 @@ import (
 const (
 	dataBuffer = 128 << 10
 	metaBuffer = 16 << 10
-	linkBatch  = submitBatch // packets stepped at once
 )
+
+// linkBatch is how many packets are stepped at once. At depth 32, 16 gave 1.02 to
+// 1.15 times the IOPS of 8, and took 0.9 of its CPU time; 32 was no better.
+const linkBatch = 16
 
 // link is one connection to the peer: both sockets, after the handshake that
 // precedes P_PROTOCOL.
