@@ -38,15 +38,16 @@ func newLink(ctx context.Context, cfg Config) (l *link, err error) {
 	if text := lacking("ip", "tc", "nsenter"); text != "" {
 		return nil, fmt.Errorf("%w: %s", errNoLink, text)
 	}
-	l = &link{}
-	if l.lab, err = newLab(cfg.Dir); err != nil {
+	dir, err := newLab(cfg.Dir)
+	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, l.close())
+			err = errors.Join(err, dir.close(false))
 		}
 	}()
+	l = &link{lab: dir}
 	if l.keeper, err = l.lab.start("unshare", "--net", "--", "sleep", "infinity"); err != nil {
 		return nil, err
 	}
