@@ -198,12 +198,12 @@ func TestBars(t *testing.T) {
 		got[b.What] = fmt.Sprintf("%v %.2f", b.Met, b.Ratio)
 	}
 	want := map[string]string{
-		"4 KiB random write, buffered, QD1":    "false 1.15",
-		"4 KiB random write, buffered, QD32":   "true 2.50",
-		"the same at QD1, p99":                 "false 4.00",
-		"CPU per replicated 4 KiB write, QD32": "true 0.40",
-		"one node alone, QD32":                 "true 0.90",
-		"own client and fio agree, QD1":        "false 1.15",
+		"4 KiB random write, buffered, QD1":       "false 1.15",
+		"4 KiB random write, buffered, QD32":      "true 2.50",
+		"the same at QD1, p99":                    "false 4.00",
+		"CPU per replicated 4 KiB write, QD32":    "true 0.40",
+		"one node alone, QD32":                    "true 0.90",
+		"own client and fio agree, buffered, QD1": "false 1.15",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pollux-project/pollux/bench/result"
 )
 
@@ -42,6 +44,8 @@ func fioArgs(w result.Workload, uri string, cfg Config, size int64, seed int) []
 		fmt.Sprintf("--iodepth=%d", w.Depth/w.Connections), fmt.Sprintf("--numjobs=%d", w.Connections), "--group_reporting=1",
 		fmt.Sprintf("--size=%d", size), "--time_based", fmt.Sprintf("--runtime=%.0fms", cfg.Seconds*1000), fmt.Sprintf("--ramp_time=%.0fms", cfg.Warmup*1000),
 		fmt.Sprintf("--randseed=%d", seed), "--norandommap",
+		// All answers that are there are taken at once, as our own client does.
+		"--iodepth_batch_complete_min=1", fmt.Sprintf("--iodepth_batch_complete_max=%d", w.Depth/w.Connections),
 		"--lat_percentiles=1", "--clat_percentiles=0", "--output-format=json+",
 	}
 	if w.Op == result.OpMixed {
@@ -64,6 +68,10 @@ func (s *session) fio(ctx context.Context, w result.Workload, uri string, round 
 	if err != nil {
 		return result.Sample{}, err
 	}
+	began, err := cpuTime(unix.RUSAGE_CHILDREN)
+	if err != nil {
+		return result.Sample{}, err
+	}
 	text, err := run(ctx, "fio", fioArgs(w, uri, s.cfg, int64(s.cfg.SizeMiB)*mib, round)...)
 	if err != nil {
 		return result.Sample{}, fmt.Errorf("%s: %w", w.Name, err)
@@ -73,6 +81,10 @@ func (s *session) fio(ctx context.Context, w result.Workload, uri string, round 
 		return result.Sample{}, err
 	}
 	others.end()
+	ended, err := cpuTime(unix.RUSAGE_CHILDREN)
+	if err != nil {
+		return result.Sample{}, err
+	}
 	sample, err := parseFio(text)
 	if err != nil {
 		return result.Sample{}, fmt.Errorf("%s: %w", w.Name, err)
@@ -81,6 +93,7 @@ func (s *session) fio(ctx context.Context, w result.Workload, uri string, round 
 	// The warm-up's operations are not in Ops, but its CPU time is in the ticks.
 	share := s.cfg.Seconds / (s.cfg.Seconds + s.cfg.Warmup)
 	sample.CPUMicros = (time.Duration(after-before) * tick).Seconds() * 1e6 * share / float64(sample.Ops)
+	sample.ClientMicros = float64((ended - began).Microseconds()) * share / float64(sample.Ops)
 	return sample, nil
 }
 

@@ -40,7 +40,7 @@ func rows(isolated, quick bool) (all []row) {
 	write(32, 1, buffered, "nbdkit-file", "qemu-nbd", "file", "pollux-alone", "pollux-c-tls").fio = true
 	write(32, 4, buffered, "nbdkit-file")
 	write(1, 1, result.ClassDirect, "qemu-nbd", "file")
-	write(16, 1, result.ClassDirect, "qemu-nbd", "file")
+	write(16, 1, result.ClassDirect, "qemu-nbd", "file").fio = true
 	write(1, 1, result.ClassFlush, "nbdkit-file", "file")
 	write(16, 1, result.ClassFlush, "nbdkit-file", "file")
 	if quick {

@@ -67,13 +67,22 @@ func (o *others) read() (busy, ours time.Duration, err error) {
 	}
 	ours = time.Duration(ticks) * tick
 	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
-		var u unix.Rusage
-		if err := unix.Getrusage(who, &u); err != nil {
+		used, err := cpuTime(who)
+		if err != nil {
 			return 0, 0, err
 		}
-		ours += time.Duration(u.Utime.Nano() + u.Stime.Nano())
+		ours += used
 	}
 	return busy, ours, nil
+}
+
+// cpuTime is what this program, or its children that have ended, have used.
+func cpuTime(who int) (time.Duration, error) {
+	var u unix.Rusage
+	if err := unix.Getrusage(who, &u); err != nil {
+		return 0, err
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
 }
 
 // busyTime is what all CPUs spent for processes and what the host took from

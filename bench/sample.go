@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pollux-project/pollux/bench/load"
 	"github.com/pollux-project/pollux/bench/result"
 )
@@ -15,15 +17,24 @@ import (
 // What the sample's target is, is for the caller to say; keep adds it.
 func (s *session) sample(ctx context.Context, w result.Workload, place string, round int, servers []*process) (result.Sample, error) {
 	var before, after int64
-	var beforeErr, afterErr error
+	var began, ended time.Duration // CPU time of this program
+	var beforeErr, afterErr, beganErr, endedErr error
 	others := watchOthers(s.lab)
 	res, err := load.Run(ctx, place, load.Spec{
 		Workload: w, SizeBytes: int64(s.cfg.SizeMiB) * mib, Seed: uint64(round),
 		Warmup: seconds(s.cfg.Warmup), Duration: seconds(s.cfg.Seconds), Count: s.cfg.Count,
-		Begin: func() { before, beforeErr = cpuTicks(servers); others.begin() },
-		End:   func() { after, afterErr = cpuTicks(servers); others.end() },
+		Begin: func() {
+			before, beforeErr = cpuTicks(servers)
+			began, beganErr = cpuTime(unix.RUSAGE_SELF)
+			others.begin()
+		},
+		End: func() {
+			after, afterErr = cpuTicks(servers)
+			ended, endedErr = cpuTime(unix.RUSAGE_SELF)
+			others.end()
+		},
 	})
-	if err = errors.Join(err, beforeErr, afterErr); err != nil {
+	if err = errors.Join(err, beforeErr, afterErr, beganErr, endedErr); err != nil {
 		return result.Sample{}, fmt.Errorf("%s: %w", w.Name, err)
 	}
 	if res.Ops == 0 {
@@ -34,7 +45,7 @@ func (s *session) sample(ctx context.Context, w result.Workload, place string, r
 	}
 	return result.Sample{
 		Round: round, Workload: w.Name, Client: result.ClientGo, Seconds: res.Seconds, Ops: res.Ops, Bytes: res.Bytes, Errors: res.Errors, Latency: res.Latency,
-		CPUMicros: (time.Duration(after-before) * tick).Seconds() * 1e6 / float64(res.Ops), OthersCPUs: others.cpus(),
+		CPUMicros: (time.Duration(after-before) * tick).Seconds() * 1e6 / float64(res.Ops), ClientMicros: float64((ended - began).Microseconds()) / float64(res.Ops), OthersCPUs: others.cpus(),
 	}, nil
 }
 

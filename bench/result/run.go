@@ -117,6 +117,7 @@ type Sample struct {
 	Latency       *Histogram `json:"latency"`                   // one value an operation; nil = not known
 	CPUMicros     float64    `json:"cpu_micros"`                // of all server processes, per operation; 0 = not known
 	SyscallsPerOp float64    `json:"syscalls_per_op,omitempty"` // of all server processes; 0 = not counted
+	ClientMicros  float64    `json:"client_micros,omitempty"`   // CPU time of the client, per operation; 0 = not known
 	OthersCPUs    float64    `json:"others_cpus,omitempty"`     // CPUs that other work on the machine kept busy meanwhile
 }
 
