@@ -281,7 +281,7 @@ func (c *conn) admit(in *bufio.Reader, q nbd.Request, errno nbd.Errno, cost int6
 		r.Op = blockdev.OpWrite
 		r.buf = c.srv.pool.get(int(q.Length))
 		c.r.amid = true
-		_, err := io.ReadFull(in, r.buf)
+		err := c.readPayload(in, r.buf)
 		c.r.amid = false
 		if err != nil {
 			c.finishLocally(r, nbd.EIO)

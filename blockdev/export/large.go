@@ -2,7 +2,6 @@ package export
 
 import (
 	"bufio"
-	"io"
 	"sync"
 
 	"github.com/pollux-project/pollux/blockdev"
@@ -152,7 +151,7 @@ func (c *conn) largeWrite(in *bufio.Reader, q nbd.Request) error {
 		var readErr error
 		for ; at < end && len(pieces) < window && readErr == nil; at += blockdev.MaxRequest {
 			r := c.piece(q, blockdev.OpWrite, at, min(at+blockdev.MaxRequest, end))
-			_, readErr = io.ReadFull(in, r.buf)
+			readErr = c.readPayload(in, r.buf)
 			pieces = append(pieces, r)
 		}
 		if readErr != nil {

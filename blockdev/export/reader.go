@@ -1,6 +1,7 @@
 package export
 
 import (
+	"bufio"
 	"io"
 	"net"
 	"runtime"
@@ -20,6 +21,7 @@ type reader struct {
 	// header and payload one after the other, so that the rest is due at once.
 	amid    bool
 	yielded bool // to the client, since the last read that brought something
+	large   bool // the last payload was: the next one probably is
 
 	// Of the read under way.
 	p   []byte
@@ -42,6 +44,9 @@ func (r *reader) Read(p []byte) (int, error) {
 	if r.raw == nil || len(p) == 0 {
 		return r.nc.Read(p)
 	}
+	if r.large && len(p) > headRead {
+		r.large, p = false, p[:headRead]
+	}
 	r.p = p
 	err := r.raw.Read(r.try)
 	r.p = nil
@@ -54,6 +59,36 @@ func (r *reader) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	return r.n, nil
+}
+
+// Payloads of which directFrom bytes are missing are read to where they belong,
+// without a stay in the connection's buffer. What is read at once behind one of
+// them is a request and little of the next payload, which would have to be copied.
+const (
+	directFrom = 32 << 10
+	headRead   = 4 << 10
+)
+
+// readPayload reads all of p, which follows a request in in.
+func (c *conn) readPayload(in *bufio.Reader, p []byte) error {
+	here := in.Buffered()
+	if len(p)-here < directFrom {
+		_, err := io.ReadFull(in, p)
+		return err
+	}
+	if _, err := io.ReadFull(in, p[:here]); err != nil {
+		return err
+	}
+	for p = p[here:]; len(p) > 0; {
+		c.r.large = false
+		n, err := c.r.Read(p)
+		if err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	c.r.large = true
+	return nil
 }
 
 // once reads what is there; false means that there is nothing to read yet.
