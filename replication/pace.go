@@ -8,6 +8,8 @@ const (
 	resyncRequestBytes = 256 << 10 // largest block asked for
 	resyncFirstBytes   = 1 << 20   // under way at first; it grows with each answer
 	resyncBurstMS      = 50        // what the bucket of the rate holds
+	besideBurstMS      = 5         // the same beside the application: what is asked for at once is in its way
+	besideRequestBytes = 64 << 10  // largest block beside the application
 	// slackMS is what an answer may take beyond the quickest one and a quarter: noise,
 	// and no sign that something waits.
 	slackMS = 10
@@ -75,8 +77,11 @@ func (p *pacer) restart(now Tick) {
 	p.tokens = p.bucket()
 }
 
-// isBusy reports whether the application uses the disk.
-func (p *pacer) isBusy() bool { return p.minBytes > 0 && p.steps > 0 }
+// isBusy reports whether the resync gives way: the application uses the disk.
+func (p *pacer) isBusy() bool { return p.minBytes > 0 && p.isBeside() }
+
+// isBeside reports whether the application uses the disk, given way to or not.
+func (p *pacer) isBeside() bool { return p.steps > 0 }
 
 // rate is the bytes per step that count now.
 func (p *pacer) rate() int64 {
@@ -87,14 +92,22 @@ func (p *pacer) rate() int64 {
 }
 
 // bucket is how much may be asked for at once after a lull.
-func (p *pacer) bucket() int64 { return max(p.rate()*resyncBurstMS/rateStepMS, 1) }
+func (p *pacer) bucket() int64 {
+	if p.isBeside() {
+		return max(p.rate()*besideBurstMS/rateStepMS, 1)
+	}
+	return max(p.rate()*resyncBurstMS/rateStepMS, 1)
+}
 
 // block is the largest request in bytes, a power of two: the slower the resync
 // is to be, the shorter is the time for which one request is in the way of others.
 func (p *pacer) block() int64 {
-	most := min(p.rate(), int64(p.window/4))
+	most := min(p.rate(), int64(p.window/4), resyncRequestBytes)
+	if p.isBeside() {
+		most = min(most, besideRequestBytes)
+	}
 	n := int64(4096)
-	for n < resyncRequestBytes && n*2 <= most {
+	for n*2 <= most {
 		n *= 2
 	}
 	return n
