@@ -174,9 +174,9 @@ func TestSampler(t *testing.T) {
 		v := NewVolume(64)
 		s := v.NewSampler()
 		for i := range int64(100) {
-			s.Batch(1e9 + i*600e3)
+			s.Batch(1e9 + i*2400e3)
 			if !s.Pick(Write) {
-				t.Fatalf("write %d, 600 us after the one before, was not picked", i)
+				t.Fatalf("write %d, 2.4 ms after the one before, was not picked", i)
 			}
 		}
 	})
@@ -194,8 +194,8 @@ func TestSampler(t *testing.T) {
 				}
 			}
 		}
-		if picked < n/70 || picked > n/45 {
-			t.Errorf("%d of %d were picked, want some 1 of 50", picked, n)
+		if picked < n/75 || picked > n/55 {
+			t.Errorf("%d of %d were picked, want 1 of 64", picked, n)
 		}
 		for at, got := range places {
 			if got < picked/16 || got > picked/4 {
@@ -205,7 +205,7 @@ func TestSampler(t *testing.T) {
 		if got := v.requests[Write].Load(); got > n || got < n-128 {
 			t.Errorf("%d requests were counted, want %d", got, n)
 		}
-		s.Batch(1e9 + n*10e3 + 2e6)
+		s.Batch(1e9 + n*10e3 + 3e6)
 		if !s.Pick(Write) {
 			t.Error("the first write after a silence was not picked")
 		}
@@ -216,7 +216,7 @@ func TestSampler(t *testing.T) {
 	t.Run("a rare flush among many writes", func(t *testing.T) {
 		s := NewVolume(64).NewSampler()
 		for i := range int64(100) {
-			s.Batch(1e9 + i*900e3)
+			s.Batch(1e9 + i*2100e3)
 			for range 32 {
 				s.Pick(Write)
 			}

@@ -2,14 +2,13 @@ package perf
 
 // Tuning of our own.
 const (
-	// MaxEvery is the default of how few requests are looked at: one of 64. A
-	// sampled write costs about a microsecond, of some 20 that a busy one takes.
-	MaxEvery = 64
-	// gap is how often, in ns, one client's requests of one kind are looked at
-	// while that leaves less than one of every.
-	gap int64 = 500e3
+	// gap is how often, in ns, one client's requests of one kind are looked at,
+	// unless that is less than one of every. A sample costs a microsecond with warm
+	// caches and some with cold ones: with a gap of 0.5 ms it was 2 % of the CPU of
+	// a replicated write at depth 1, and at depth 32.
+	gap int64 = 2e6
 	// quiet is the silence, in ns, after which a client starts anew with each request.
-	quiet = 1e6
+	quiet = gap
 )
 
 // A Sampler picks the requests of one client, or peer, that are measured. It is

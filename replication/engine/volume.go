@@ -123,14 +123,14 @@ func (v *Volume) Submit(reqs []*blockdev.Request) {
 				b.done = append(b.done, r)
 				continue
 			}
-			if r.Trace != nil {
-				r.Trace.Set(perf.Submitted, perf.Now())
-			}
 			b.ev = replication.Event{
 				Kind: replication.Submitted, Volume: uint16(v.cfg.Number), Op: opOf(r.Op), FUA: r.FUA, NoUnmap: r.NoUnmap,
 				Sector: drbd.Sector(r.Offset >> 9), Size: r.Length, Data: r.Data, Tag: r, IsTimed: r.Trace != nil,
 			}
 			e.step(b, &b.ev)
+			if r.Trace != nil {
+				r.Trace.Set(perf.Submitted, b.at)
+			}
 		}
 		e.mu.Unlock()
 		reqs = reqs[n:]
