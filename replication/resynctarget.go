@@ -38,6 +38,7 @@ func (r *Resource) askResync(v *volume) {
 			return
 		}
 		if !p.mayAsk(s.inFlight, limit) {
+			s.pos = bit // what is clear before it is not looked through again
 			r.resyncTimer(p.wait())
 			return
 		}
@@ -95,7 +96,7 @@ func (r *Resource) resyncBlock(v *volume, bit uint64) uint32 {
 	n, thin := uint64(1), r.thinBlocks(v)
 	limit := max(uint64(v.rs.pace.block())/4096, thin)
 	for n < limit && n != thin && bit%(2*n) == 0 && bit+2*n <= v.bitmap.Bits() &&
-		v.bitmap.NextClear(bit+n) >= bit+2*n {
+		v.bitmap.All(bit+n, bit+2*n-1) {
 		n *= 2
 	}
 	size := n * 4096

@@ -72,7 +72,8 @@ type Bitmap struct {
 	bits   uint64
 	weight uint64
 	pages  []page
-	dirty  int // pages with flags
+	dirty  []uint64 // a bit for each page: it has flags
+	dirtyN int      // pages with flags
 	// spare are words that were let go, so that a page that is filled and emptied
 	// over and over costs no garbage.
 	spare []*[wordsPerPage]uint64
@@ -93,7 +94,8 @@ func (b *Bitmap) allocate(size drbd.Sector) {
 	b.size = size
 	b.bits = (uint64(size) + sectorsPerBit - 1) / sectorsPerBit
 	b.pages = make([]page, (b.bits+bitsPerPage-1)/bitsPerPage)
-	b.weight, b.dirty = 0, 0
+	b.weight, b.dirtyN = 0, 0
+	b.dirty = make([]uint64, (len(b.pages)+63)/64)
 }
 
 // capacity is the number of bits of the device that page p has.
@@ -197,9 +199,16 @@ func wordMask(w, first, last uint64) uint64 {
 
 func (b *Bitmap) mark(p uint64, f pageFlags) {
 	if b.pages[p].flags == 0 {
-		b.dirty++
+		b.dirtyN++
+		b.dirty[p/64] |= 1 << (p % 64)
 	}
 	b.pages[p].flags |= f
+}
+
+// clean notes that page p has no flags any more.
+func (b *Bitmap) clean(p int) {
+	b.dirtyN--
+	b.dirty[p/64] &^= 1 << (p % 64)
 }
 
 // within is the part of [first, last] that lies in page p.
@@ -287,7 +296,13 @@ func (b *Bitmap) Test(bit uint64) bool {
 // Any reports whether a bit of first to last is set.
 func (b *Bitmap) Any(first, last uint64) bool {
 	b.mustContain("Any", first, last)
-	return b.NextSet(first) <= last
+	return b.nextSet(first, last) <= last
+}
+
+// All reports whether every bit of first to last is set.
+func (b *Bitmap) All(first, last uint64) bool {
+	b.mustContain("All", first, last)
+	return b.nextClear(first, last) > last
 }
 
 // Count returns the number of set bits of first to last.
@@ -301,8 +316,12 @@ func (b *Bitmap) Count(first, last uint64) (n uint64) {
 
 // NextSet returns the first set bit at or after from, Bits() if there is none.
 // Empty pages are skipped whole.
-func (b *Bitmap) NextSet(from uint64) uint64 {
-	for p := from / bitsPerPage; p < uint64(len(b.pages)); p++ {
+func (b *Bitmap) NextSet(from uint64) uint64 { return b.nextSet(from, b.bits) }
+
+// nextSet looks no further than to the page of last: what it returns beyond that
+// says only that there is none before.
+func (b *Bitmap) nextSet(from, last uint64) uint64 {
+	for p := from / bitsPerPage; p < uint64(len(b.pages)) && p <= last/bitsPerPage; p++ {
 		pg := &b.pages[p]
 		if pg.weight == 0 {
 			continue
@@ -322,8 +341,11 @@ func (b *Bitmap) NextSet(from uint64) uint64 {
 
 // NextClear returns the first clear bit at or after from, Bits() if there is
 // none. Full pages are skipped whole.
-func (b *Bitmap) NextClear(from uint64) uint64 {
-	for p := from / bitsPerPage; p < uint64(len(b.pages)); p++ {
+func (b *Bitmap) NextClear(from uint64) uint64 { return b.nextClear(from, b.bits) }
+
+// nextClear looks no further than to the page of last, as nextSet.
+func (b *Bitmap) nextClear(from, last uint64) uint64 {
+	for p := from / bitsPerPage; p < uint64(len(b.pages)) && p <= last/bitsPerPage; p++ {
 		pg := &b.pages[p]
 		if pg.weight == b.capacity(p) {
 			continue
@@ -444,9 +466,9 @@ func PageOf(bit uint64) int { return int(bit / bitsPerPage) }
 
 // DirtyPages appends to dst the pages that differ from the disk.
 func (b *Bitmap) DirtyPages(dst []int) []int {
-	for p, left := 0, b.dirty; left > 0; p++ {
-		if b.pages[p].flags != 0 {
-			dst = append(dst, p)
+	for i, left := 0, b.dirtyN; left > 0; i++ {
+		for w := b.dirty[i]; w != 0; w &= w - 1 {
+			dst = append(dst, i*64+bits.TrailingZeros64(w))
 			left--
 		}
 	}
@@ -484,7 +506,7 @@ func (b *Bitmap) MarkClean(p int) {
 		return
 	}
 	if *f &= pageFlagsNew; *f == 0 {
-		b.dirty--
+		b.clean(p)
 	}
 }
 
@@ -503,6 +525,6 @@ func (b *Bitmap) LoadPage(p int, src []byte) {
 	}
 	if b.pages[p].flags != 0 {
 		b.pages[p].flags = 0
-		b.dirty--
+		b.clean(p)
 	}
 }

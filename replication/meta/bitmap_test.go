@@ -136,6 +136,16 @@ func compareTwin(t *rapid.T, b *Bitmap, twin *naiveBitmap, from uint64) {
 	if got, want := b.NextClear(from), twin.next(int(from), false); got != want {
 		t.Fatalf("NextClear(%d) = %d, want %d", from, got, want)
 	}
+	if from >= b.Bits() {
+		return
+	}
+	last := min(b.Bits()-1, from+rapid.Uint64Range(0, 2*bitsPerPage).Draw(t, "to"))
+	if got, want := b.Any(from, last), twin.next(int(from), true) <= last; got != want {
+		t.Fatalf("Any(%d, %d) = %v, want %v", from, last, got, want)
+	}
+	if got, want := b.All(from, last), twin.next(int(from), false) > last; got != want {
+		t.Fatalf("All(%d, %d) = %v, want %v", from, last, got, want)
+	}
 	words := make([]byte, (b.Bits()+63)/64*8+8)
 	b.Words(0, words)
 	for i := range uint64(len(words) * 8) {
@@ -204,4 +214,28 @@ func BenchmarkBitmapNextSetEmpty1TiB(b *testing.B) {
 	for b.Loop() {
 		m.NextSet(0)
 	}
+}
+
+// What a write, a resync request or the timer that stores changes asks of a
+// bitmap costs no more on a large device.
+func BenchmarkBitmap16TiB(b *testing.B) {
+	m := NewBitmap(16 << 31)
+	b.Run("Any", func(b *testing.B) {
+		for range b.N {
+			m.Any(0, 7)
+		}
+	})
+	m.Set(m.Bits()-1, m.Bits()-1)
+	var pages []int
+	b.Run("DirtyPages", func(b *testing.B) {
+		for range b.N {
+			pages = m.DirtyPages(pages[:0])
+		}
+	})
+	m.SetAll()
+	b.Run("All", func(b *testing.B) {
+		for range b.N {
+			m.All(0, 31)
+		}
+	})
 }
