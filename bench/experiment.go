@@ -140,7 +140,7 @@ func (s *session) perform(ctx context.Context, e experiment) (err error) {
 type stepper interface {
 	Plan(steps int)
 	Step(text string)
-	Figures(iops, p50, p99 float64) // latencies in microseconds
+	Figures(iops, p50, p99 float64) // of the latest sample; latencies in microseconds
 }
 
 // say writes a line of progress.

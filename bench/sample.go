@@ -60,6 +60,9 @@ func (s *session) keep(w result.Workload, target string, sample result.Sample) {
 	sample.Latency.Compact()
 	s.out.AddWorkload(w)
 	s.out.Samples = append(s.out.Samples, sample)
+	if show, ok := s.cfg.Progress.(stepper); ok {
+		show.Figures(sample.IOPS(), sample.Latency.PMicros(0.5), sample.Latency.PMicros(0.99))
+	}
 	client := ""
 	if sample.Client != result.ClientGo {
 		client = " by " + sample.Client

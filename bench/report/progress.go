@@ -65,20 +65,19 @@ func (p *Progress) Step(text string) {
 	if p.stepping {
 		p.done++
 	}
-	p.stepping, p.step, p.figures = true, text, ""
+	p.stepping, p.step = true, text
 	p.draw()
 }
 
-// Figures shows what the step under way measures at the moment. iops and
+// Figures shows what was measured last, until the next ones come. iops and
 // latencies in microseconds that are 0 are not known.
 func (p *Progress) Figures(iops, p50, p99 float64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.live || p.now().Sub(p.last) < redraw {
-		return
+	p.figures = fmt.Sprintf("latest sample %s IOPS   p50 %s   p99 %s", thousands(iops), micros(p50), micros(p99))
+	if p.now().Sub(p.last) >= redraw {
+		p.draw()
 	}
-	p.figures = fmt.Sprintf("%s IOPS   p50 %s   p99 %s", thousands(iops), micros(p50), micros(p99))
-	p.draw()
 }
 
 // Write logs whole lines, above the block.

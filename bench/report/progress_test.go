@@ -78,19 +78,19 @@ func TestProgressOnATerminal(t *testing.T) {
 	shows("writing images", "round 1 of 2  randwrite-4k-qd1-buffered  pollux-c", "", "[....................................]    0 %   0:00 so far")
 	now = now.Add(time.Second)
 	p.Figures(9152.4, 101.3, 388)
-	shows("writing images", "round 1 of 2  randwrite-4k-qd1-buffered  pollux-c", "9,152 IOPS   p50 101 µs   p99 388 µs", "[....................................]    0 %   0:01 so far")
+	shows("writing images", "round 1 of 2  randwrite-4k-qd1-buffered  pollux-c", "latest sample 9,152 IOPS   p50 101 µs   p99 388 µs", "[....................................]    0 %   0:01 so far")
 	now = now.Add(time.Millisecond)
 	p.Figures(1, 1, 1) // too soon to look at
 	now = now.Add(2 * time.Second)
 	p.Step("round 1 of 2  a workload whose name is longer than the terminal is wide, as many are")
 	fmt.Fprint(p, "done with ", "the first\nand half a line")
-	shows("writing images", "done with the first", "round 1 of 2  a workload whose name is longer than the ter…", "", "[####...............]   25 %   0:03 so far, about 0:09 left")
+	shows("writing images", "done with the first", "round 1 of 2  a workload whose name is longer than the ter…", "latest sample 1 IOPS   p50 1.00 µs   p99 1.00 µs", "[####...............]   25 %   0:03 so far, about 0:09 left")
 	p.Close()
 	shows("writing images", "done with the first")
 	p.Step("another")
 	p.Step("and another")
 	p.Step("more than planned")
-	shows("writing images", "done with the first", "more than planned", "", "[###############....]   80 %   0:03 so far, about 0:01 left")
+	shows("writing images", "done with the first", "more than planned", "latest sample 1 IOPS   p50 1.00 µs   p99 1.00 µs", "[###############....]   80 %   0:03 so far, about 0:01 left")
 }
 
 // TestProgressElsewhere: a file or pipe gets the logged lines and nothing else.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -46,8 +47,20 @@ func main() {
 	os.Exit(1)
 }
 
+// help lists the commands.
+func help() {
+	fmt.Println("Usage: pollux-bench [COMMAND] [FLAGS]\n\nCommands, each has -help:")
+	for _, c := range commands {
+		fmt.Printf("  %-8s %s\n", c.name, c.what)
+	}
+}
+
 // dispatch finds the command; arguments that begin with a flag are run's.
 func dispatch(ctx context.Context, args []string) error {
+	if len(args) > 0 && slices.Contains([]string{"help", "-h", "-help", "--help"}, args[0]) {
+		help()
+		return nil
+	}
 	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
 		return runCommand(ctx, args)
 	}

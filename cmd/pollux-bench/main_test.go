@@ -98,6 +98,7 @@ func TestCommands(t *testing.T) {
 		{"compare " + a + " " + none, 2, "", "not JSON"},
 		{"compare " + old + " " + a, 2, "", "pollux-bench/1"},
 		{"compare " + a, 2, "", "compare takes 2 results"},
+		{"-help", 0, "compare  tell what changed", ""},
 		{"draw " + a, 2, "", `no command "draw"`},
 	} {
 		t.Run(strings.ReplaceAll(tt.args, dir+"/", ""), func(t *testing.T) {
