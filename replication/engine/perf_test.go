@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"runtime"
 	"testing"
 	"time"
 
@@ -209,5 +210,40 @@ func TestPerfSeesCongestion(t *testing.T) {
 		if d := time.Duration(h.Percentile(50)); h.Hop == perf.Send && d < stuck*95/100 || h.Hop == perf.Peer && d > stuck/2 {
 			t.Errorf("%v took %v, with a socket that was full for %v", h.Hop, d, stuck)
 		}
+	}
+}
+
+// TestMeasuredWriteAllocs: a write that is measured allocates as little as one
+// that is not (TestWriteAllocs), on both nodes together.
+func TestMeasuredWriteAllocs(t *testing.T) {
+	a, b := syncedPair(t, func(c *Config) { c.PerfEvery = 1 })
+	a.open()
+	var trace perf.Trace
+	done := make(oneSink, 1)
+	r := &blockdev.Request{Op: blockdev.OpWrite, Length: 4096, Data: blockdev.AlignedBuffer(4096), Sink: done, Trace: &trace}
+	batch := []*blockdev.Request{r}
+	write := func(n int) {
+		for i := range n {
+			r.Offset = int64(i%2000) * 4096
+			trace.Begin(perf.Now())
+			a.Volume(0).Submit(batch)
+			<-done
+			a.Volume(0).Perf().Fold(perf.Write, &trace, perf.Now())
+		}
+	}
+	write(12000) // tables, rings and pools reach their size
+	const n = 4000
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	write(n)
+	runtime.ReadMemStats(&after)
+	if got := float64(after.Mallocs-before.Mallocs) / n; got >= 0.05 {
+		t.Errorf("%.3f allocations per write, want less than 0.05", got)
+	}
+	if w := times(t, a, perf.Write); w[perf.Total].Count != 16000 || w[perf.Peer].Count != 16000 {
+		t.Errorf("%d writes were measured, %d with the peer's part; want 16000", w[perf.Total].Count, w[perf.Peer].Count)
+	}
+	if p := times(t, b, perf.PeerWrite); p[perf.Total].Count == 0 {
+		t.Error("the peer has measured nothing")
 	}
 }
