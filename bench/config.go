@@ -73,7 +73,10 @@ func (c *Config) setDefaults() {
 		}
 	}
 	if c.Seconds == 0 {
-		c.Seconds, c.Warmup = seconds, warmup
+		c.Seconds = seconds
+	}
+	if c.Warmup == 0 {
+		c.Warmup = warmup
 	}
 	if c.Progress == nil {
 		c.Progress = io.Discard

@@ -66,12 +66,13 @@ func List(w io.Writer) {
 
 // session is one benchmark under way, as an experiment sees it.
 type session struct {
-	cfg   Config
-	lab   *lab        // of this experiment alone
-	link  *link       // between the nodes of all pairs; nil = loopback
-	out   *result.Run // what was found so far
-	doing string      // the experiment's name
-	began time.Time
+	cfg    Config
+	lab    *lab        // of this experiment alone
+	target *running    // that Config.Target names; nil = none
+	link   *link       // between the nodes of all pairs; nil = loopback
+	out    *result.Run // what was found so far
+	doing  string      // the experiment's name
+	began  time.Time
 }
 
 // Run runs the experiments that cfg asks for. It ends everything it has
@@ -92,7 +93,13 @@ func Run(ctx context.Context, cfg Config) (out *result.Run, err error) {
 	if len(list) == 0 {
 		return nil, fmt.Errorf("no experiment has a name that %q matches: see -list", cfg.Only)
 	}
-	s := &session{cfg: cfg, out: newRun(ctx, cfg), began: time.Now()}
+	var target *running
+	if cfg.Target != "" {
+		if target, err = checkRunning(ctx, cfg); err != nil {
+			return nil, err
+		}
+	}
+	s := &session{cfg: cfg, target: target, out: newRun(ctx, cfg), began: time.Now()}
 	if cfg.DelayMicros > 0 || cfg.BandwidthMbit > 0 {
 		l, err := newLink(ctx, cfg)
 		if errors.Is(err, errNoLink) {

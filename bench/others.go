@@ -123,7 +123,7 @@ func loadedText(run *result.Run, cpus int) string {
 	switch n := len(run.Samples); {
 	case n > 0 && float64(loaded) > loadedShare*float64(n):
 		text = fmt.Sprintf("during %d of %d samples others used more than %.1f of its %d CPUs (at most %.1f)", loaded, n, loadedCPUs, cpus, worst)
-	case n == 0 && run.Machine.LoadBefore > float64(cpus)/2:
+	case worst == 0 && run.Machine.LoadBefore > float64(cpus)/2:
 		text = fmt.Sprintf("its load average was %.1f before the first figure", run.Machine.LoadBefore)
 	default:
 		return ""

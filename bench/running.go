@@ -52,15 +52,18 @@ func runningRows(cfg Config) (list []result.Workload) {
 	return append(list, workload(result.OpWrite, result.PatternSequential, mib, 4, 1, buffered))
 }
 
-func (s *session) running(ctx context.Context) error {
-	t, err := findRunning(ctx, s.cfg)
+// checkRunning finds the target and refuses one that must not be loaded, before
+// anything is done.
+func checkRunning(ctx context.Context, cfg Config) (*running, error) {
+	t, err := findRunning(ctx, cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	list := runningRows(s.cfg)
-	if err := mayLoad(t, list, s.cfg.DestroyData); err != nil {
-		return err
-	}
+	return t, mayLoad(t, runningRows(cfg), cfg.DestroyData)
+}
+
+func (s *session) running(ctx context.Context) error {
+	t, list := s.target, runningRows(s.cfg)
 	bytes := min(t.bytes, int64(s.cfg.SizeMiB)*mib)
 	s.cfg.SizeMiB = int(bytes / mib)
 	s.out.Settings.SizeBytes = bytes
@@ -71,6 +74,7 @@ func (s *session) running(ctx context.Context) error {
 		do = append(do, func(ctx context.Context, round int) error {
 			sample, err := s.sample(ctx, w, t.uri, round, nil)
 			if err == nil {
+				sample.OthersCPUs = 0 // the target's servers are among them
 				s.keep(w, t.name, sample)
 			}
 			return err

@@ -26,7 +26,7 @@ func runCommand(ctx context.Context, args []string) error {
 	f.StringVar(&cfg.Dir, "dir", "", "put the images below this `directory`, on the disk to be measured; keep its path short (default: the system's for temporary files)")
 	f.IntVar(&cfg.Rounds, "rounds", 0, "rounds over all targets (default 5)")
 	f.Float64Var(&cfg.Seconds, "seconds", 0, "length of one sample (default 1.2)")
-	f.Float64Var(&cfg.Warmup, "warmup", 0, "`seconds` before each sample that don't count (default 0.25, with -seconds 0)")
+	f.Float64Var(&cfg.Warmup, "warmup", 0, "`seconds` before each sample that don't count (default 0.25)")
 	f.IntVar(&cfg.SizeMiB, "size", 0, "size of each volume, `MiB` (default 256)")
 	f.IntVar(&cfg.SyncMiB, "sync-size", 0, "size of the volume that is resynced, `MiB` (default 1024)")
 	f.StringVar(&only, "only", "", "only the experiments whose name matches this `pattern`, see -list")
