@@ -16,6 +16,17 @@ type changed struct {
 	asyncDevice
 	err  atomic.Pointer[error] // of all operations; nil: as they are
 	many *atomic.Int32
+	sync atomic.Int32 // how many of them were Syncs
+}
+
+func (c *changed) Start(ops []blockdev.AsyncOp) int {
+	n := c.asyncDevice.Start(ops)
+	for _, op := range ops[:n] {
+		if op.IsSync {
+			c.sync.Add(1)
+		}
+	}
+	return n
 }
 
 func (c *changed) Run(done func([]blockdev.AsyncResult)) {
@@ -124,6 +135,29 @@ func TestAsyncError(t *testing.T) {
 	a.await("resync", inSync)
 	checkMany(t, c, 100, 1000)
 	c.flush()
+}
+
+// With one processor a client's flush goes by aio, too, and is as true as
+// without: a disk that cannot is detached, and the peer's copy is what counts.
+func TestAsyncFlush(t *testing.T) {
+	a, last, _ := asyncPair(t)
+	c := a.open()
+	writeMany(t, c, 10, 1)
+	before := last.Load().sync.Load()
+	c.flush()
+	if got := last.Load().sync.Load() - before; got != 1 {
+		t.Errorf("%d syncs went by aio for one flush", got)
+	}
+	not := error(blockdev.ErrNotNow)
+	last.Load().err.Store(&not)
+	writeMany(t, c, 10, 2)
+	c.flush() // by the worker
+	writeMany(t, c, 10, 3)
+	bad := error(unix.EIO)
+	last.Load().err.Store(&bad)
+	c.flush()
+	a.await("detach", func(s Status) bool { return s.Volumes[0].Disk == drbd.Diskless })
+	checkMany(t, c, 10, 3)
 }
 
 // An epoch that the disk fails to make durable is not acknowledged.

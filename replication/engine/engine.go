@@ -168,6 +168,7 @@ type batch struct {
 	flushMeta bool
 	link      *link
 	syncs     []*Volume // to be synced by the reader that this batch is of
+	toSync    []*Volume // when what is to be sent is, if only one processor is there for both
 	isReader  bool      // of the data socket
 }
 
@@ -267,6 +268,8 @@ func (e *Engine) stepCold(b *batch, a *replication.Action) {
 	case replication.SyncData:
 		if v := e.volume(a.Volume); b.isReader && e.core.ReceivePaused() && !v.mayHang.Load() {
 			b.syncs = append(b.syncs, v)
+		} else if e.singleCPU {
+			b.toSync = append(b.toSync, v)
 		} else {
 			v.syncs <- struct{}{}
 		}
@@ -347,6 +350,13 @@ func (e *Engine) finish(b *batch) {
 		b.local, b.running = b.running[:0], b.local
 		e.runLocal(b)
 	}
+	for i, v := range b.toSync {
+		b.toSync[i] = nil
+		if !v.startSync() {
+			v.syncs <- struct{}{}
+		}
+	}
+	b.toSync = b.toSync[:0]
 	for len(b.cold) > 0 {
 		cold := b.cold
 		b.cold = nil
