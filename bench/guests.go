@@ -41,7 +41,7 @@ var guestPairs = []struct {
 }{
 	{"ppn", result.Target{Name: "guest-pollux", Kind: result.KindPollux, Protocol: "C", Detail: "Pollux in both guests, fio on polluxd's socket, as QEMU uses it"}},
 	{"pp", result.Target{Name: "guest-pollux-nbd", Kind: result.KindPollux, Protocol: "C", Detail: "Pollux in both guests, fio on the block device of the kernel's nbd driver"}},
-	{"kk", result.Target{Name: "guest-drbd", Kind: result.KindKernel, Protocol: "C", Detail: "the kernel's DRBD 8.4 in both guests"}},
+	{"kk", result.Target{Name: "guest-drbd", Kind: result.KindKernel, Protocol: "C", Detail: "the kernel's DRBD 8.4 in both guests; it answers a flush without waiting for the peer's disk"}},
 	{"md", result.Target{Name: "guest-md", Kind: result.KindKernel, Detail: "md RAID-1 over the local disk and, by the kernel's nbd driver, the other guest's (qemu-nbd, O_DIRECT): internal bitmap, remote leg write-mostly, no write-behind"}},
 	{"raw", result.Target{Name: "guest-raw", Kind: result.KindFile, Detail: "the disk of one guest alone"}},
 }

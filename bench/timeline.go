@@ -115,7 +115,7 @@ func (s *session) eventful(ctx context.Context, p *pair, v volume, w result.Work
 		return t, err
 	}
 	t = *res
-	t.Name, t.Target, t.Workload, t.Marks = "bad days: the peer dies and returns, the link is cut and comes back", targetPollux, w.Name, marks.sorted()
+	t.Name, t.Target, t.Workload, t.Marks = "peer killed, link cut", targetPollux, w.Name, marks.sorted()
 	return t, nil
 }
 

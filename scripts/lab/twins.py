@@ -1,8 +1,9 @@
 """twins: two guests, a and b, whose one disk each has one owner after the other.
 
     with lab.Lab('speed') as l:
-        a, b = twins.start(l, cache='unsafe', programs=directory)
-        a.up(Kernel, 'C')      # ... and b; then a.owner.primary(), a.owner.device
+        twins.build(l)
+        a, b = twins.start(l, cache='unsafe')
+        a.up(twins.Kernel, 'C')  # and b; then a.owner.primary(), a.owner.device
         a.down()
 
 They are joined by a link of their own, 10.1.0.1 and 10.1.0.2. An owner is
@@ -13,7 +14,8 @@ and system calls below them, so what differs is theirs.
 What each one guarantees when a write is answered: with DRBD and with Pollux
 under protocol C, and with md, both disks have it, md's far one by an O_DIRECT
 server (Server) or only the page cache of the far node (CachedServer). A flush
-reaches both disks with all of them; md has no write-behind. md marks the
+reaches both disks with all of them, but DRBD answers it when its own disk has
+flushed: to the peer it sends a barrier. md has no write-behind. It marks the
 remote leg write-mostly, so that all of them read locally, and has an internal
 bitmap; it has no generations of data and no fencing, and after a split
 nothing tells which copy is good.
