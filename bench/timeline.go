@@ -128,8 +128,8 @@ func (s *session) happenings(ctx context.Context, p *pair, marks *marker) error 
 	}{
 		{timelineKill, textKill, func(context.Context) error { return p.kill(1) }},
 		{timelineRestart, textRestart, func(context.Context) error { return p.revive(1) }},
-		{timelineCut, textCut, func(ctx context.Context) error { return setLoopback(ctx, false) }},
-		{timelineRepair, textRepair, func(ctx context.Context) error { return setLoopback(ctx, true) }},
+		{timelineCut, textCut, func(ctx context.Context) error { return p.setLink(ctx, false) }},
+		{timelineRepair, textRepair, func(ctx context.Context) error { return p.setLink(ctx, true) }},
 	}
 	if !s.cfg.Isolated {
 		steps = steps[:2]
@@ -149,14 +149,21 @@ func (s *session) happenings(ctx context.Context, p *pair, marks *marker) error 
 	return nil
 }
 
-// setLoopback cuts the link between the nodes, or repairs it. The namespace's
-// loopback carries nothing else: clients and orders come by unix sockets.
-func setLoopback(ctx context.Context, up bool) error {
-	if up {
+// setLink cuts what is between the nodes, or repairs it. Without a link of its
+// own that is the namespace's loopback, which carries nothing else: clients and
+// orders come by unix sockets. Routes go with the device.
+func (p *pair) setLink(ctx context.Context, up bool) error {
+	switch {
+	case p.link == nil && up:
 		return acknowledgeAtOnce(ctx)
+	case p.link == nil:
+		return order(ctx, "ip", "link", "set", "lo", "down")
+	case up:
+		return errors.Join(order(ctx, "ip", "link", "set", linkNear, "up"),
+			order(ctx, "ip", "route", "replace", "192.0.2.0/24", "dev", linkNear, "src", linkHosts[0], "quickack", "1"))
+	default:
+		return order(ctx, "ip", "link", "set", linkNear, "down")
 	}
-	_, err := run(ctx, "ip", "link", "set", "lo", "down")
-	return err
 }
 
 // kill ends a node's polluxd as a crash would.
