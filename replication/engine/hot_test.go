@@ -41,6 +41,9 @@ func TestWriteAllocs(t *testing.T) {
 			name += "-direct"
 		}
 		t.Run(name, func(t *testing.T) {
+			if tt.tls && underRace {
+				tt.limit *= 2
+			}
 			ca := newTestCA(t, "test CA")
 			a, _ := syncedPair(t, func(c *Config) {
 				c.Net.Protocol, c.Net.DataIntegrityAlg = tt.protocol, tt.integrity
