@@ -78,6 +78,7 @@ type Event struct {
 	Op      Op
 	FUA     bool
 	NoUnmap bool
+	IsTimed bool // the caller wants to hear of each Point
 	ID      RequestID
 	Peer    PeerID
 	Sector  drbd.Sector
@@ -88,7 +89,6 @@ type Event struct {
 	Tag     any
 	Err     error
 	TermErr error
-	IsTimed bool  // the caller wants to hear of each Point
 	Stamp   int64 // the caller's own
 
 	Socket drbd.Socket
@@ -204,6 +204,8 @@ type Action struct {
 	// NoUnmap keeps the blocks of an OpZero allocated.
 	NoUnmap  bool
 	WantZero bool // DoPeerLocal, OpRead: answer with AllZero
+	IsTimed  bool // DoLocal: as it was submitted
+	Point    Point
 	// DigestAlg is on DoPeerLocal with OpRead what to answer with Digest; "" wants none.
 	// On Send it is data-integrity-alg: Bytes end with room for the digest of Data,
 	// which the caller fills in from the bytes that it sends.
@@ -224,8 +226,6 @@ type Action struct {
 	From      drbd.State
 	To        drbd.State
 	Reason    drbd.ConnState
-	IsTimed   bool // DoLocal: as it was submitted
-	Point     Point
 	Stamp     int64 // DoPeerLocal
 }
 
