@@ -30,6 +30,7 @@ var experiments = []experiment{
 	streamExperiment,
 	foregroundExperiment,
 	footprintExperiment,
+	memoryExperiment,
 	timelineExperiment,
 	alCostExperiment,
 	alRangeExperiment,

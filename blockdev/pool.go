@@ -14,8 +14,9 @@ const (
 )
 
 // poolBytes is what buffers in use and idle ones may come to together before
-// idle ones are given up, bytes (our own): what clients may have in flight.
-const poolBytes = 12 << 20
+// idle ones are given up, bytes (our own): more than is in use under any load that
+// was seen, as what is given up and made again is garbage for a while.
+const poolBytes = 18 << 20
 
 // A Pool keeps buffers for requests, aligned as AlignedBuffer's, for reuse. What
 // is in use is bounded by its users; what is idle by what that leaves of a fixed

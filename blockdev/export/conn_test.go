@@ -216,8 +216,8 @@ func TestBoundedTogether(t *testing.T) {
 		c.send(b)
 		waitFor(t, func() bool { _, reqs := r.backend.Batches(); return reqs > before })
 	}
-	// 12 MiB of them, one for each client, and one whose reply the socket has taken.
-	if _, reqs := r.backend.Batches(); reqs > 12<<20/(256<<10)+2*clients {
+	// 4 MiB of them, one for each client, and one whose reply the socket has taken.
+	if _, reqs := r.backend.Batches(); reqs > 4<<20/(256<<10)+2*clients {
 		t.Errorf("%d reads of 256 KiB were started for clients that do not read", reqs)
 	}
 }

@@ -34,7 +34,7 @@ const (
 	// All connections together may have totalInFlight bytes in flight; what the
 	// others leave of it is one's own limit, but each may have scarceInFlight: many
 	// clients slow down rather than grow. It is 59 writes of 4 KiB.
-	totalInFlight  = 6 << 20
+	totalInFlight  = 4 << 20
 	scarceInFlight = 256 << 10
 	// Log lines about refused connections: so many in each period.
 	refusalLines  = 5

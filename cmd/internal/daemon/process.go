@@ -111,7 +111,7 @@ func hasCapability(c uint) bool {
 // the larger part, its stacks and tables included; the program's own pages, 10 MiB,
 // and what the collector comes too late for the rest.
 const (
-	heapBaseBytes   = 32 << 20
+	heapBaseBytes   = 28 << 20
 	heapPerGiBBytes = 28 << 10
 	// An idle resource with its connection takes a third of a MiB. Without room for
 	// those beyond fewResources the collector would run all the time.
