@@ -22,7 +22,7 @@ const (
 	DefaultStateDir      = "/var/lib/pollux"
 )
 
-// DefaultPerfSample costs less than one percent of a write (docs/performance.md).
+// DefaultPerfSample is a trade of detail for CPU; docs/metrics.md has what it costs.
 const DefaultPerfSample = 64
 
 // maxPerfSample is rarer than anybody needs.
