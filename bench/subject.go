@@ -49,8 +49,11 @@ func (s *session) subjects(p *pair, q *quorum, single string) map[string]*subjec
 		all[x.Name] = x
 	}
 	for _, v := range []struct{ name, detail string }{
-		{"pollux-c", "two polluxd, protocol C"}, {"pollux-b", "two polluxd, protocol B"}, {"pollux-a", "two polluxd, protocol A"},
-		{"pollux-c-tls", "two polluxd, protocol C, TLS between them"}, {"pollux-alone", "polluxd, protocol C, its peer disconnected"},
+		{"pollux-c", "two polluxd, protocol C"},
+		{"pollux-b", "two polluxd, protocol B"},
+		{"pollux-a", "two polluxd, protocol A"},
+		{"pollux-c-tls", "two polluxd, protocol C, TLS between them"},
+		{"pollux-alone", "polluxd, protocol C, its peer disconnected"},
 	} {
 		protocol := string(protocolOf(v.name))
 		if v.name == "pollux-alone" {

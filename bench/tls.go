@@ -14,9 +14,6 @@ import (
 	"time"
 )
 
-// withTLS is the variant of protocol C whose connection has TLS.
-const withTLS = "C, TLS"
-
 // certificateTime is how long the certificates of a benchmark last.
 const certificateTime = 24 * time.Hour
 

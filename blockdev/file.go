@@ -388,7 +388,7 @@ func (d *fileDevice) Close() error {
 	d.closed = true
 	d.durableOnce.Do(func() { d.durable = d.fd })
 	if d.durable != d.fd {
-		unix.Close(d.durable) //nolint:errcheck // what was written is durable
+		unix.Close(d.durable) // what was written is durable
 	}
 	if err := unix.Close(d.fd); err != nil {
 		return d.ioError("close", 0, d.size.Load(), err)

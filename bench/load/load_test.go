@@ -501,7 +501,11 @@ func TestRequestsAllocateNothing(t *testing.T) {
 	}
 	sp := spec(result.OpWrite, result.PatternRandom, 4096, 8, 1, result.ClassFlush, 1)
 	c := newConn(fds[0], &sp, 0, noise)
-	defer c.close()
+	t.Cleanup(func() {
+		if err := c.close(); err != nil {
+			t.Error(err)
+		}
+	})
 	c.rec.clock, c.left = clock{start: time.Now()}, -1
 	in, out := make([]byte, 1<<20), make([]byte, 0, 1<<10)
 	must := func(err error) {

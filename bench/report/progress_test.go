@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -29,8 +30,10 @@ func (s *screen) write(t *testing.T, text string) {
 			text = text[len(m[0]):]
 			switch m[2] {
 			case "A":
-				var n int
-				fmt.Sscan(m[1], &n)
+				n, err := strconv.Atoi(m[1])
+				if err != nil {
+					t.Fatalf("escape %q: %v", m[0], err)
+				}
 				s.row -= n
 			case "J":
 				s.lines = s.lines[:s.row]

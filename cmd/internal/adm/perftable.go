@@ -105,7 +105,8 @@ var perfCauses = []struct {
 	{[]string{"peer"}, "the peer", "the network there and back, and its disk: polluxadm perf RES on PEER tells its disk's part"},
 	{[]string{"send"}, "the socket to the peer", "the network, or the peer, takes less than is written"},
 	{
-		[]string{"local queue", "local write", "local read", "local flush", "local discard"}, "the local disk",
+		[]string{"local queue", "local write", "local read", "local flush", "local discard"},
+		"the local disk",
 		"the disk of NODE is what to look at",
 	},
 	{[]string{"activity log"}, "the activity log", "more extents than it holds are in use: raise al-extents, or give meta-disk a faster device"},

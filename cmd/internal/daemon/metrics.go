@@ -157,8 +157,10 @@ func number(b bool) float64 {
 func (c *collector) process(ch chan<- prometheus.Metric, gauge func(*prometheus.Desc, float64, ...string)) {
 	gauge(c.info, 1, Version, c.d.currentSettings().NodeName)
 	samples := []metrics.Sample{
-		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/total:bytes"},
-		{Name: "/memory/classes/heap/released:bytes"}, {Name: "/gc/cycles/total:gc-cycles"},
+		{Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/total:bytes"},
+		{Name: "/memory/classes/heap/released:bytes"},
+		{Name: "/gc/cycles/total:gc-cycles"},
 	}
 	metrics.Read(samples)
 	gauge(c.heap, float64(samples[0].Value.Uint64()))
@@ -196,8 +198,12 @@ func (c *collector) volume(ch chan<- prometheus.Metric, res string, v adm.Volume
 		desc  *prometheus.Desc
 		value uint64
 	}{
-		{c.read, v.ReadBytes}, {c.written, v.WrittenBytes}, {c.sent, v.SentBytes}, {c.received, v.ReceivedBytes},
-		{c.alWrites, v.ALWrites}, {c.bitmapWrites, v.BitmapWrites},
+		{c.read, v.ReadBytes},
+		{c.written, v.WrittenBytes},
+		{c.sent, v.SentBytes},
+		{c.received, v.ReceivedBytes},
+		{c.alWrites, v.ALWrites},
+		{c.bitmapWrites, v.BitmapWrites},
 	} {
 		ch <- prometheus.MustNewConstMetric(n.desc, prometheus.CounterValue, float64(n.value), labels...)
 	}

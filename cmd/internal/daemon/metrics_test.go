@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -185,7 +186,7 @@ func TestMetricsStrangers(t *testing.T) {
 	shut := 0
 	for _, c := range open {
 		c.SetReadDeadline(time.Now().Add(200 * time.Millisecond)) // a connection that is kept says nothing
-		if _, err := c.Read(make([]byte, 1)); err == io.EOF {
+		if _, err := c.Read(make([]byte, 1)); errors.Is(err, io.EOF) {
 			shut++
 		}
 	}
