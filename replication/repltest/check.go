@@ -131,9 +131,6 @@ func (m *Model) ExcuseVolume(n *Node, vol int) { m.vols[vol].excused[n.id] = tru
 
 // observe sees every packet before it is stepped.
 func (w *World) observe(n *Node, h drbd.Header, ev *replication.Event) {
-	if h.Command == drbd.CmdState && int(h.Volume) < len(n.Vols) {
-		w.announced(n, int(h.Volume), ev.Fixed)
-	}
 	if (h.Command == drbd.CmdRSDataReply || h.Command == drbd.CmdRSDeallocated) && int(h.Volume) < len(n.Vols) {
 		n.Vols[h.Volume].torn = true
 	}

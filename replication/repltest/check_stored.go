@@ -29,18 +29,32 @@ func (m *Model) mustBeStored(n *Node, c *replication.Command) {
 	}
 }
 
-// announced: when a target tells the source that its resync is finished, that is
-// on its disk: the source forgets what it was about.
-func (w *World) announced(n *Node, vol int, fixed []byte) {
+// unstored reports whether n is filing a word of an UpToDate copy of a Secondary
+// that its disk does not know of, and what the superblock says instead. It is asked
+// when the word is filed: when it arrives, the disk may have failed since under
+// on-io-error pass_on, and rightly say Inconsistent; that word follows this one.
+func (w *World) unstored(n *Node, h drbd.Header, fixed []byte) (bool, meta.Flags) {
 	var p drbd.StatePacket
-	if !w.judging || p.Decode(fixed) != nil {
-		return
+	if !w.judging || h.Command != drbd.CmdState || int(h.Volume) >= len(n.Vols) || p.Decode(fixed) != nil {
+		return false, 0
 	}
-	s, mine := drbd.StateOf(p.Word), n.state(vol)
-	if s.Conn != drbd.Connected || s.Disk != drbd.UpToDate || s.Role == drbd.Primary || mine.Conn != drbd.SyncSource && mine.Conn != drbd.PausedSyncS {
-		return
+	if s := drbd.StateOf(p.Word); s.Conn != drbd.Connected || s.Disk != drbd.UpToDate || s.Role == drbd.Primary {
+		return false, 0
 	}
-	if k := w.Nodes[1-n.id].Vols[vol].known(durable); k.bitmap != nil && k.sb.Flags&meta.MDFConsistent == 0 {
-		w.fail("%s/%d: the peer says that its resync is finished, but its superblock is %v", n.name, vol, k.sb.Flags)
+	k := n.Vols[h.Volume].known(durable)
+	return k.bitmap != nil && k.sb.Flags&meta.MDFConsistent == 0, k.sb.Flags
+}
+
+// announced: when a target tells the source that its resync is finished, that is
+// on its disk: the source forgets what it was about. b is such a word, unstored,
+// that arrives at n.
+func (w *World) announced(n *Node, b []byte, sb meta.Flags) {
+	h, err := drbd.DecodeHeader100(b)
+	if err != nil {
+		return // receive tells
+	}
+	vol := int(h.Volume)
+	if c := n.state(vol).Conn; c == drbd.SyncSource || c == drbd.PausedSyncS {
+		w.fail("%s/%d: the peer said that its resync was finished when its superblock was %v", n.name, vol, sb)
 	}
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/replication"
+	"github.com/pollux-project/pollux/replication/meta"
 )
 
 // A link is one connection of the two nodes: two sockets, each with a stream
@@ -49,6 +50,10 @@ type packet struct {
 	data  []byte // payload
 	eof   bool
 	torn  bool // only a part of it arrives, and then the end
+	// unstored is set for a word of a disk that is UpToDate whose superblock did
+	// not say so when it was filed; sb is what that said.
+	unstored bool
+	sb       meta.Flags
 }
 
 // connectDelay is how long the two connect loops take to find one another.
@@ -139,8 +144,10 @@ func (n *Node) file(l *link, a *replication.Action) {
 		copy(b[len(b)-len(sum):], sum)
 	}
 	n.w.tracePacket(n, a.Socket, b, a.Data)
+	p := packet{bytes: b}
 	if h, err := drbd.DecodeHeader100(b); err == nil {
 		n.w.watchVerify(n, h, b[drbd.HeaderSize100:])
+		p.unstored, p.sb = n.w.unstored(n, h, b[drbd.HeaderSize100:])
 	}
 	s := &l.streams[n.id][a.Socket]
 	if s.dead {
@@ -151,7 +158,7 @@ func (n *Node) file(l *link, a *replication.Action) {
 		return
 	}
 	s.last = max(s.last, n.w.now+n.w.netDelay()+n.w.delayed[n.id][a.Socket])
-	p := packet{at: s.last, bytes: b}
+	p.at = s.last
 	if a.Data != nil {
 		p.data = n.w.mem.buffer(len(a.Data) / sectorSize)
 		copyPayload(p.data, a.Data)
@@ -187,6 +194,9 @@ func (w *World) pump(l *link, from int, sock drbd.Socket) {
 		if p.eof || p.torn {
 			to.linkDown(l, drbd.BrokenPipe)
 			return
+		}
+		if p.unstored {
+			w.announced(to, p.bytes, p.sb)
 		}
 		to.receive(sock, p.bytes, p.data)
 		w.pump(l, from, sock)
