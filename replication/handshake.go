@@ -299,10 +299,12 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 			return nil
 		}
 	}
-	if v.rs.peerDone && v.isSyncSource() && real < drbd.Inconsistent {
+	done := v.rs.peerDone && v.isSyncSource()
+	failedSince := done && ps.Conn == drbd.Connected && real == drbd.Inconsistent // on-io-error pass_on
+	if failedSince || done && real < drbd.Inconsistent {
 		r.doneAndGone(v)
 	}
-	if (os.Conn == drbd.SyncSource || os.Conn == drbd.PausedSyncS) && ps.Conn == drbd.Connected && real == drbd.Inconsistent && v.rs.failed > 0 {
+	if !failedSince && (os.Conn == drbd.SyncSource || os.Conn == drbd.PausedSyncS) && ps.Conn == drbd.Connected && real == drbd.Inconsistent && v.rs.failed > 0 {
 		ns := os // the target has given up on what could not be read here or written there
 		ns.Conn = drbd.Connected
 		r.setState(v, ns, fmt.Sprintf("resync finished, but the peer lacks %d blocks", v.bitmap.Weight()))
@@ -317,7 +319,7 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 		real = drbd.UpToDate
 	}
 	ns := os
-	if ns.Conn == drbd.WFReportParams { // 6
+	if ns.Conn == drbd.WFReportParams || failedSince { // 6
 		ns.Conn = drbd.Connected
 	}
 	if ps.Conn == drbd.Ahead {

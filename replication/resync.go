@@ -205,6 +205,9 @@ func (r *Resource) finishTarget(v *volume) {
 	v.whenStored(job, func() {
 		if gen == r.connGen && r.isUp() && v.hasDisk() {
 			r.sendStateWord(v, finishWord(st, v.st))
+			if v.st.Conn == drbd.Connected && v.st.Disk < st.Disk {
+				r.sendStateWord(v, v.st) // pass_on meanwhile: that is the last word
+			}
 		}
 	})
 	r.emit(Action{Kind: RunHandler, Volume: v.num, Name: "after-resync-target"})
@@ -300,9 +303,9 @@ func (r *Resource) sourceMayFinish(v *volume) {
 	})
 }
 
-// doneAndGone: the target has finished the resync, and lost its disk before this
-// node had cleared all bits. That disk will say that it has the generation of
-// this node: what it lacks belongs to a new one.
+// doneAndGone: the target has finished the resync, and its disk has failed before
+// this node had cleared all bits or proven the link alive. That disk will say that
+// it has the generation of this node: what it lacks belongs to a new one.
 func (r *Resource) doneAndGone(v *volume) {
 	if v.bitmap == nil {
 		return
