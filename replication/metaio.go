@@ -22,14 +22,15 @@ type metaIO struct {
 	done      uint64 // number of the last job that is on disk
 	running   bool
 	wantSB    bool
-	wantBM    bool // all dirty pages
-	resetAL   bool // clean shutdown: re-initialise the ring
-	relog     bool // the same in the midst of use: for an activity log with other slots
-	touched   bool // the bitmap was changed since the lazy writer looked
-	forceSync bool // the next job makes the data durable first
-	inAL      bool // the running job carries a transaction
-	begun     Tick // when the running job began, if it counts for disk-timeout
-	more      bool // the running job goes on with the pages dirty[taken:]
+	wantBM    bool     // all dirty pages
+	resetAL   bool     // clean shutdown: re-initialise the ring
+	relog     bool     // the same in the midst of use: for an activity log with other slots
+	touched   bool     // the bitmap was changed since the lazy writer looked
+	forceSync bool     // the next job makes the data durable first
+	inAL      bool     // the running job carries a transaction
+	job       *MetaJob // the running one
+	begun     Tick     // when the running job began, if it counts for disk-timeout
+	more      bool     // the running job goes on with the pages dirty[taken:]
 	taken     int
 	endsSB    bool   // ... and ends with the superblock
 	endsReset bool   // ... and with an initialised ring
@@ -151,7 +152,7 @@ func (r *Resource) maintainMeta(v *volume) {
 		m.finish(v, job)
 	}
 	v.stats.BMWrites += uint64(len(job.Pages))
-	m.running, m.begun = true, 0
+	m.running, m.job, m.begun = true, job, 0
 	if !job.SyncData {
 		m.begun = r.diskTimer(v)
 	}
@@ -206,6 +207,27 @@ func (r *Resource) transaction(v *volume, job *MetaJob) {
 	job.ALBlock, job.ALRing = m.al, ring
 	m.inAL = true
 	v.stats.ALWrites++
+	r.takePagesOf(v, job, evicted)
+}
+
+// JoinTransaction may be called with the job of the latest WriteMeta of volume num
+// before the job is begun: the changes of the activity log that have become due since
+// go with its transaction, instead of waiting for the next one.
+func (r *Resource) JoinTransaction(num uint16, job *MetaJob) {
+	v := r.volume(num)
+	m := &v.meta
+	if m.job != job || !m.inAL || v.al == nil || !v.hasDisk() {
+		return // it carries no transaction, or is of a disk that is gone
+	}
+	r.takePagesOf(v, job, v.al.Join(m.al))
+	job.Pages = m.pages
+	if job.SyncData {
+		m.begun = 0
+	}
+}
+
+// takePagesOf puts the changed pages of the bitmap of extents into job.
+func (r *Resource) takePagesOf(v *volume, job *MetaJob, evicted []meta.Extent) {
 	for _, e := range evicted {
 		first, last := e.Bits()
 		if first < v.bitmap.Bits() {
@@ -288,7 +310,7 @@ func (r *Resource) metaDone(ev *Event) {
 	if !m.running {
 		panic(fmt.Sprintf("replication: MetaDone for volume %d of %s, but no job runs", ev.Volume, r.cfg.Name))
 	}
-	m.running = false
+	m.running, m.job = false, nil
 	if ev.Err != nil {
 		m.more = false
 		// Failed metadata is never ignored: what is on disk is unknown now.

@@ -226,6 +226,7 @@ func (v *Volume) metaWorker(stop chan struct{}) {
 			if job.ALBlock != nil {
 				what = perf.Transaction
 			}
+			v.joinTransaction(job)
 			err := v.writeMeta(job)
 			v.perf.Time(what, began)
 			v.e.event(replication.Event{Kind: replication.MetaDone, Volume: uint16(v.cfg.Number), Err: err, TermErr: termErr})
@@ -233,6 +234,17 @@ func (v *Volume) metaWorker(stop chan struct{}) {
 			return
 		}
 	}
+}
+
+// joinTransaction lets the misses that came while this goroutine was woken, those of
+// one burst of a client, share one transaction of the activity log.
+func (v *Volume) joinTransaction(job *replication.MetaJob) {
+	if job.ALBlock == nil {
+		return
+	}
+	v.e.mu.Lock()
+	v.e.core.JoinTransaction(uint16(v.cfg.Number), job)
+	v.e.mu.Unlock()
 }
 
 func (v *Volume) syncWorker(stop chan struct{}) {

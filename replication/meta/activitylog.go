@@ -327,12 +327,26 @@ func (al *ActivityLog) Transaction(dst []byte) (ringBlock int, evicted []Extent)
 	if !al.Pending() {
 		panic(fmt.Sprintf("meta: ActivityLog.Transaction with %d changes pending, being written: %v", al.pending.n, al.inFlight))
 	}
-	t := transaction{number: al.number, slots: uint16(len(al.slots)), start: uint16(al.cycle)}
-	enc := t.begin(dst)
-	for i := range min(alContextEntries, len(al.slots)-al.cycle) {
-		enc.context(i, al.slots[al.cycle+i].onDisk)
-	}
 	al.evicted = al.evicted[:0]
+	al.collect()
+	al.encode(dst)
+	al.inFlight = true
+	return ringOrder(al.number, al.stripes, al.stripeSize4k), al.evicted
+}
+
+// Join is for a transaction of which nothing has been written yet: it takes in what
+// has become pending since, up to its 64 changes, and encodes it anew. evicted is
+// as Transaction returns it, of all changes.
+func (al *ActivityLog) Join(dst []byte) (evicted []Extent) {
+	if al.inFlight && al.pending.n > 0 && al.least <= al.stable && len(al.writing) < alMaxUpdates {
+		al.collect()
+		al.encode(dst)
+	}
+	return al.evicted
+}
+
+// collect moves pending changes into the transaction.
+func (al *ActivityLog) collect() {
 	old := al.pending
 	al.pending = list{none, none, 0}
 	for old.n > 0 {
@@ -344,20 +358,24 @@ func (al *ActivityLog) Transaction(dst []byte) (ringBlock int, evicted []Extent)
 			continue
 		}
 		s.state = slotWriting
-		enc.update(len(al.writing), uint16(i), s.extent)
 		al.writing = append(al.writing, i)
 		if s.onDisk != noExtent {
 			al.evicted = append(al.evicted, s.onDisk)
 		}
 	}
-	enc.finish(len(al.writing))
-	ringBlock = ringOrder(al.number, al.stripes, al.stripeSize4k)
-	al.number++
-	if al.cycle += alContextEntries; al.cycle >= len(al.slots) {
-		al.cycle = 0
+}
+
+// encode writes the transaction as a block of the ring.
+func (al *ActivityLog) encode(dst []byte) {
+	t := transaction{number: al.number, slots: uint16(len(al.slots)), start: uint16(al.cycle)}
+	enc := t.begin(dst)
+	for i := range min(alContextEntries, len(al.slots)-al.cycle) {
+		enc.context(i, al.slots[al.cycle+i].onDisk)
 	}
-	al.inFlight = true
-	return ringBlock, al.evicted
+	for n, i := range al.writing {
+		enc.update(n, uint16(i), al.slots[i].extent)
+	}
+	enc.finish(len(al.writing))
 }
 
 // Committed tells that the transaction is on stable storage: its extents are
@@ -375,6 +393,10 @@ func (al *ActivityLog) Committed() {
 	}
 	al.writing = al.writing[:0]
 	al.inFlight = false
+	al.number++
+	if al.cycle += alContextEntries; al.cycle >= len(al.slots) {
+		al.cycle = 0
+	}
 }
 
 // HotExtents returns every extent that the log on disk may name, now or once

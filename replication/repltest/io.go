@@ -152,12 +152,22 @@ func (n *Node) syncData(v *Volume, done func(error)) {
 // writeMeta does a metadata job in its order of duty, each step some time after
 // the one before.
 func (n *Node) writeMeta(a *replication.Action) {
-	v := n.Vols[a.Volume]
-	job := copyJob(a.Job)
+	v, job := n.Vols[a.Volume], a.Job
 	if n.w.traced() {
-		n.w.trace("%s write-meta%s", n.name, jobText(job))
+		n.w.trace("%s write-meta%s", n.name, jobText(*job))
 	}
 	v.jobs++
+	if job.ALBlock == nil {
+		n.beginMeta(v, copyJob(job))
+		return
+	}
+	n.later(func() {
+		n.res.JoinTransaction(v.num, job)
+		n.beginMeta(v, copyJob(job))
+	})
+}
+
+func (n *Node) beginMeta(v *Volume, job replication.MetaJob) {
 	var steps []metaStep
 	if job.Move {
 		steps = n.moveSteps(v, job)
