@@ -2,7 +2,6 @@ package bench
 
 import (
 	"fmt"
-	"math"
 
 	"github.com/pollux-project/pollux/bench/result"
 )
@@ -13,6 +12,7 @@ const (
 	tailBar      = 3.0  // p99 as a multiple of p50, at depth 1
 	cpuBar       = 0.6  // CPU time per write of both daemons, to the quorum pair's
 	agreementBar = 0.10 // by which our own client and fio may differ
+	depthBar     = 0.02 // by which what our client has in flight may differ from the depth (our own)
 )
 
 // pairBars are least IOPS as multiples of the best fair pair's.
@@ -56,9 +56,6 @@ func judgeLatency(run *result.Run) {
 	judgeTail(run, randomWrite(1, 1, result.ClassBuffered))
 	judgeCPU(run, randomWrite(32, 1, result.ClassBuffered))
 	judgeProtocols(run, randomWrite(1, 1, result.ClassBuffered))
-	judgeClients(run, 1, result.ClassBuffered)
-	judgeClients(run, 16, result.ClassDirect)
-	judgeClients(run, 32, result.ClassBuffered)
 }
 
 // judgeRatio compares IOPS.
@@ -111,32 +108,5 @@ func judgeProtocols(run *result.Run, workload string) {
 	run.AddBar(result.Bar{
 		What: "latency of the protocols, buffered, QD1", Want: "A <= B <= C", Met: a.P50 <= b.P50 && b.P50 <= c.P50,
 		Got: fmt.Sprintf("A %.0f, B %.0f, C %.0f us", a.P50, b.P50, c.P50),
-	})
-}
-
-// judgeClients compares our own client's figures with fio's: a client that
-// flatters, or is what is slow, shows. Where client and servers share the CPUs
-// and these are the limit, the client's own CPU time is a part of the figure:
-// what each operation cost in all says how much of a difference that is.
-func judgeClients(run *result.Run, depth int, class string) {
-	w := randomWrite(depth, 1, class)
-	median := func(client string, value func(*result.Sample) float64) float64 {
-		return result.MedianOf(run.SamplesOf(w, "pollux-c", client), value)
-	}
-	ratio := func(value func(*result.Sample) float64) float64 {
-		return median(result.ClientGo, value) / median(result.ClientFio, value)
-	}
-	iops := ratio((*result.Sample).IOPS)
-	p50 := ratio(func(s *result.Sample) float64 { return s.Value(result.MetricP50) })
-	if math.IsNaN(iops) || math.IsNaN(p50) {
-		return
-	}
-	cost := func(s *result.Sample) float64 { return s.CPUMicros + s.ClientMicros }
-	own := func(s *result.Sample) float64 { return s.ClientMicros }
-	worst := max(math.Abs(iops-1), math.Abs(p50-1))
-	run.AddBar(result.Bar{
-		What: fmt.Sprintf("own client and fio agree, %s, QD%d", class, depth), Want: fmt.Sprintf("within %.0f %%", agreementBar*100), Ratio: 1 + worst, Met: worst <= agreementBar,
-		Got: fmt.Sprintf("IOPS %+.1f %%, p50 %+.1f %%; a write costs all processes %.1f us of CPU with ours (%.1f its own), %.1f with fio (%.1f)", (iops-1)*100, (p50-1)*100,
-			median(result.ClientGo, cost), median(result.ClientGo, own), median(result.ClientFio, cost), median(result.ClientFio, own)),
 	})
 }

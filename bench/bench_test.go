@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -189,24 +190,31 @@ func TestBars(t *testing.T) {
 	add(1, "quorum-a", result.ClientGo, 800, time.Millisecond, time.Millisecond, 50)
 	add(1, "quorum-b", result.ClientGo, 1000, time.Millisecond, time.Millisecond, 50)
 	add(32, "pollux-c", result.ClientGo, 2500, time.Millisecond, time.Millisecond, 20)
+	add(32, "pollux-c", result.ClientFio, 1900, time.Millisecond, time.Millisecond, 20)
 	add(32, "quorum-b", result.ClientGo, 1000, time.Millisecond, time.Millisecond, 50)
 	add(32, "pollux-alone", result.ClientGo, 900, time.Millisecond, time.Millisecond, 50)
 	add(32, "nbdkit-file", result.ClientGo, 1000, time.Millisecond, time.Millisecond, 50)
 	judgeLatency(run)
+	s := &session{out: run, cfg: Config{Progress: io.Discard}, began: time.Now()}
+	s.judgeClients(workload(result.OpWrite, result.PatternRandom, 4096, 1, 1, result.ClassBuffered))
+	s.judgeClients(workload(result.OpWrite, result.PatternRandom, 4096, 32, 1, result.ClassBuffered))
 	got := map[string]string{}
 	for _, b := range run.Bars {
 		got[b.What] = fmt.Sprintf("%v %.2f", b.Met, b.Ratio)
 	}
 	want := map[string]string{
-		"4 KiB random write, buffered, QD1":       "false 1.15",
-		"4 KiB random write, buffered, QD32":      "true 2.50",
-		"the same at QD1, p99":                    "false 4.00",
-		"CPU per replicated 4 KiB write, QD32":    "true 0.40",
-		"one node alone, QD32":                    "true 0.90",
-		"own client and fio agree, buffered, QD1": "false 1.15",
+		"4 KiB random write, buffered, QD1":                       "false 1.15",
+		"4 KiB random write, buffered, QD32":                      "true 2.50",
+		"the same at QD1, p99":                                    "false 4.00",
+		"CPU per replicated 4 KiB write, QD32":                    "true 0.40",
+		"one node alone, QD32":                                    "true 0.90",
+		"own client and fio on a pair, randwrite-4k-qd1-buffered": "false 1.15",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+	if len(run.Notes) != 1 || !strings.Contains(run.Notes[0], "randwrite-4k-qd32-buffered, for information: IOPS +31.6 %") {
+		t.Errorf("at depth the clients are compared for information: %q", run.Notes)
 	}
 }
 

@@ -25,6 +25,7 @@ type experiment struct {
 // experiments are all of them, in the order in which they run.
 var experiments = []experiment{
 	latencyExperiment,
+	clientsExperiment,
 	resyncExperiment,
 	verifyExperiment,
 	streamExperiment,

@@ -44,8 +44,6 @@ func fioArgs(w result.Workload, uri string, cfg Config, size int64, seed int) []
 		fmt.Sprintf("--iodepth=%d", w.Depth/w.Connections), fmt.Sprintf("--numjobs=%d", w.Connections), "--group_reporting=1",
 		fmt.Sprintf("--size=%d", size), "--time_based", fmt.Sprintf("--runtime=%.0fms", cfg.Seconds*1000), fmt.Sprintf("--ramp_time=%.0fms", cfg.Warmup*1000),
 		fmt.Sprintf("--randseed=%d", seed), "--norandommap",
-		// All answers that are there are taken at once, as our own client does.
-		"--iodepth_batch_complete_min=1", fmt.Sprintf("--iodepth_batch_complete_max=%d", w.Depth/w.Connections),
 		"--lat_percentiles=1", "--clat_percentiles=0", "--output-format=json+",
 	}
 	if w.Op == result.OpMixed {

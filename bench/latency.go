@@ -101,13 +101,13 @@ func (s *session) latency(ctx context.Context) error {
 			}
 		}
 	}
-	if text := lacking("fio"); text != "" {
-		s.note("the figures are not cross-checked: %s", text)
-	}
 	if err := s.inTurn(ctx, s.cfg.Rounds, do...); err != nil {
 		return err
 	}
 	judgeLatency(s.out)
+	for _, row := range r.rows {
+		s.judgeClients(row.workload)
+	}
 	return r.pair.stop()
 }
 

@@ -67,9 +67,11 @@ func (p *plotter) add(f Figure, c *canvas) {
 func (p *plotter) drawn() []result.Target {
 	var below, above []result.Target
 	for _, t := range p.run.Targets {
-		if t.Kind == result.KindPollux {
+		switch t.Kind {
+		case result.KindYardstick:
+		case result.KindPollux:
 			above = append(above, t)
-		} else {
+		default:
 			below = append(below, t)
 		}
 	}

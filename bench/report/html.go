@@ -66,7 +66,7 @@ type pageMeasure struct{ Name, Target, Detail, Value, Spread string }
 
 type pageCheck struct {
 	Workload, Target, Text string
-	Agrees                 bool
+	Judged, Agrees         bool
 }
 
 // WriteHTML writes the run as a page that stands alone.
@@ -106,7 +106,7 @@ func WriteHTML(w io.Writer, run *result.Run) error {
 		}
 	}
 	for _, c := range crossChecks(run) {
-		d.Checks = append(d.Checks, pageCheck{c.workload, c.target, fmt.Sprintf("go %s, %s %s IOPS: %s", thousands(c.ours), c.client, thousands(c.theirs), percent(c.theirs/c.ours)), c.agrees()})
+		d.Checks = append(d.Checks, pageCheck{c.workload, c.target, fmt.Sprintf("go %s, %s %s IOPS: %s", thousands(c.ours), c.client, thousands(c.theirs), percent(c.theirs/c.ours)), c.judged, c.agrees()})
 	}
 	return page.Execute(w, d)
 }
@@ -131,7 +131,7 @@ func pageGroups(run *result.Run) (groups []pageGroup) {
 		g := pageGroup{Title: workloadTitle(w), Unit: speedUnit(w)}
 		for _, t := range run.Targets {
 			s := run.Summary(w.Name, t.Name)
-			if s.Rounds == 0 {
+			if s.Rounds == 0 || t.Kind == result.KindYardstick {
 				continue
 			}
 			r := pageRow{

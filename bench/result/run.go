@@ -86,6 +86,10 @@ const (
 	KindPair   = "pair"   // another userspace pair: the rival that bars are about
 	KindKernel = "kernel" // kernel DRBD or md, in guests
 	KindFile   = "file"   // the backing file or device itself
+
+	// KindYardstick is an export whose speed is fixed: clients are measured with
+	// it, so that it stands in no table or plot of servers.
+	KindYardstick = "yardstick"
 )
 
 // A Target is what was measured, or would have been.
