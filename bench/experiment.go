@@ -36,6 +36,7 @@ var experiments = []experiment{
 	alCostExperiment,
 	alRangeExperiment,
 	growthExperiment,
+	scaleExperiment,
 	guestsExperiment,
 }
 

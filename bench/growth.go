@@ -70,6 +70,22 @@ func (s *session) growthSample(ctx context.Context, p *pair, w result.Workload, 
 	if err := warmRegion(p.images(&v), growthRegion); err != nil {
 		return err
 	}
+	s.out.AddTarget(result.Target{Name: growthTarget(i), Kind: result.KindPollux, Protocol: "C", Detail: "Pollux, a device of " + growthSizes[i].name})
+	return s.costSample(ctx, p, v, w, growthTarget(i), growthRegion, round)
+}
+
+// costs are what must not grow with the size or the number of devices.
+var costs = []struct {
+	what  string
+	value func(*result.Sample) float64
+}{
+	{"latency (p50)", func(x *result.Sample) float64 { return x.Latency.PMicros(0.5) }},
+	{"CPU per write", func(x *result.Sample) float64 { return x.CPUMicros }},
+}
+
+// costSample measures w on the first size bytes of v, with the scheduler's
+// account of the CPU time of both daemons.
+func (s *session) costSample(ctx context.Context, p *pair, v volume, w result.Workload, target string, size int64, round int) error {
 	var micros [2]float64
 	var failed error
 	look := func(k int) func() {
@@ -82,20 +98,19 @@ func (s *session) growthSample(ctx context.Context, p *pair, w result.Workload, 
 		}
 	}
 	res, err := load.Run(ctx, p.uri(v), load.Spec{
-		Workload: w, SizeBytes: growthRegion, Seed: uint64(round), Warmup: seconds(s.cfg.Warmup), Duration: seconds(s.cfg.Seconds),
+		Workload: w, SizeBytes: size, Seed: uint64(round), Warmup: seconds(s.cfg.Warmup), Duration: seconds(s.cfg.Seconds),
 		Begin: look(0), End: look(1),
 	})
 	if err = errors.Join(err, failed); err != nil {
 		return err
 	}
-	s.out.AddTarget(result.Target{Name: growthTarget(i), Kind: result.KindPollux, Protocol: "C", Detail: "Pollux, a device of " + growthSizes[i].name})
 	sample := result.Sample{
-		Round: round, Workload: w.Name, Target: growthTarget(i), Client: result.ClientGo, Seconds: res.Seconds,
+		Round: round, Workload: w.Name, Target: target, Client: result.ClientGo, Seconds: res.Seconds,
 		Ops: res.Ops, Bytes: res.Bytes, Errors: res.Errors, Latency: res.Latency, CPUMicros: (micros[1] - micros[0]) / float64(max(1, res.Ops)),
 	}
 	sample.Latency.Compact()
 	s.out.Samples = append(s.out.Samples, sample)
-	s.say("round %d  %-28s %-16s %8.0f IOPS  p50 %7.1f us  CPU %5.1f us", round, w.Name, growthSizes[i].name, sample.IOPS(), sample.Latency.PMicros(0.5), sample.CPUMicros)
+	s.say("round %d  %-28s %-16s %8.0f IOPS  p50 %7.1f us  CPU %5.1f us", round, w.Name, target, sample.IOPS(), sample.Latency.PMicros(0.5), sample.CPUMicros)
 	return nil
 }
 
@@ -104,13 +119,7 @@ func (s *session) growthBars() {
 	last := len(growthSizes) - 1
 	for _, depth := range []int{1, 32} {
 		name := workload(result.OpWrite, result.PatternRandom, 4096, depth, 1, result.ClassBuffered).Name
-		for _, m := range []struct {
-			what  string
-			value func(*result.Sample) float64
-		}{
-			{"latency (p50)", func(x *result.Sample) float64 { return x.Latency.PMicros(0.5) }},
-			{"CPU per write", func(x *result.Sample) float64 { return x.CPUMicros }},
-		} {
+		for _, m := range costs {
 			for i := range growthSizes {
 				ratio := s.sampleRatio(name, growthTarget(i), growthTarget(0), m.value)
 				s.measure(result.Measure{Name: m.what + " over 1 GiB's", Target: growthTarget(i), Value: ratio, Unit: "x", Detail: name})

@@ -34,8 +34,8 @@ func (l *filer) records() *recorder { return &l.rec }
 // Run loads what place names, an NBD URI or the path of a file, and returns
 // when the last answer is there. The error is that of the spec, of connecting,
 // or of the first connection that broke; answers that are errors are counted
-// in the result instead. It is not for calling twice at a time: it has the
-// runtime use a thread for each connection.
+// in the result instead. It has the runtime use a thread for each connection: who
+// calls it several times at once sets GOMAXPROCS for all of them before.
 func Run(ctx context.Context, place string, s Spec) (*Result, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func Run(ctx context.Context, place string, s Spec) (*Result, error) {
 	defer done()
 	// A connection that blocks keeps its processor of the Go runtime: with one
 	// for each none waits for another, and nothing is handed over.
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(runtime.NumCPU(), len(workers)+2)))
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), runtime.NumCPU(), len(workers)+2)))
 	res, err := perform(ctx, workers, &s)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", place, err)
