@@ -23,7 +23,8 @@ func open(path string, o Options) (*fileDevice, error) {
 		return nil, err
 	}
 	d := &fileDevice{
-		path: path, fd: fd, direct: o.Direct, readOnly: o.ReadOnly,
+		stream: stream{begin: startWriteback},
+		path:   path, fd: fd, direct: o.Direct, readOnly: o.ReadOnly,
 		isBlock: kind == unix.S_IFBLK, bounce: make(chan []byte, bounceIdle),
 	}
 	if err := d.prepare(o, st); err != nil {

@@ -66,6 +66,8 @@ type fileDevice struct {
 	// that the lost data is safe.
 	syncErr atomic.Pointer[error]
 
+	stream stream // of long writes
+
 	noDsync  atomic.Bool // pwritev2(RWF_DSYNC) is not there: write, then sync
 	noPunch  atomic.Bool // fallocate(PUNCH_HOLE) is not there
 	noZero   atomic.Bool // fallocate(ZERO_RANGE) is not there
@@ -194,6 +196,11 @@ func (d *fileDevice) WriteAt(p []byte, off int64) (int, error) {
 	}
 	defer d.open.RUnlock()
 	n, err := d.write(p, off, false)
+	if err == nil && !d.direct {
+		if err = d.stream.wrote(d.fd, off, int64(n)); err != nil {
+			err = d.keepSyncError(err)
+		}
+	}
 	if err != nil {
 		return n, d.ioError("write", off, int64(len(p)), err)
 	}
