@@ -140,8 +140,13 @@ func (r *Resource) whenPinged(f func()) {
 	}
 }
 
+// pinged: the answer has come. The timer that runs may be the pong's, which has
+// nothing to do any more: another one replaces it.
 func (r *Resource) pinged() {
-	r.stopTimer(timerPong)
+	if r.timers[timerPong] != 0 {
+		r.stopTimer(timerPong)
+		r.timerSet = 0
+	}
 	waiters := r.pingWaiters
 	r.pingWaiters = nil
 	for _, f := range waiters {

@@ -274,7 +274,7 @@ func (e *Engine) stepCold(b *batch, a *replication.Action) {
 			v.syncs <- struct{}{}
 		}
 	case replication.SetTimer:
-		e.timer.Reset(time.Duration(max(a.At-e.now(), 0)) * time.Millisecond)
+		e.timer.Reset(together(time.Duration(max(a.At-e.now(), 0))*time.Millisecond, time.Since(epoch)))
 	case replication.Disconnect:
 		if l := e.link; l != nil {
 			e.link = nil
@@ -501,6 +501,26 @@ func (e *Engine) event(ev replication.Event) {
 	e.mu.Unlock()
 	e.finish(b)
 	e.freeBatch(b)
+}
+
+// A timer of coarseFrom or more is due at the next multiple of timerGrid since
+// epoch: those of hundreds of idle resources then wake the process together, and
+// the peer's with it.
+const (
+	coarseFrom = 2 * time.Second
+	timerGrid  = 250 * time.Millisecond
+)
+
+var epoch = time.Now()
+
+// together is how long a timer that is due in so long waits at the time now
+// since epoch.
+func together(in, now time.Duration) time.Duration {
+	if in < coarseFrom {
+		return in
+	}
+	due := now + in
+	return (due+timerGrid-1)/timerGrid*timerGrid - now
 }
 
 func (e *Engine) timerFired() {
