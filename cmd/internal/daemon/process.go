@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -119,17 +118,6 @@ const (
 	heapPerResourceBytes = 640 << 10
 	gcPercent            = 50 // our own: a small heap collects often but cheaply
 )
-
-// tuneMemory sets the garbage collector's limit for a node with resources that
-// hold storageBytes. GOGC and GOMEMLIMIT in the environment win.
-func tuneMemory(resources int, storageBytes uint64) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(heapBaseBytes + int64(storageBytes>>30)*heapPerGiBBytes + int64(max(resources-fewResources, 0))*heapPerResourceBytes)
-	}
-}
 
 // minProcs is the least number of Go's processors. One that waits in a durable
 // write, or in any on an O_DIRECT disk without aio, stays taken for a while: with
