@@ -54,7 +54,7 @@ func rows(isolated, quick bool) (all []row) {
 		extra(workload(result.OpRead, result.PatternRandom, 4096, depth, 1, buffered), compared...)
 	}
 	extra(mixed(70, result.PatternRandom, 4096, 32, 1, buffered), compared...)
-	for _, depth := range []int{2, 4, 8, 16, 64, 128} {
+	for _, depth := range []int{4, 16, 128} {
 		extra(workload(result.OpWrite, result.PatternRandom, 4096, depth, 1, buffered), compared...)
 	}
 	return all
