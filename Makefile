@@ -166,9 +166,9 @@ cover: ## test coverage by package; cover.out for `go tool cover -html=cover.out
 	@$(GO) tool cover -func=cover.out | tail -1
 
 .PHONY: bench
-bench: build ## speed and memory beside QEMU's network RAID-1 and nbdcopy: a table, and a report below build/bench
+bench: build ## speed and memory beside QEMU's network RAID-1 and nbdcopy, in ROUNDS=5: a table, and a report below build/bench (20 minutes)
 	@$(BOOTSTRAP) bench
-	bin/pollux-bench run -out build/bench
+	bin/pollux-bench run -rounds $(ROUNDS) -out build/bench
 
 .PHONY: bench-compare
 bench-compare: build ## is this tree faster or slower than BASE=rev? Both in turns, ROUNDS=5, with confidence intervals (2 minutes)
