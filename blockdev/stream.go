@@ -36,7 +36,7 @@ func (s *stream) wrote(fd int, off, length int64) error {
 	}
 	err := s.begin(fd, off, length)
 	switch err {
-	case nil, unix.EINTR, unix.EAGAIN, unix.ENOMEM:
+	case nil, unix.EINTR, unix.EAGAIN, unix.ENOMEM: //nolint:errorlint // a bare errno
 		return nil // the kernel will write it when it sees fit
 	case unix.ENOSYS, unix.EINVAL, unix.ESPIPE, unix.EPERM, unix.EOPNOTSUPP:
 		s.off.Store(true)
