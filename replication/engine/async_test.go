@@ -65,6 +65,7 @@ func asyncPair(t *testing.T) (a *node, last *atomic.Pointer[changed], many *atom
 	a.await("first sync", inSync)
 	b.await("first sync", inSync)
 	if last.Load() == nil {
+		// What is tested does not exist there: workers do it all.
 		t.Skip("the file system or the kernel has no O_DIRECT or no aio")
 	}
 	return a, last, many
@@ -184,6 +185,7 @@ func TestAsyncSyncError(t *testing.T) {
 			t.Fatal(e)
 		}
 		if last == nil {
+			// As above.
 			t.Skip("the file system or the kernel has no O_DIRECT or no aio")
 		}
 		p := dialRaw(n, kernelFeatures)

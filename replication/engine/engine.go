@@ -505,7 +505,7 @@ func (e *Engine) event(ev replication.Event) {
 
 // A timer of coarseFrom or more is due at the next multiple of timerGrid since
 // epoch: those of hundreds of idle resources then wake the process together, and
-// the peer's with it.
+// the peer's with it. What the core wants just behind such a timer is as late.
 const (
 	coarseFrom = 2 * time.Second
 	timerGrid  = 250 * time.Millisecond

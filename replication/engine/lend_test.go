@@ -87,7 +87,7 @@ func TestLentFreed(t *testing.T) {
 		if other := l.pool.get(256 << 10); &other[0] == &b[0] {
 			return
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) // as above: nothing tells of a buffer's return
 	}
 	t.Error("the buffer that was sent never came back to the pool")
 }

@@ -198,7 +198,7 @@ func TestPerfSeesCongestion(t *testing.T) {
 		got += n
 	}
 	for o.size() > 0 { // the sender has to look at the clock
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) // nothing tells when it has
 	}
 	now := perf.Now()
 	for _, p := range []perf.Point{perf.AckRead, perf.Acked, perf.Completed} {

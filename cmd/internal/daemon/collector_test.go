@@ -35,6 +35,7 @@ func TestLimitAboveLiveHeap(t *testing.T) {
 	defer goLimit.allow(math.MaxInt64 / 2)
 	tuneMemory(0, 0)
 	used := make([]byte, 64<<20)
+	// Finalizers run some time after a collection: nothing tells when, so it is looked for.
 	await := func(what string, ok func(limit int64) bool) {
 		t.Helper()
 		for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {

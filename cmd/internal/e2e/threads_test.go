@@ -24,6 +24,7 @@ func TestTimerSlack(t *testing.T) {
 		switch {
 		case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ESRCH): // it has ended
 		case errors.Is(err, os.ErrPermission), errors.Is(err, syscall.EINVAL):
+			// Needs CAP_SYS_NICE for another process's threads (proc(5)).
 			t.Skipf("another thread's timer slack cannot be read here: %v", err)
 		case err != nil:
 			t.Fatal(err)
