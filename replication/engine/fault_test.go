@@ -17,7 +17,8 @@ import (
 type faults struct {
 	mu                sync.Mutex
 	read, write, sync bool
-	below             int64 // only requests that begin below are hit: not the metadata
+	below             int64         // only requests that begin below are hit: not the metadata
+	slow              time.Duration // a read takes as much longer
 }
 
 // faulty is a device whose operations fail on demand.
@@ -41,6 +42,9 @@ func (f *faults) fails(flag *bool, off int64) bool {
 func (f *faulty) ReadAt(p []byte, off int64) (int, error) {
 	if f.faults.fails(&f.faults.read, off) {
 		return 0, syscall.EIO
+	}
+	if f.faults.slow > 0 && off < f.faults.below {
+		time.Sleep(f.faults.slow) // a busy disk
 	}
 	return f.Device.ReadAt(p, off)
 }

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
 	"github.com/pollux-project/pollux/protocol/drbd/wiretest"
@@ -123,6 +124,16 @@ func TestEndDoesNotOvertakeAGrant(t *testing.T) {
 			r.mustPass()
 		})
 	}
+}
+
+// TestResyncOfABusyDisk: the kernel's answers to resync requests came before the
+// writes that programs made meanwhile. Here the disk takes its time, and they
+// come after them.
+func TestResyncOfABusyDisk(t *testing.T) {
+	t.Parallel()
+	r := newReplay(t, "s26-write-during-sync", "A")
+	r.faults.slow = 3 * time.Millisecond
+	r.mustPass()
 }
 
 func newReplay(t *testing.T, name, me string) *replayed {

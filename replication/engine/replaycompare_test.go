@@ -263,7 +263,7 @@ func (r *replayed) expect(e wiretest.Event) {
 			r.provoke(e, h)
 		}
 		c := r.peer.conn(e.Socket)
-		if i < 0 && len(*q) > 0 && !r.mayPass((*q)[0], h) {
+		if i < 0 && len(*q) > 0 && !r.mayPass((*q)[0], e, h) {
 			r.stopf("the engine sends %v, the kernel sent %v: %x", (*q)[0].header.Command, h.Command, (*q)[0].payload[:min(64, len((*q)[0].payload))])
 		}
 		if i < 0 && (c == nil || c.ended) {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"encoding/binary"
 	"strings"
 
 	"github.com/pollux-project/pollux/protocol/drbd"
@@ -15,7 +16,7 @@ func (r *replayed) find(e wiretest.Event, h drbd.Header) int {
 		if g.header.Command == h.Command && g.header.Volume == h.Volume && r.isFor(e, h, g) {
 			return i
 		}
-		if !r.mayPass(g, h) {
+		if !r.mayPass(g, e, h) {
 			return -1
 		}
 	}
@@ -29,16 +30,44 @@ var unordered = map[drbd.Command]bool{
 }
 
 // mayPass reports whether the kernel's packet h may be found behind g: what is
-// about different volumes, answers to blocks, and writes that are under way
-// together.
-func (r *replayed) mayPass(g heard, h drbd.Header) bool {
+// about different volumes, answers to blocks, writes that are under way
+// together, and a write beside the answer for other blocks: that one waits for
+// the disk.
+func (r *replayed) mayPass(g heard, e wiretest.Event, h drbd.Header) bool {
+	a, b := g.header.Command, h.Command
 	switch {
 	case g.header.Volume != h.Volume:
 		return true
-	case unordered[g.header.Command] && unordered[h.Command]:
+	case unordered[a] && unordered[b]:
 		return true
+	case isWrite(a) && readsBlocks[b], readsBlocks[a] && isWrite(b):
+		return !r.overlap(g, e, h)
 	}
-	return r.parallel() && isWrite(g.header.Command) && isWrite(h.Command)
+	return r.parallel() && isWrite(a) && isWrite(b)
+}
+
+// readsBlocks are the answers that wait for a disk's read.
+var readsBlocks = map[drbd.Command]bool{drbd.CmdRSDataReply: true, drbd.CmdOVReply: true, drbd.CmdRSDeallocated: true}
+
+// overlap reports whether both packets are about the same blocks.
+func (r *replayed) overlap(g heard, e wiretest.Event, h drbd.Header) bool {
+	first, end := r.blocks(g.header, g.payload)
+	from, to := r.blocks(h, e.Payload)
+	return first < to && from < end
+}
+
+// blocks are the bytes on the device that a write or an answer is about.
+func (r *replayed) blocks(h drbd.Header, payload []byte) (from, to int64) {
+	from = drbd.Sector(binary.BigEndian.Uint64(payload)).Bytes()
+	switch h.Command {
+	case drbd.CmdRSDeallocated:
+		return from, from + int64(binary.BigEndian.Uint32(payload[8:]))
+	case drbd.CmdOVReply: // a digest follows, not the data
+		return from, from + int64(binary.BigEndian.Uint32(payload[16:]))
+	case drbd.CmdTrim, drbd.CmdZeroes:
+		return from, from + int64(binary.BigEndian.Uint32(payload[24:]))
+	}
+	return from, from + int64(h.Length) - 24 - int64(r.ownDigestSize())
 }
 
 func isWrite(c drbd.Command) bool {
