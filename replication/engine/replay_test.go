@@ -94,7 +94,7 @@ func TestReplay(t *testing.T) {
 		}
 	}
 	for name := range fields {
-		if granted[name] == 0 {
+		if granted[name] == 0 && !byChance[name] {
 			t.Errorf("the field %q never differs", name)
 		}
 	}
