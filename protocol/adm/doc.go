@@ -19,6 +19,10 @@
 // are refused so that an option of a newer client (say, "force") is never
 // dropped in silence. In responses they are ignored: newer daemons may add some.
 //
+// polluxha answers on a socket of its own with the same lines: an [HARequest] from
+// the client; then, from a command that takes its time, [HAMessage] lines with
+// progress, and one with the answer. Its event stream is made of [HAEvent] lines.
+//
 // Version is raised when an old client would misread a new daemon or the
 // other way round. Additions to responses and events don't raise it.
 package adm
