@@ -53,6 +53,12 @@ const (
 	CmdDiskOptions      Command = "disk-options"     // one volume or all; Options, SetDefaults
 	CmdNetOptions       Command = "net-options"      // Options, SetDefaults
 	CmdForget           Command = "forget"           // a resource that is down and that no file defines for Pollux any more
+	CmdPromiseTerm      Command = "promise-term"     // Term: no write of a lower one is accepted from now on
+	CmdFreeze           Command = "freeze"           // reads and writes wait until thaw, or until this node has a new term
+	CmdThaw             Command = "thaw"             // ends freeze; what the terms freeze stays frozen
+	CmdLease            Command = "lease"            // LeaseMS: without another one by then, and without the peer, as freeze
+	CmdExport           Command = "export"           // Incarnation -> Exports; ends the exports of any other
+	CmdUnexport         Command = "unexport"         // Incarnation, or "" for whatever there is
 )
 
 // NeedsResource reports whether a request with c must name a resource, and
@@ -63,7 +69,8 @@ func (c Command) NeedsResource() (needs, known bool) {
 		return false, true
 	case CmdPerf, CmdUp, CmdDown, CmdAdjust, CmdAttach, CmdDetach, CmdConnect, CmdDisconnect, CmdPrimary,
 		CmdSecondary, CmdInvalidate, CmdInvalidateRemote, CmdOutdate, CmdResumeIO, CmdSuspendIO,
-		CmdVerify, CmdPauseSync, CmdResumeSync, CmdResize, CmdNewCurrentUUID, CmdDiskOptions, CmdNetOptions, CmdForget:
+		CmdVerify, CmdPauseSync, CmdResumeSync, CmdResize, CmdNewCurrentUUID, CmdDiskOptions, CmdNetOptions, CmdForget,
+		CmdPromiseTerm, CmdFreeze, CmdThaw, CmdLease, CmdExport, CmdUnexport:
 		return true, true
 	}
 	return false, false
@@ -102,6 +109,38 @@ type Args struct {
 	SkipNet  bool `json:"skip_net,omitempty"`  // adjust: leave connection and net options alone
 
 	Reset bool `json:"reset,omitempty"` // perf: later answers count from now on
+
+	// Term is an arbiter's: of promise-term, and of primary, where 0 is the plain
+	// command of an operator. Sole says that the arbiter's record for it names no
+	// other copy.
+	Term uint64 `json:"term,omitempty"`
+	Sole bool   `json:"sole,omitempty"`
+	// Confirm is the resource's name once more, from an operator who forces a
+	// managed resource.
+	Confirm string `json:"confirm,omitempty"`
+	// Incarnation is one start of what uses the volumes: see ValidIncarnation.
+	Incarnation string `json:"incarnation,omitempty"`
+	// LeaseMS is how long the lease lasts from now, in milliseconds; 0 ends its
+	// effect. See CmdLease.
+	LeaseMS uint64 `json:"lease_ms,omitempty"`
+}
+
+// MaxLeaseMS is the longest lease that can be told: a day.
+const MaxLeaseMS = 24 * 3600 * 1000
+
+// maxIncarnation bounds an incarnation, in bytes.
+const maxIncarnation = 64
+
+// ValidIncarnation reports whether s names an incarnation: 1 to 64 letters,
+// digits, dots, hyphens and underscores.
+func ValidIncarnation(s string) bool {
+	return s != "" && len(s) <= maxIncarnation && strings.Trim(s, "-._0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") == ""
+}
+
+// Exports is the answer to CmdExport.
+type Exports struct {
+	Incarnation string         `json:"incarnation"`
+	Names       map[int]string `json:"names"` // of each volume's export
 }
 
 // Validate reports the first thing wrong with r, as a *ProtocolError.
@@ -117,6 +156,10 @@ func (r *Request) Validate() error {
 		return &ProtocolError{What: fmt.Sprintf("command %q without a resource", r.Cmd)}
 	case len(r.Resource) > maxName || strings.ContainsAny(r.Resource, "\x00\n"):
 		return &ProtocolError{What: fmt.Sprintf("resource name %q", clip(r.Resource))}
+	case r.Cmd == CmdExport && !ValidIncarnation(r.Args.Incarnation), r.Args.Incarnation != "" && !ValidIncarnation(r.Args.Incarnation):
+		return &ProtocolError{What: fmt.Sprintf("incarnation %q: want 1 to %d letters, digits, dots, hyphens and underscores", clip(r.Args.Incarnation), maxIncarnation)}
+	case r.Args.LeaseMS > MaxLeaseMS:
+		return &ProtocolError{What: fmt.Sprintf("lease of %d ms, at most %d are taken", r.Args.LeaseMS, MaxLeaseMS)}
 	case r.Volume != nil && (*r.Volume < 0 || *r.Volume > 65535):
 		return &ProtocolError{What: fmt.Sprintf("volume %d is not within 0..65535", *r.Volume)}
 	}

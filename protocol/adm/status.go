@@ -1,11 +1,15 @@
 package adm
 
-import "time"
+import (
+	"strconv"
+	"time"
+)
 
 // Status is the answer to CmdStatus. Its JSON names are stable.
 type Status struct {
 	Node      string     `json:"node"`
-	Resources []Resource `json:"resources"` // sorted by name
+	BootID    string     `json:"boot_id,omitempty"` // of the machine: another one after each reboot
+	Resources []Resource `json:"resources"`         // sorted by name
 }
 
 // Whether a resource runs.
@@ -40,7 +44,21 @@ type Resource struct {
 	Address       string     `json:"address,omitempty"`      // this node's, ADDRESS:PORT
 	PeerAddress   string     `json:"peer_address,omitempty"` // the peer's
 	Changed       []string   `json:"changed,omitempty"`      // options in force that differ from the file's
+	Manager       string     `json:"manager,omitempty"`      // "internal" or "pacemaker"; "": none
+	Incarnation   string     `json:"incarnation,omitempty"`  // that the volumes are exported to
+	Lease         string     `json:"lease,omitempty"`        // "", "running", or "over": reads wait, too, while the peer is away
+	Loss          *Loss      `json:"loss,omitempty"`         // nil if what protocol A or B may lose is not bounded
 	Volumes       []Volume   `json:"volumes,omitempty"`      // sorted by number
+}
+
+// Loss is what a failover could lose under protocol A or B, and its bounds; all
+// sizes are of writes that the peer has not acknowledged.
+type Loss struct {
+	MaxBytes   uint64 `json:"max_bytes"`
+	MaxSeconds uint64 `json:"max_seconds"`
+	Bytes      uint64 `json:"bytes"`
+	AgeMS      int64  `json:"age_ms"` // of the oldest; 0 if there is none
+	Holds      bool   `json:"holds"`  // answers wait: a bound is reached
 }
 
 // TLS is how a connection with net option tls is protected; all fields are
@@ -103,6 +121,17 @@ type Volume struct {
 	Epochs         int       `json:"epochs"`                     // of the peer's writes
 	WriteOrder     string    `json:"write_order,omitempty"`      // f: flush, d: drain
 	AttachProblem  string    `json:"attach_problem,omitempty"`   // why there is no BlockDevice
+}
+
+// Generation is the current UUID with bit 0, which says that it is a Primary's,
+// cleared: equal on both nodes if the copies are of one generation. It is 0 for a
+// volume without a disk.
+func (v *Volume) Generation() uint64 {
+	u, err := strconv.ParseUint(v.UUIDs[0], 16, 64)
+	if err != nil {
+		return 0
+	}
+	return u &^ 1
 }
 
 // Resync is the progress of a resync.

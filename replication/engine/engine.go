@@ -265,6 +265,9 @@ func (e *Engine) stepCold(b *batch, a *replication.Action) {
 	switch a.Kind {
 	case replication.WriteMeta:
 		e.volume(a.Volume).metaJobs <- a.Job
+		if a.Job.Term != nil { // promise, term, mark or generation: no state word says so
+			e.events.publish(Event{Resource: e.cfg.Resource, Volume: int(a.Volume), Kind: "term"})
+		}
 	case replication.SyncData:
 		if v := e.volume(a.Volume); b.isReader && e.core.ReceivePaused() && !v.mayHang.Load() {
 			b.syncs = append(b.syncs, v)

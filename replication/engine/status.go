@@ -170,7 +170,7 @@ func verifyStatus(v *replication.VerifySnapshot) *VerifyStatus {
 type Event struct {
 	Resource string
 	Volume   int
-	Kind     string // "state", "report", "handler"
+	Kind     string // "state", "report", "handler", "term"
 	From, To drbd.State
 	Text     string
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -31,9 +32,12 @@ func (a *app) controlCommands() []*cobra.Command {
 		cmd(adm.CmdPrimary, groupDaily, "make this node the one that may write",
 			"Only one node can be Primary, and it needs up to date data.\n\n"+
 				"--force makes this node's data the valid one, whatever it is: right for the first sync of new disks, and to go on\n"+
-				"without the peer when it is lost. What the other node has written since is then thrown away.", "force"),
+				"without the peer when it is lost. What the other node has written since is then thrown away.\n\n"+
+				"--term is the word of an arbiter, as polluxha passes it on: this node owns that term now, alone with --sole.\n"+
+				"For experts: a term that no arbiter gave can let two nodes write.", "force", "term", "sole"),
 		cmd(adm.CmdSecondary, groupDaily, "give up the Primary role",
 			"Refused while a client holds a volume open."),
+		a.promiseCommand(),
 		cmd(adm.CmdConnect, groupDaily, "connect to the peer",
 			"After a split brain, on the node whose changes are to be lost: connect --discard-my-data; on the other: connect.", "discard-my-data", "tentative"),
 		cmd(adm.CmdDisconnect, groupDaily, "end the connection to the peer",
@@ -61,6 +65,16 @@ func addControlFlag(co *cobra.Command, c adm.Command, name string, args *adm.Arg
 			f.BoolVarP(&args.Force, "overwrite-data-of-peer", "o", false, "older name of --force")
 			co.Flag("overwrite-data-of-peer").Hidden = true
 		}
+	case "term":
+		f.Uint64Var(&args.Term, "term", 0, "as the owner of this term, which an arbiter gave")
+	case "sole":
+		f.BoolVar(&args.Sole, "sole", false, "with --term: the arbiter's record names no other copy, so this node may write alone")
+		co.PreRunE = func(*cobra.Command, []string) error {
+			if args.Sole && args.Term == 0 {
+				return &cobraUsage{fmt.Errorf("%s: --sole is about a term: --term=TERM is missing", c)}
+			}
+			return nil
+		}
 	case "discard-my-data":
 		f.BoolVar(&args.DiscardMyData, "discard-my-data", false, "give up what this node wrote since the split brain")
 	case "skip-disk":
@@ -70,6 +84,34 @@ func addControlFlag(co *cobra.Command, c adm.Command, name string, args *adm.Arg
 	case "tentative":
 		f.BoolVar(&args.Tentative, "tentative", false, "only negotiate, and log what would happen")
 	}
+}
+
+// promiseCommand is promise-term, whose last argument is the term.
+func (a *app) promiseCommand() *cobra.Command {
+	co := a.resourceCommand(string(adm.CmdPromiseTerm), groupData, "refuse the writes of every lower term from now on",
+		"What polluxha does on both nodes before one of them takes over. It is on disk when the command ends, and can't be\n"+
+			"taken back: a term only grows. A Primary with a lower one is cut off. For experts.", nil)
+	co.Use = string(adm.CmdPromiseTerm) + " {RESOURCE|all}... TERM"
+	co.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) < 2 {
+			return &cobraUsage{errors.New("promise-term: expected a resource and a term")}
+		}
+		last := len(args) - 1
+		term, err := strconv.ParseUint(args[last], 10, 64)
+		if err != nil || term == 0 {
+			return &cobraUsage{fmt.Errorf("promise-term: found %q, expected a term: a number from 1", args[last])}
+		}
+		ts, err := a.targets(args[:last])
+		if err != nil {
+			return err
+		}
+		var errs []error
+		for _, t := range ts {
+			errs = append(errs, a.control(cmd.Context(), adm.CmdPromiseTerm, t, adm.Args{Term: term}))
+		}
+		return a.worst(errs)
+	}
+	return co
 }
 
 // control asks the daemon for one command.
@@ -87,7 +129,7 @@ func (a *app) control(ctx context.Context, c adm.Command, t target, args adm.Arg
 		return err
 	}
 	defer cl.close()
-	if err := cl.call(ctx, req, nil); err != nil || c != adm.CmdPrimary {
+	if err := cl.call(ctx, req, nil); err != nil || c != adm.CmdPrimary || args.Term > 0 {
 		return err
 	}
 	return a.warnAlone(ctx, cl, t)
@@ -123,6 +165,7 @@ func describe(c adm.Command, t target, args adm.Args) string {
 		{args.SkipDisk, "--skip-disk"},
 		{args.SkipNet, "--skip-net"},
 		{args.Reset, "--reset"},
+		{args.Sole, "--sole"},
 	} {
 		if o.on {
 			s += " " + o.name
@@ -130,6 +173,12 @@ func describe(c adm.Command, t target, args adm.Args) string {
 	}
 	if words := describeOptions(args); words != "" {
 		s += " " + words
+	}
+	if args.Term > 0 {
+		if c == adm.CmdPromiseTerm {
+			return fmt.Sprintf("%s %s %d", s, t, args.Term)
+		}
+		s += fmt.Sprintf(" --term=%d", args.Term)
 	}
 	return s + " " + t.String()
 }

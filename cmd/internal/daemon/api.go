@@ -16,6 +16,9 @@ type engineAPI interface {
 	Connect(discardMyData, tentative bool) error
 	Disconnect(force bool) error
 	Primary(force bool) error
+	// PromiseTerm and PrimaryWithTerm are an arbiter's (docs/adr/0008-terms.md).
+	PromiseTerm(term uint64) error
+	PrimaryWithTerm(term uint64, sole bool) error
 	Secondary() error
 	Invalidate(vol int) error
 	InvalidateRemote(vol int) error

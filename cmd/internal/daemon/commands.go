@@ -72,11 +72,13 @@ func (r *resource) execute(req adm.Request) error {
 	case adm.CmdDisconnect:
 		return eng.Disconnect(req.Args.Force)
 	case adm.CmdPrimary:
-		if err := eng.Primary(req.Args.Force); err != nil {
+		if err := r.primary(eng, req.Args); err != nil {
 			return err
 		}
 		r.syncDevices()
 		return nil
+	case adm.CmdPromiseTerm:
+		return eng.PromiseTerm(req.Args.Term)
 	case adm.CmdSecondary:
 		return r.secondary(eng)
 	case adm.CmdOutdate:
@@ -89,6 +91,14 @@ func (r *resource) execute(req adm.Request) error {
 		return eng.SuspendIO()
 	}
 	return &adm.Error{Exit: adm.ExitEnvironment, Text: fmt.Sprintf("%s: polluxd has no command %q", r.name, req.Cmd)}
+}
+
+// primary promotes: under an arbiter's term, or as the operator wants.
+func (r *resource) primary(eng engineAPI, args adm.Args) error {
+	if args.Term == 0 {
+		return eng.Primary(args.Force)
+	}
+	return eng.PrimaryWithTerm(args.Term, args.Sole)
 }
 
 // secondary demotes. The block devices are made read-only first, which is
@@ -242,7 +252,7 @@ func (d *Daemon) hello() adm.Hello {
 }
 
 func (d *Daemon) status(name string) (adm.Status, error) {
-	st := adm.Status{Node: d.currentSettings().NodeName, Resources: []adm.Resource{}}
+	st := adm.Status{Node: d.currentSettings().NodeName, BootID: d.bootID, Resources: []adm.Resource{}}
 	for _, r := range d.sorted() {
 		if name == "" || r.name == name {
 			st.Resources = append(st.Resources, r.status())

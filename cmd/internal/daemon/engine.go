@@ -185,8 +185,16 @@ func (r *runningEngine) Connect(discardMyData, tentative bool) error {
 	return r.refusal(r.e.Connect(engine.ConnectOptions{DiscardMyData: discardMyData, Tentative: tentative}))
 }
 
-func (r *runningEngine) Disconnect(force bool) error    { return r.refusal(r.e.Disconnect(force)) }
-func (r *runningEngine) Primary(force bool) error       { return r.refusal(r.e.Primary(force)) }
+func (r *runningEngine) Disconnect(force bool) error { return r.refusal(r.e.Disconnect(force)) }
+func (r *runningEngine) Primary(force bool) error    { return r.refusal(r.e.Primary(force)) }
+func (r *runningEngine) PromiseTerm(term uint64) error {
+	return r.refusal(r.e.PromiseTerm(term))
+}
+
+func (r *runningEngine) PrimaryWithTerm(term uint64, sole bool) error {
+	return r.refusal(r.e.PrimaryWithTerm(term, sole))
+}
+
 func (r *runningEngine) Secondary() error               { return r.refusal(r.e.Secondary()) }
 func (r *runningEngine) Invalidate(vol int) error       { return r.refusal(r.e.Invalidate(vol)) }
 func (r *runningEngine) InvalidateRemote(vol int) error { return r.refusal(r.e.InvalidateRemote(vol)) }

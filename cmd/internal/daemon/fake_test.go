@@ -116,6 +116,14 @@ func (e *fakeEngine) Primary(force bool) error {
 	return e.do(what, func() { e.role = "Primary" })
 }
 
+func (e *fakeEngine) PromiseTerm(term uint64) error {
+	return e.do(fmt.Sprintf("promise-term %d", term), func() {})
+}
+
+func (e *fakeEngine) PrimaryWithTerm(term uint64, sole bool) error {
+	return e.do(fmt.Sprintf("primary-with-term %d %t", term, sole), func() { e.role = "Primary" })
+}
+
 func (e *fakeEngine) Secondary() error {
 	if e.isOpen() {
 		return heldOpen(e.spec.Name)

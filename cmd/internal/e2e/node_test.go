@@ -348,6 +348,9 @@ func (n *node) call(req adm.Request, data any) error {
 	if err := resp.Err(); err != nil {
 		return err
 	}
+	if data == nil {
+		return nil
+	}
 	return json.Unmarshal(resp.Data, data)
 }
 
