@@ -7,14 +7,12 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
 
+	"github.com/pollux-project/pollux/cmd/internal/service"
 	"github.com/pollux-project/pollux/protocol/adm"
 )
 
@@ -45,61 +43,11 @@ type adminServer struct {
 // listenAdmin opens the control socket at path with mode 0600. A socket file
 // that nobody listens on any more is replaced; one that answers is refused.
 func listenAdmin(path string) (*net.UnixListener, error) {
-	l, err := listenPrivate(path)
+	l, err := service.ListenPrivate(path)
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
 	return l, nil
-}
-
-// listenPrivate makes a unix socket that nobody else can connect to.
-func listenPrivate(path string) (*net.UnixListener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, err
-	}
-	if err := removeStaleSocket(path); err != nil {
-		return nil, err
-	}
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		// Linux gives the file the mode of the socket's own inode: there is no
-		// moment at which others could connect, whatever the umask.
-		var err error
-		if cerr := c.Control(func(fd uintptr) { err = syscall.Fchmod(int(fd), 0o600) }); cerr != nil {
-			return cerr
-		}
-		return err
-	}}
-	l, err := lc.Listen(context.Background(), "unix", path)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return nil, err
-	}
-	return l.(*net.UnixListener), nil
-}
-
-// removeStaleSocket removes the socket file that a killed process left.
-func removeStaleSocket(path string) error {
-	fi, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	case fi.Mode()&os.ModeSocket == 0:
-		return fmt.Errorf("%s exists and is not a socket", path)
-	}
-	conn, err := net.Dial("unix", path)
-	if err == nil {
-		conn.Close()
-		return fmt.Errorf("%s is in use by another process", path)
-	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return err
-	}
-	return os.Remove(path)
 }
 
 func newAdminServer(d *Daemon, l *net.UnixListener) *adminServer {

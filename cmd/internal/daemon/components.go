@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/pollux-project/pollux/cmd/internal/service"
 	"github.com/pollux-project/pollux/conf"
 )
 
@@ -39,7 +40,7 @@ type component struct {
 // for the next start in the same boot (failover: a former Primary).
 func (d *Daemon) components(s *conf.Daemon) []component {
 	return []component{
-		{"state directory", func() (func(), error) { return lockStateDir(s.StateDir) }},
+		{"state directory", func() (func(), error) { return service.LockStateDir(s.StateDir, "polluxd") }},
 		{"commands", func() (func(), error) {
 			l, err := listenAdmin(s.ControlSocket)
 			if err != nil {

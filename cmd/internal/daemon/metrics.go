@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/pollux-project/pollux/cmd/internal/service"
 	"github.com/pollux-project/pollux/conf"
 	"github.com/pollux-project/pollux/internal/perf"
 	"github.com/pollux-project/pollux/protocol/adm"
@@ -275,7 +276,7 @@ func (d *Daemon) startMetrics(m conf.Metrics) (stop func(), err error) {
 
 func listenMetrics(network, address string) (net.Listener, error) {
 	if network == "unix" {
-		return listenPrivate(address)
+		return service.ListenPrivate(address)
 	}
 	return net.Listen(network, address)
 }

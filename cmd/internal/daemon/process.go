@@ -1,11 +1,9 @@
 package daemon
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"runtime"
-	"strings"
 	"syscall"
 
 	"github.com/rs/zerolog"
@@ -138,46 +136,4 @@ func tuneScheduler() {
 	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < want {
 		runtime.GOMAXPROCS(want)
 	}
-}
-
-// bootID identifies this boot of the machine. A former Primary behaves
-// differently after a restart of the daemon than after one of the machine.
-func bootID() (string, error) {
-	const path = "/proc/sys/kernel/random/boot_id"
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return "", fmt.Errorf("boot id: %w", err)
-	}
-	id := strings.TrimSpace(string(b))
-	if id == "" {
-		return "", fmt.Errorf("boot id: %s is empty", path)
-	}
-	return id, nil
-}
-
-// lockStateDir creates dir if need be and claims it for this process. The
-// claim ends with the process, however that ends.
-func lockStateDir(dir string) (release func(), err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
-	path := dir + "/polluxd.lock"
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		defer f.Close()
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("state directory: lock %s: %w", path, err)
-		}
-		holder := make([]byte, 16)
-		n, _ := f.ReadAt(holder, 0) // who it is only decorates the message
-		return nil, fmt.Errorf("state directory %s: another polluxd (process %s) uses it", dir,
-			strings.TrimSpace(string(holder[:n])))
-	}
-	if err := f.Truncate(0); err == nil {
-		fmt.Fprintf(f, "%d\n", os.Getpid()) // for people only: the lock is what counts
-	}
-	return func() { _ = f.Close() }, nil // the lock is let go with it
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 
 	"github.com/pollux-project/pollux/blockdev/attach"
 	"github.com/pollux-project/pollux/blockdev/export"
+	"github.com/pollux-project/pollux/cmd/internal/service"
 	"github.com/pollux-project/pollux/conf"
 )
 
@@ -56,7 +56,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stdout, "polluxd %s\n", Version)
 		return exitOK
 	}
-	path, named, err := SettingsPath(*config)
+	path, named, err := service.SettingsPath(*config)
 	if err != nil {
 		fmt.Fprintf(stderr, "polluxd: %v\n", err)
 		return exitEnvironment
@@ -75,7 +75,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stdout, "%d resources\n", len(loaded.specs))
 		return exitOK
 	}
-	log, err := newLogger(stderr, loaded.settings.Log.Level, loaded.settings.Log.Format)
+	log, err := service.NewLogger(stderr, loaded.settings.Log.Level, loaded.settings.Log.Format)
 	if err != nil {
 		fmt.Fprintf(stderr, "%s: %v\n", path, err)
 		return exitConfig
@@ -92,21 +92,6 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		return exitEnvironment
 	}
 	return exitOK
-}
-
-// SettingsPath is the absolute path of the pollux.toml to read: flag, else
-// $POLLUX_CONFIG, else the default. named reports whether somebody asked for
-// it, so that it must exist.
-func SettingsPath(flag string) (path string, named bool, err error) {
-	path = flag
-	if path == "" {
-		path = os.Getenv("POLLUX_CONFIG")
-	}
-	if path == "" {
-		return conf.DefaultDaemonFile, false, nil
-	}
-	path, err = filepath.Abs(path)
-	return path, true, err
 }
 
 // Options are for programs that run a daemon inside themselves, tests above all.
@@ -129,7 +114,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	log := zerolog.Nop()
 	if o.Log != nil {
-		if log, err = newLogger(o.Log, loaded.settings.Log.Level, loaded.settings.Log.Format); err != nil {
+		if log, err = service.NewLogger(o.Log, loaded.settings.Log.Level, loaded.settings.Log.Format); err != nil {
 			return err
 		}
 	}
@@ -147,7 +132,7 @@ type hooks struct {
 }
 
 func run(ctx context.Context, l *loadedConfig, log zerolog.Logger, h hooks) error {
-	boot, err := bootID()
+	boot, err := service.BootID()
 	if err != nil {
 		return err
 	}
@@ -204,7 +189,7 @@ func (d *Daemon) wait(ctx context.Context, h hooks) {
 		case <-ctx.Done():
 			return
 		case <-h.reload:
-			d.notify(sd.SdNotifyReloading + "\nMONOTONIC_USEC=" + monotonicMicros())
+			d.notify(sd.SdNotifyReloading + "\nMONOTONIC_USEC=" + service.MonotonicMicros())
 			if err := d.reload(); err != nil {
 				d.log.Error().Err(err).Msg("reload failed: the old configuration stays in force")
 			}
@@ -217,15 +202,6 @@ func (d *Daemon) notify(state string) {
 	if _, err := sd.SdNotify(false, state); err != nil {
 		d.log.Warn().Err(err).Msg("systemd could not be told")
 	}
-}
-
-// monotonicMicros is the clock that systemd's reload protocol wants.
-func monotonicMicros() string {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		return "0"
-	}
-	return strconv.FormatInt(ts.Nano()/1000, 10)
 }
 
 // feedWatchdog tells systemd at half its interval that this process works:

@@ -1,4 +1,4 @@
-package daemon
+package service
 
 import (
 	"fmt"
@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newLogger writes to w: one JSON object a line for machines, or coloured
+// NewLogger writes to w: one JSON object a line for machines, or coloured
 // text for people. format is "json", "console" or "auto": console on a
 // terminal. level is one of zerolog's names.
-func newLogger(w io.Writer, level, format string) (zerolog.Logger, error) {
+func NewLogger(w io.Writer, level, format string) (zerolog.Logger, error) {
 	lvl, err := zerolog.ParseLevel(level)
 	if err != nil || level == "" {
 		return zerolog.Nop(), fmt.Errorf("log level %q: want debug, info, warn or error", level)
