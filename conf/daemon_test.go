@@ -268,7 +268,7 @@ func TestVMRefuses(t *testing.T) {
 }
 
 func FuzzTOML(f *testing.F) {
-	for _, name := range []string{"pollux.toml", "user.toml", "web.vm.toml", "tiny.vm.toml"} {
+	for _, name := range []string{"pollux.toml", "user.toml", "web.vm.toml", "tiny.vm.toml", "sql.vm.toml"} {
 		text, err := os.ReadFile("testdata/examples/" + name)
 		if err != nil {
 			f.Fatal(err)

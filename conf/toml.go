@@ -63,6 +63,9 @@ func (f *tomlFile) checkTypes(v any, t reflect.Type, key []string, at func(...st
 	wrong := func(want string) {
 		f.errorf(at(key...), "%s: found %s, expected %s", toml.Key(key), tomlKind(v), want)
 	}
+	if _, own := reflect.New(t).Interface().(toml.Unmarshaler); own {
+		return // it checks the type itself
+	}
 	if _, text := reflect.New(t).Interface().(encoding.TextUnmarshaler); text {
 		if _, ok := v.(string); !ok {
 			wrong("a text")

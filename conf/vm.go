@@ -3,15 +3,17 @@ package conf
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// VM is the description of a virtual machine, one *.vm.toml file each. The
-// same file has to be on both nodes. Relative paths count from the directory
-// of the file. An unknown key is an error.
+// VM is the description of a virtual machine, one *.vm.toml file each, or of
+// systemd units that take its place. The same file has to be on both nodes.
+// Relative paths count from the directory of the file. An unknown key is an
+// error.
 type VM struct {
 	// name is what commands call the machine: letters, digits, ".", "_" and
 	// "-", at most 48 of them, not beginning with "-" or ".". Required.
@@ -67,6 +69,74 @@ type VM struct {
 	// powered off: a number with "s" or "m". Default: "60s".
 	StopTimeout Duration `toml:"stop-timeout"`
 
+	// start-timeout is how long a start may last until the monitor finds it
+	// well: a number with "s" or "m", at least 1s. Default: "60s".
+	StartTimeout Duration `toml:"start-timeout"`
+
+	// hypervisor is what runs the machine: "qemu". Default: "qemu"; "systemd"
+	// for units.
+	Hypervisor string `toml:"hypervisor"`
+
+	// units are systemd units that run instead of a machine, on the node that
+	// is Primary for resources; they are started in this order and stopped in
+	// the reverse one. None of them may be enabled. The keys of a machine (memory
+	// to graceful, read-only, local-disk) can't be beside them. Default: none.
+	Units []string `toml:"units"`
+
+	// mount lists the volumes that units need mounted; see VMMount. It needs
+	// attach-device in pollux.toml. Default: none.
+	Mounts []VMMount `toml:"mount"`
+
+	// nodes are the two nodes that have the data. Default: the hosts of the
+	// resources.
+	Nodes []string `toml:"nodes"`
+
+	// prefer gives nodes a worth, 0 to 1000000: of two that may start it the
+	// one with more does. Default: all 0.
+	Prefer map[string]int `toml:"prefer"`
+
+	// stickiness is what staying where it runs is worth, in the unit of prefer,
+	// or "infinite". Default: "infinite", 0 with failback = "window".
+	Stickiness Stickiness `toml:"stickiness"`
+
+	// failback says when it goes back to a preferred node that has returned:
+	// "never", "manual" (status says that it could) or "window". It is a planned
+	// move then. Default: "manual".
+	Failback string `toml:"failback"`
+
+	// failback-window is when: see Window. Default: none.
+	FailbackWindow Window `toml:"failback-window"`
+
+	// target-role is "running" or "stopped": what holds until an operator has
+	// said start or stop, which is remembered. Default: "running".
+	TargetRole string `toml:"target-role"`
+
+	// restart says what is done if it dies on a node that is well; see VMRestart.
+	Restart VMRestart `toml:"restart"`
+
+	// monitor says how it is found to be ill; see VMMonitor.
+	Monitor VMMonitor `toml:"monitor"`
+
+	// local-disk lists disks that are not replicated; see VMLocalDisk. They come
+	// behind those of resources. Default: none.
+	LocalDisks []VMLocalDisk `toml:"local-disk"`
+
+	// ips lists addresses that follow it, added before the hooks run and
+	// removed before the Primary role is given up; see VMIP. Default: none.
+	IPs []VMIP `toml:"ips"`
+
+	// hooks are run when something has happened; see Hooks.
+	Hooks Hooks `toml:"hooks"`
+
+	// max-loss-bytes is how much of what was acknowledged a takeover may lose
+	// under protocol A or B, a number with K, M or G: the Primary acknowledges
+	// nothing beyond it. Both bounds are needed there for an automatic takeover.
+	// Default: none.
+	MaxLossBytes Bytes `toml:"max-loss-bytes"`
+
+	// max-loss-seconds is the same as a time, 1 to 86400. Default: none.
+	MaxLossSeconds int `toml:"max-loss-seconds"`
+
 	// File is the absolute path it was read from.
 	File string `toml:"-"`
 
@@ -104,8 +174,14 @@ func (b *Bytes) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// String gives the form that UnmarshalText reads, in MiB.
-func (b Bytes) String() string { return strconv.FormatUint(uint64(b)>>20, 10) + "M" }
+// String gives the form that UnmarshalText reads, in MiB, or in KiB if it is
+// no whole number of MiB.
+func (b Bytes) String() string {
+	if b%(1<<20) != 0 {
+		return strconv.FormatUint(uint64(b)>>10, 10) + "K"
+	}
+	return strconv.FormatUint(uint64(b)>>20, 10) + "M"
+}
 
 // Duration is a time written as "60s", "2m" or "500ms".
 type Duration struct{ time.Duration }
@@ -135,7 +211,14 @@ const (
 // DefaultVM is a description with nothing in it; it lacks a name and
 // resources.
 func DefaultVM() *VM {
-	return &VM{Memory: 512 << 20, VCPUs: 1, Network: "none", Accel: "auto", Graceful: true, StopTimeout: Duration{60 * time.Second}}
+	return &VM{
+		Memory: 512 << 20, VCPUs: 1, Network: "none", Accel: "auto", Graceful: true,
+		StopTimeout: Duration{60 * time.Second}, StartTimeout: Duration{60 * time.Second},
+		Stickiness: StickinessInfinite, Failback: "manual", TargetRole: "running",
+		Restart: VMRestart{Limit: 3, Within: Duration{10 * time.Minute}, BackOff: Duration{5 * time.Second}},
+		Monitor: VMMonitor{Kind: "process", Interval: Duration{10 * time.Second}, Timeout: Duration{5 * time.Second}, Failures: 3},
+		Hooks:   DefaultHooks(),
+	}
 }
 
 // LoadVM reads the description of a VM. The error is an ErrorList, a
@@ -159,13 +242,14 @@ func ParseVM(path string, src []byte) (*VM, error) {
 	for _, p := range []*string{&v.File, &v.Boot.Kernel, &v.Boot.Initrd, &v.Boot.Firmware, &v.Console} {
 		f.absPath(p)
 	}
+	for i := range v.LocalDisks {
+		f.absPath(&v.LocalDisks[i].Path)
+	}
 	v.check(f)
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	if v.MAC == "" {
-		v.MAC = derivedMAC(v.Name)
-	}
+	v.settle(f)
 	return v, nil
 }
 
@@ -181,6 +265,7 @@ func LoadVMs(patterns []string, env Env) ([]*VM, error) {
 	var rep report
 	byName := map[string]*VM{}
 	writer := map[string]*VM{}
+	holder := map[netip.Addr]*VM{}
 	for _, path := range files {
 		v, err := LoadVM(path)
 		if err != nil {
@@ -198,6 +283,12 @@ func LoadVMs(patterns []string, env Env) ([]*VM, error) {
 			if !d.ReadOnly {
 				writer[id] = v
 			}
+		}
+		for _, ip := range v.IPs {
+			if other := holder[ip.Address.Addr()]; other != nil {
+				rep.errorf(v.place("ips"), "ips: %s is an address of VM %s (%s) as well", ip.Address.Addr(), other.Name, other.File)
+			}
+			holder[ip.Address.Addr()] = v
 		}
 		vms = append(vms, v)
 	}
@@ -245,6 +336,7 @@ func parseVolumeName(text string) (name string, volume int, ok bool) {
 func (v *VM) CheckResources(c *Config) error {
 	var rep report
 	pos := v.place("resources")
+	seen := map[string]bool{}
 	for _, d := range v.Disks() {
 		r := c.Resource(d.Resource)
 		if r == nil || !r.Runnable() {
@@ -255,6 +347,10 @@ func (v *VM) CheckResources(c *Config) error {
 		if !slices.ContainsFunc(effectiveVolumes(r, r.Local()), has) {
 			rep.errorf(pos, "resources: resource %q of VM %s has no volume %d", d.Resource, v.Name, d.Volume)
 		}
+		if !seen[r.Name] {
+			v.checkNodes(&rep, r)
+		}
+		seen[r.Name] = true
 	}
 	return rep.err()
 }
@@ -291,6 +387,7 @@ func (v *VM) check(f *tomlFile) {
 	}
 	v.checkNetwork(f)
 	f.oneOf(v.Accel, []string{"auto", "kvm", "tcg"}, "accel")
+	v.checkHA(f)
 	if v.StopTimeout.Duration < 0 || v.StopTimeout.Duration > maxStopTime {
 		f.errorf(f.at("stop-timeout"), "stop-timeout: found %v, expected 0s to %v", v.StopTimeout, maxStopTime)
 	}
