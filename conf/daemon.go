@@ -87,6 +87,9 @@ type Daemon struct {
 	// metrics is where Prometheus finds them; see Metrics.
 	Metrics Metrics `toml:"metrics"`
 
+	// ha is what the failover manager needs of this node; see HA.
+	HA HA `toml:"ha"`
+
 	// resource holds one table per resource, [resource.NAME], with what DRBD's
 	// language has no word for; see ResourceTable. A name that no file defines
 	// is a warning.
@@ -230,6 +233,7 @@ func DefaultDaemon() *Daemon {
 		Log:           Log{Level: "info", Format: "auto"},
 		Perf:          Perf{Sample: DefaultPerfSample},
 		NodeName:      hostname(),
+		HA:            defaultHA(),
 	}
 }
 
@@ -255,6 +259,7 @@ func LoadDaemon(path string) (*Daemon, error) {
 // paths.
 func ParseDaemon(path string, src []byte) (*Daemon, error) {
 	d := DefaultDaemon()
+	d.HA.ClusterFile, d.HA.EtcdDir = "", "" // depend on state-dir
 	f, err := decodeTOML(path, src, d)
 	if err != nil {
 		return nil, err
@@ -269,6 +274,7 @@ func ParseDaemon(path string, src []byte) (*Daemon, error) {
 			f.absPath(&list[i])
 		}
 	}
+	d.HA.absPaths(f, d.StateDir)
 	d.adoptPos, d.resourcePos = map[string]Pos{}, map[string]Pos{}
 	for _, name := range d.Adopt {
 		d.adoptPos[name] = f.at("adopt")
@@ -317,6 +323,7 @@ func (d *Daemon) check(f *tomlFile) {
 		f.errorf(f.at("perf", "sample"), "perf.sample: found %d, expected 0 to %d", n, maxPerfSample)
 	}
 	f.checkMetrics(d)
+	f.checkHA(d)
 	for _, list := range []struct {
 		key      string
 		patterns []string

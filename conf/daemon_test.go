@@ -64,6 +64,8 @@ func TestDaemonDefaults(t *testing.T) {
 	}
 	want.TLS = TLS{Certificate: "/etc/pollux/tls/node.pem", Key: "/etc/pollux/tls/node.key", CA: "/etc/pollux/tls/ca.pem"}
 	want.Metrics = Metrics{Listen: netip.MustParseAddrPort("127.0.0.1:9748")}
+	want.HA.Listen = netip.MustParseAddrPort("10.1.1.31:7790")
+	want.HA.Hooks.OnNodeLost = "/etc/pollux/hooks/node-lost"
 	want.Resource = map[string]ResourceTable{"web-root": {IO: "direct"}}
 	same := []cmp.Option{
 		cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
@@ -85,8 +87,8 @@ func TestDaemonPathsAreRelativeToTheFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := []string{d.StateDir, d.ControlSocket, d.ResourceFiles[0], d.DRBDConf, d.NBD.Socket}
-	if diff := cmp.Diff([]string{"/srv/node/state", "/x/s", "/srv/node/*.res", "", "/srv/node/n.sock"}, got); diff != "" {
+	got := []string{d.StateDir, d.ControlSocket, d.ResourceFiles[0], d.DRBDConf, d.NBD.Socket, d.HA.ClusterFile, d.HA.EtcdDir}
+	if diff := cmp.Diff([]string{"/srv/node/state", "/x/s", "/srv/node/*.res", "", "/srv/node/n.sock", "/srv/node/state/cluster.toml", "/srv/node/state/etcd"}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -120,6 +122,10 @@ func TestDaemonRefuses(t *testing.T) {
 		{"empty path", "state-dir = ''", `p.toml:1:1: state-dir: found an empty path`},
 		{"long socket", "control-socket = '/" + strings.Repeat("x", 120) + "'", `expected at most 107 for a unix socket`},
 		{"one socket twice", "control-socket = '/a'\n[nbd]\nsocket = '/a'", `p.toml:3:1: nbd.socket: found "/a", which is the control socket`},
+		{"ha socket", "[ha]\nsocket = '/run/pollux/polluxd.sock'", `p.toml:2:1: ha.socket: found "/run/pollux/polluxd.sock", which is a socket of polluxd`},
+		{"ha listen", "[ha]\nlisten = '10.1.1.1:0'", `p.toml:2:1: ha.listen: 10.1.1.1:0 has no port`},
+		{"hook timeout", "[ha]\n[ha.hooks]\ntimeout = '1ms'", `p.toml:3:1: ha.hooks.timeout: found 1ms, expected 1s to 1h0m0s`},
+		{"unknown hook", "[ha.hooks]\non-leder = 'x'", `p.toml:2:1: unknown key "ha.hooks.on-leder", did you mean "on-leader"?`},
 		{"node name", "node-name = 'a b'", `p.toml:1:1: node-name: found "a b"`},
 		{"adopt from nothing", "drbd-conf = ''\nadopt = ['r0']", `p.toml:2:1: adopt:`},
 		{"empty pattern", "vm-files = ['']", `vm-files: found an empty text`},
@@ -268,7 +274,7 @@ func TestVMRefuses(t *testing.T) {
 }
 
 func FuzzTOML(f *testing.F) {
-	for _, name := range []string{"pollux.toml", "user.toml", "web.vm.toml", "tiny.vm.toml", "sql.vm.toml"} {
+	for _, name := range []string{"pollux.toml", "user.toml", "web.vm.toml", "tiny.vm.toml", "sql.vm.toml", "cluster.toml"} {
 		text, err := os.ReadFile("testdata/examples/" + name)
 		if err != nil {
 			f.Fatal(err)
@@ -279,6 +285,7 @@ func FuzzTOML(f *testing.F) {
 		for _, parse := range []func() error{
 			func() error { _, err := ParseDaemon("f.toml", text); return err },
 			func() error { _, err := ParseVM("f.toml", text); return err },
+			func() error { return parseClusterTwice(t, text) },
 		} {
 			err := parse()
 			if err == nil || len(text) > maxTOMLBytes {
