@@ -69,7 +69,7 @@ type Cluster struct {
 
 	// leader-ip is an address that the leader of the cluster has, as IP/BITS.
 	// Default: none.
-	LeaderIP HostPrefix `toml:"leader-ip"`
+	LeaderIP IPPrefix `toml:"leader-ip"`
 
 	// leader-interface is the network interface that gets it. Default: the one
 	// that has another address of that network.
@@ -227,19 +227,6 @@ type FenceDevice struct {
 	// see the agent's man page. action and nodename are set by Pollux.
 	// Default: none.
 	Options map[string]string `toml:"options"`
-}
-
-// HostPrefix is an address with its network, "10.1.1.100/24".
-type HostPrefix struct{ netip.Prefix }
-
-// UnmarshalText reads the TOML form.
-func (p *HostPrefix) UnmarshalText(text []byte) error {
-	n, err := netip.ParsePrefix(string(text))
-	if err != nil {
-		return fmt.Errorf("found %q, expected an address and the bits of its network such as 10.1.1.100/24", text)
-	}
-	p.Prefix = n
-	return nil
 }
 
 // DefaultCluster is cluster.toml with nothing in it; it lacks a name, an id and

@@ -140,7 +140,7 @@ func TestClusterRefuses(t *testing.T) {
 		{"relative agent", base + "[[fence]]\nnode='a'\nagent='bin/fence_x'", `or its absolute path`},
 		{"action", base + "[[fence]]\nnode='a'\nagent='fence_x'\n[fence.options]\naction='off'", `fence.options: found "action", which Pollux sets itself`},
 		{"number", base + "[[fence]]\nnode='a'\nagent='fence_x'\n[fence.options]\nlanplus=1", `c.toml:13:1: fence.options.lanplus: found a number, expected a text`},
-		{"leader", "leader-ip='10.0.0.9'\n" + base, `expected an address and the bits of its network`},
+		{"leader", "leader-ip='10.0.0.9'\n" + base, `expected an address with the length of its prefix`},
 		{"leader's interface", "leader-interface='eth0'\n" + base, `c.toml:1:1: leader-interface: found "eth0" without leader-ip`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -3,15 +3,10 @@ package conf
 import (
 	"net/netip"
 	"path/filepath"
-	"time"
 )
 
-// The defaults of the table [ha]. Our own choices.
-const (
-	DefaultHASocket    = "/run/pollux/polluxha.sock"
-	DefaultHookTimeout = 30 * time.Second
-	maxHookTimeout     = time.Hour
-)
+// DefaultHASocket is our own choice.
+const DefaultHASocket = "/run/pollux/polluxha.sock"
 
 // HA is the table [ha] of pollux.toml: what polluxha, the failover manager, needs
 // of this node. What all nodes share is in cluster.toml.
@@ -41,43 +36,13 @@ type HA struct {
 	// Default: etcd in state-dir.
 	EtcdDir string `toml:"etcd-dir"`
 
-	// hooks are programs that are run when something has happened on this node;
-	// see HAHooks. Default: none.
-	Hooks HAHooks `toml:"hooks"`
-}
-
-// HAHooks is the table [ha.hooks] of pollux.toml. Each names a program, which
-// gets one JSON object on its standard input; a VM's own hooks come besides.
-type HAHooks struct {
-	// on-leader and on-follower: this node has become the cluster's leader, or
-	// is not it any more.
-	OnLeader   string `toml:"on-leader"`
-	OnFollower string `toml:"on-follower"`
-
-	// on-node-lost: another node counts as dead.
-	OnNodeLost string `toml:"on-node-lost"`
-
-	// on-promote and on-demote: a VM's resources are Primary here, or are not
-	// any more.
-	OnPromote string `toml:"on-promote"`
-	OnDemote  string `toml:"on-demote"`
-
-	// on-unavailable: a VM that should run may be started nowhere.
-	OnUnavailable string `toml:"on-unavailable"`
-
-	// timeout is how long a hook may last before it is killed. Default: "30s".
-	Timeout Duration `toml:"timeout"`
-}
-
-func (h *HAHooks) paths() map[string]*string {
-	return map[string]*string{
-		"on-leader": &h.OnLeader, "on-follower": &h.OnFollower, "on-node-lost": &h.OnNodeLost,
-		"on-promote": &h.OnPromote, "on-demote": &h.OnDemote, "on-unavailable": &h.OnUnavailable,
-	}
+	// hooks are run when something has happened on this node, whatever the VM; a
+	// VM's own come besides. See Hooks.
+	Hooks Hooks `toml:"hooks"`
 }
 
 func defaultHA() HA {
-	h := HA{Socket: DefaultHASocket, Hooks: HAHooks{Timeout: Duration{DefaultHookTimeout}}}
+	h := HA{Socket: DefaultHASocket, Hooks: DefaultHooks()}
 	h.fill(DefaultStateDir)
 	return h
 }
@@ -86,9 +51,6 @@ func defaultHA() HA {
 // on stateDir.
 func (h *HA) absPaths(f *tomlFile, stateDir string) {
 	for _, p := range []*string{&h.ClusterFile, &h.Socket, &h.Watchdog, &h.EtcdDir} {
-		f.absPath(p)
-	}
-	for _, p := range h.Hooks.paths() {
 		f.absPath(p)
 	}
 	h.fill(stateDir)
@@ -111,7 +73,5 @@ func (f *tomlFile) checkHA(d *Daemon) {
 	if h.Listen.IsValid() && h.Listen.Port() == 0 {
 		f.errorf(f.at("ha", "listen"), "ha.listen: %s has no port, expected IP:PORT such as \"10.1.1.31:%d\"", h.Listen, DefaultHAPort)
 	}
-	if t := h.Hooks.Timeout.Duration; t < time.Second || t > maxHookTimeout {
-		f.errorf(f.at("ha", "hooks", "timeout"), "ha.hooks.timeout: found %v, expected 1s to %v", h.Hooks.Timeout, maxHookTimeout)
-	}
+	f.checkHooks(h.Hooks, "ha", "hooks")
 }
