@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pollux-project/pollux/cmd/internal/demo/records"
+	"github.com/pollux-project/pollux/cmd/internal/demo/storage"
 )
 
 // How long things may take: generous, for emulated guests on a busy machine.
@@ -199,7 +200,7 @@ func (d *demo) waitSync(ctx context.Context, n *node) error {
 
 func (d *demo) makeFilesystem(ctx context.Context) (err error) {
 	d.rep.chapter("an ext4 filesystem is put on the replicated disk, through its NBD export")
-	d.fsBytes, err = makeFilesystem(ctx, nbdURI(d.alpha.nbdSocket(), resourceName), filepath.Join(d.dir, "ext4.img"))
+	d.fsBytes, err = storage.MakeFilesystem(ctx, storage.NBDURI(d.alpha.nbdSocket(), resourceName), filepath.Join(d.dir, "ext4.img"))
 	return err
 }
 
@@ -284,7 +285,7 @@ func (d *demo) sabotage(context.Context) error {
 		return err
 	}
 	victim := acks[rand.IntN(len(acks))]
-	offset, err := dropRecord(d.beta.image(), victim)
+	offset, err := storage.DropRecord(d.beta.image(), victim)
 	if err != nil {
 		return fmt.Errorf("sabotage: %w", err)
 	}
@@ -435,7 +436,7 @@ func (d *demo) judge(ctx context.Context) error {
 		return err
 	}
 	acks := slices.Concat(first, second)
-	found, damaged, err := readRecords(ctx, d.beta.image(), filepath.Join(d.dir, "records"))
+	found, damaged, err := storage.ReadRecords(ctx, d.beta.image(), "/records", filepath.Join(d.dir, "records"))
 	if err != nil {
 		return err
 	}
@@ -450,10 +451,10 @@ func (d *demo) judge(ctx context.Context) error {
 	if len(lost) > 0 {
 		d.faults = append(d.faults, fmt.Sprintf("%d of %d acknowledged records lost", len(lost), len(acks)))
 	}
-	if err := checkFilesystem(ctx, d.beta.image()); err != nil {
+	if err := storage.CheckFilesystem(ctx, d.beta.image()); err != nil {
 		d.fault("beta's filesystem: %v", err)
 	}
-	if at, err := sameContent(d.alpha.image(), d.beta.image(), d.fsBytes); err != nil {
+	if at, err := storage.SameContent(d.alpha.image(), d.beta.image(), d.fsBytes); err != nil {
 		return err
 	} else if at >= 0 {
 		d.fault("the two disks differ, first at byte %d", at)

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pollux-project/pollux/cmd/internal/demo/records"
+	"github.com/pollux-project/pollux/cmd/internal/demo/storage"
 	"github.com/pollux-project/pollux/hypervisor"
 	"github.com/pollux-project/pollux/hypervisor/qemu"
 )
@@ -28,7 +29,7 @@ const testLimit = 2 * time.Minute
 func needTools(t *testing.T, names ...string) {
 	t.Helper()
 	for _, name := range names {
-		if _, err := tool(name); err != nil {
+		if _, err := storage.Tool(name); err != nil {
 			if os.Getenv("CI") == "true" {
 				t.Fatal(err)
 			}
@@ -86,11 +87,11 @@ func TestE2EGuest(t *testing.T) {
 	defer cancel()
 	dir := shortDir(t)
 	image, socket := filepath.Join(dir, "disk.img"), filepath.Join(dir, "nbd.sock")
-	if err := makeImage(image, 64<<20); err != nil {
+	if err := storage.MakeImage(image, 64<<20); err != nil {
 		t.Fatal(err)
 	}
 	serve(t, image, socket)
-	size, err := makeFilesystem(ctx, nbdURI(socket, ""), filepath.Join(dir, "ext4.img"))
+	size, err := storage.MakeFilesystem(ctx, storage.NBDURI(socket, ""), filepath.Join(dir, "ext4.img"))
 	if err != nil || size != 64<<20 {
 		t.Fatalf("makeFilesystem = %d, %v", size, err)
 	}
@@ -161,11 +162,11 @@ func TestE2EGuest(t *testing.T) {
 	if lost := lostOn(t, ctx, image, acks); len(lost) != 0 {
 		t.Errorf("lost: %v", lost)
 	}
-	if err := checkFilesystem(ctx, image); err != nil {
+	if err := storage.CheckFilesystem(ctx, image); err != nil {
 		t.Error(err)
 	}
 	victim := acks[len(acks)/2]
-	if _, err := dropRecord(image, victim); err != nil {
+	if _, err := storage.DropRecord(image, victim); err != nil {
 		t.Fatal(err)
 	}
 	want := []records.Loss{{Ack: victim, Why: records.ErrEmpty.Error()}}
@@ -176,72 +177,11 @@ func TestE2EGuest(t *testing.T) {
 
 func lostOn(t *testing.T, ctx context.Context, image string, acks []records.Ack) []records.Loss {
 	t.Helper()
-	found, damaged, err := readRecords(ctx, image, filepath.Join(t.TempDir(), "records"))
+	found, damaged, err := storage.ReadRecords(ctx, image, "/records", filepath.Join(t.TempDir(), "records"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return records.Judge(acks, found, damaged)
-}
-
-func TestReadRecordsWithoutFile(t *testing.T) {
-	needTools(t, "mkfs.ext4", "debugfs")
-	image := filepath.Join(t.TempDir(), "ext4.img")
-	if err := makeImage(image, 8<<20); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := run(t.Context(), "mkfs.ext4", "-q", "-F", image); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := readRecords(t.Context(), image, filepath.Join(t.TempDir(), "r")); err == nil {
-		t.Error("readRecords finds records on an empty filesystem")
-	}
-}
-
-func TestDropRecord(t *testing.T) {
-	image := filepath.Join(t.TempDir(), "disk")
-	one, ackOne := records.Encode(1, 7)
-	two, ackTwo := records.Encode(2, 7)
-	old, _ := records.Encode(2, 6) // the same number of another run must stay
-	before := bytes.Join([][]byte{make([]byte, 3<<20), old, one, two}, nil)
-	if err := os.WriteFile(image, before, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	offset, err := dropRecord(image, records.Ack{Number: 2, Sum: ackTwo.Sum})
-	if want := int64(3<<20 + 2*records.Size); err != nil || offset != want {
-		t.Fatalf("dropRecord = %d, %v, want %d", offset, err, want)
-	}
-	after, err := os.ReadFile(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	clear(before[offset:])
-	if !bytes.Equal(before, after) {
-		t.Error("dropRecord changes something else")
-	}
-	if _, err := dropRecord(image, records.Ack{Number: 1, Sum: ackOne.Sum + 1}); err == nil {
-		t.Error("dropRecord finds a record that isn't there")
-	}
-}
-
-func TestSameContent(t *testing.T) {
-	dir := t.TempDir()
-	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
-	data := make([]byte, 3<<20)
-	if err := os.WriteFile(a, append(bytes.Clone(data), 'x'), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(b, append(bytes.Clone(data), 'y'), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	size := int64(len(data))
-	for _, tt := range []struct{ size, want int64 }{{size, -1}, {size + 1, size}, {0, -1}} {
-		if at, err := sameContent(a, b, tt.size); at != tt.want || err != nil {
-			t.Errorf("sameContent of %d bytes = %d, %v, want %d", tt.size, at, err, tt.want)
-		}
-	}
-	if _, err := sameContent(a, b, size+2); err == nil {
-		t.Error("sameContent reads beyond the end without an error")
-	}
 }
 
 func TestConsole(t *testing.T) {
@@ -333,6 +273,6 @@ func TestRunWithoutPrograms(t *testing.T) {
 }
 
 func Example_nbdURI() {
-	fmt.Println(nbdURI("/tmp/a b/nbd.sock", "web/0"))
+	fmt.Println(storage.NBDURI("/tmp/a b/nbd.sock", "web/0"))
 	// Output: nbd+unix:///web/0?socket=%2Ftmp%2Fa%20b%2Fnbd.sock
 }

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pollux-project/pollux/cmd/internal/demo/storage"
 	"github.com/pollux-project/pollux/hypervisor"
 	"github.com/pollux-project/pollux/hypervisor/qemu"
 )
@@ -89,7 +90,7 @@ func configure(nodes [2]*node, guest string, volumeBytes int64) error {
 				return err
 			}
 		}
-		if err := makeImage(n.image(), volumeBytes); err != nil {
+		if err := storage.MakeImage(n.image(), volumeBytes); err != nil {
 			return err
 		}
 	}

@@ -1,4 +1,6 @@
-package demo
+// Package storage makes the disks that the demo and the failover rounds put a
+// virtual machine on, and reads them without the machine, NBD or Pollux.
+package storage
 
 import (
 	"bytes"
@@ -16,9 +18,9 @@ import (
 	"github.com/pollux-project/pollux/cmd/internal/demo/records"
 )
 
-// tool returns the path of a program of the system. Those of the
+// Tool returns the path of a program of the system. Those of the
 // administrator are often not in an ordinary user's PATH.
-func tool(name string) (string, error) {
+func Tool(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err == nil {
 		return path, nil
@@ -31,9 +33,9 @@ func tool(name string) (string, error) {
 	return "", fmt.Errorf("%w; scripts/bootstrap installs it", err)
 }
 
-// run runs a program of the system and returns what it says on standard output.
-func run(ctx context.Context, name string, args ...string) (string, error) {
-	path, err := tool(name)
+// Run runs a program of the system and returns what it says on standard output.
+func Run(ctx context.Context, name string, args ...string) (string, error) {
+	path, err := Tool(name)
 	if err != nil {
 		return "", err
 	}
@@ -46,16 +48,16 @@ func run(ctx context.Context, name string, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// nbdURI names an export on a unix socket.
-func nbdURI(socket, export string) string {
+// NBDURI names an export on a unix socket.
+func NBDURI(socket, export string) string {
 	u := url.URL{Scheme: "nbd+unix", Path: "/" + export, RawQuery: "socket=" + url.PathEscape(socket)} // a blank is %20, not +
 	return u.String()
 }
 
-// makeFilesystem puts an empty ext4 on an NBD export that holds zeros, without
+// MakeFilesystem puts an empty ext4 on an NBD export that holds zeros, without
 // root: it is made in a file and copied. It returns the size in bytes.
-func makeFilesystem(ctx context.Context, uri, scratch string) (int64, error) {
-	out, err := run(ctx, "nbdinfo", "--size", uri)
+func MakeFilesystem(ctx context.Context, uri, scratch string) (int64, error) {
+	out, err := Run(ctx, "nbdinfo", "--size", uri)
 	if err != nil {
 		return 0, err
 	}
@@ -63,22 +65,28 @@ func makeFilesystem(ctx context.Context, uri, scratch string) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("nbdinfo: %w", err)
 	}
-	if err := makeImage(scratch, size); err != nil {
+	if err := MakeFilesystemImage(ctx, scratch, size); err != nil {
 		return 0, err
 	}
-	// Nothing is left for the kernel to initialise in the background: every
-	// later write is one of the guest's own.
-	if _, err := run(ctx, "mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", scratch); err != nil {
-		return 0, err
-	}
-	if _, err := run(ctx, "nbdcopy", "--flush", "--destination-is-zero", scratch, uri); err != nil {
+	if _, err := Run(ctx, "nbdcopy", "--flush", "--destination-is-zero", scratch, uri); err != nil {
 		return 0, err
 	}
 	return size, os.Remove(scratch)
 }
 
-// makeImage makes a file of zeros that takes no space.
-func makeImage(path string, size int64) error {
+// MakeFilesystemImage makes a file that holds an empty ext4. Nothing is left for
+// the kernel to initialise in the background: every later write is one of the
+// guest's own.
+func MakeFilesystemImage(ctx context.Context, path string, size int64) error {
+	if err := MakeImage(path, size); err != nil {
+		return err
+	}
+	_, err := Run(ctx, "mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", path)
+	return err
+}
+
+// MakeImage makes a file of zeros that takes no space.
+func MakeImage(path string, size int64) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -86,34 +94,34 @@ func makeImage(path string, size int64) error {
 	return errors.Join(f.Truncate(size), f.Close())
 }
 
-// readRecords reads the guest's file of records from a disk image that holds
-// an ext4, with no help of the guest, of NBD or of Pollux.
-func readRecords(ctx context.Context, image, scratch string) (map[uint64]records.Record, []records.Damage, error) {
+// ReadRecords reads a file of records of the guest, "/records" say, from a disk
+// image that holds an ext4, with no help of the guest, of NBD or of Pollux.
+func ReadRecords(ctx context.Context, image, file, scratch string) (map[uint64]records.Record, []records.Damage, error) {
 	if err := os.Remove(scratch); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, nil, err
 	}
 	// debugfs always exits with 0: that it failed shows in what is missing.
-	if _, err := run(ctx, "debugfs", "-R", "dump /records "+scratch, image); err != nil {
+	if _, err := Run(ctx, "debugfs", "-R", "dump "+file+" "+scratch, image); err != nil {
 		return nil, nil, err
 	}
 	f, err := os.Open(scratch)
 	if err != nil {
-		return nil, nil, fmt.Errorf("debugfs finds no file /records in %s", image)
+		return nil, nil, fmt.Errorf("debugfs finds no file %s in %s", file, image)
 	}
 	defer f.Close()
 	return records.Read(f)
 }
 
-// checkFilesystem lets e2fsck look at a disk image, without any repair.
-func checkFilesystem(ctx context.Context, image string) error {
-	_, err := run(ctx, "e2fsck", "-fn", image)
+// CheckFilesystem lets e2fsck look at a disk image, without any repair.
+func CheckFilesystem(ctx context.Context, image string) error {
+	_, err := Run(ctx, "e2fsck", "-fn", image)
 	return err
 }
 
-// dropRecord zeroes the block of one record in a disk image, as if that write
+// DropRecord zeroes the block of one record in a disk image, as if that write
 // had never reached the disk. It finds it by what stands in it, not through
 // the filesystem, which may be mounted.
-func dropRecord(image string, ack records.Ack) (offset int64, err error) {
+func DropRecord(image string, ack records.Ack) (offset int64, err error) {
 	f, err := os.OpenFile(image, os.O_RDWR, 0)
 	if err != nil {
 		return 0, err
@@ -141,9 +149,9 @@ func dropRecord(image string, ack records.Ack) (offset int64, err error) {
 	}
 }
 
-// sameContent compares the first size bytes of two files and returns where
+// SameContent compares the first size bytes of two files and returns where
 // they differ first; -1 if they don't.
-func sameContent(a, b string, size int64) (int64, error) {
+func SameContent(a, b string, size int64) (int64, error) {
 	fa, err := os.Open(a)
 	if err != nil {
 		return 0, err
