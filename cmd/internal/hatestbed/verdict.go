@@ -1,0 +1,107 @@
+package hatestbed
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/pollux-project/pollux/cmd/internal/demo/records"
+	"github.com/pollux-project/pollux/cmd/internal/demo/storage"
+)
+
+// The files that the guest writes.
+const (
+	ledgerFile = "/ledger"  // what the client has sent
+	ownFile    = "/records" // what the guest writes by itself, all the time
+)
+
+// ReadBack compares what the client was promised since a moment with what the
+// machine that runs now has.
+func (s *Site) ReadBack(ctx context.Context, since time.Time) ([]records.Loss, error) {
+	acked := s.Customer.Acked(since)
+	if len(acked) == 0 {
+		return nil, nil
+	}
+	found, err := s.Customer.ReadBack(ctx, acked[0].Number)
+	if err != nil {
+		return nil, fmt.Errorf("read the ledger back from the machine: %w", err)
+	}
+	return records.Judge(acks(acked), found, nil), nil
+}
+
+func acks(acked []Acked) []records.Ack {
+	list := make([]records.Ack, len(acked))
+	for i, a := range acked {
+		list[i] = a.Ack
+	}
+	return list
+}
+
+// consoleAcks are the acknowledgements that the machine has printed, on all hosts.
+func (s *Site) consoleAcks() (list []records.Ack) {
+	for _, h := range s.dataHosts() {
+		for _, b := range s.consoles[h.Name].Boots() {
+			for _, a := range b.Acks {
+				list = append(list, a.Ack)
+			}
+		}
+	}
+	return list
+}
+
+// ReadDisk compares all that was ever acknowledged, to the client and on the
+// consoles, with a host's own disk. Nothing may write to it any more.
+func (s *Site) ReadDisk(ctx context.Context, h *Host) (acked int, lost []records.Loss, err error) {
+	for file, promised := range map[string][]records.Ack{ledgerFile: acks(s.Customer.Acked(time.Time{})), ownFile: s.consoleAcks()} {
+		found, damaged, err := storage.ReadRecords(ctx, h.disk.Device, file, filepath.Join(s.Dir, "dump"))
+		if err != nil {
+			return 0, nil, err
+		}
+		acked += len(promised)
+		lost = append(lost, records.Judge(promised, found, damaged)...)
+	}
+	return acked, lost, nil
+}
+
+// A Late acknowledgement came from a machine after a newer one had begun to acknowledge.
+type Late struct {
+	Ack            ConsoleAck
+	Host, Newer    string        // hosts of the two machines
+	After          time.Duration // since the newer one's first acknowledgement
+	OfBoot, ByBoot time.Time     // when their kernels started
+}
+
+// LateAcks returns what an older machine has acknowledged beside a newer one.
+// One that was said before a pause and printed after it is among them: it is
+// harmless if the record is there.
+func (s *Site) LateAcks(since time.Time) []Late {
+	var boots []Boot
+	for _, h := range s.dataHosts() {
+		boots = append(boots, s.consoles[h.Name].Boots()...)
+	}
+	return lateAcks(boots, since)
+}
+
+func lateAcks(boots []Boot, since time.Time) (late []Late) {
+	slices.SortFunc(boots, func(a, b Boot) int { return a.Kernel.Compare(b.Kernel) })
+	for i, old := range boots {
+		for _, newer := range boots[i+1:] {
+			if newer.Host == old.Host || len(newer.Acks) == 0 {
+				continue
+			}
+			first := newer.Acks[0].At
+			for _, a := range slices.Backward(old.Acks) {
+				if !a.At.After(first) {
+					break
+				}
+				if a.At.After(since) {
+					late = append(late, Late{Ack: a, Host: old.Host, Newer: newer.Host, After: a.At.Sub(first), OfBoot: old.Kernel, ByBoot: newer.Kernel})
+				}
+			}
+			break
+		}
+	}
+	return late
+}
