@@ -98,6 +98,9 @@ func TestClientAndLedger(t *testing.T) {
 			_ = l.Close()
 		}
 	}
+	if err := loopbackUp(); err != nil { // the sandbox's own
+		t.Fatal(err)
+	}
 	dir := t.TempDir()
 	address, stop := serve(filepath.Join(dir, "one"), 1)
 	client := NewClient(func(ctx context.Context) (net.Conn, error) {
