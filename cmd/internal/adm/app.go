@@ -114,7 +114,7 @@ func (a *app) rootCommand() *cobra.Command {
 		&cobra.Group{ID: groupDaily, Title: "See and steer:"},
 		&cobra.Group{ID: groupData, Title: "Repair:"},
 		&cobra.Group{ID: groupSetup, Title: "Set up:"},
-		&cobra.Group{ID: groupVM, Title: "Virtual machines:"},
+		&cobra.Group{ID: groupVM, Title: "Virtual machines and their cluster:"},
 		&cobra.Group{ID: groupScripts, Title: "For scripts:"},
 	)
 	root.SetHelpCommandGroupID(groupScripts)
@@ -133,7 +133,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.metadataCommands()...)
 	root.AddCommand(a.adoptCommand(), a.releaseCommand())
 	root.AddCommand(a.configCommands()...)
-	root.AddCommand(a.vmCommand())
+	root.AddCommand(a.vmCommand(), a.nodeCommand(), a.clusterCommand(), a.drillCommand())
 	return root
 }
 

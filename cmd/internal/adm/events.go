@@ -12,12 +12,18 @@ import (
 )
 
 func (a *app) eventsCommand() *cobra.Command {
-	var now, statistics, timestamps bool
+	var now, statistics, timestamps, cluster, asJSON, follow bool
 	cmd := &cobra.Command{
 		Use: "events [RESOURCE | all]", GroupID: groupScripts, Short: "print every change, one line each",
 		Long: "The form is that of \"drbdsetup events2\" of DRBD 9: first what exists, then a line \"exists -\", then each change.",
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeResources,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if cluster {
+				return a.clusterEvents(cmd.Context(), adm.HAArgs{Follow: follow}, asJSON)
+			}
+			if asJSON || follow {
+				return usageError("events: --json and --follow belong to --cluster")
+			}
 			only := ""
 			if len(args) == 1 && args[0] != "all" {
 				only = args[0]
@@ -32,6 +38,9 @@ func (a *app) eventsCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&now, "now", false, "print what exists and end")
 	cmd.Flags().BoolVar(&statistics, "statistics", false, "with counters")
 	cmd.Flags().BoolVar(&timestamps, "timestamps", false, "each line begins with the time")
+	cmd.Flags().BoolVar(&cluster, "cluster", false, "instead: what polluxha saw, decided and did")
+	cmd.Flags().BoolVar(&follow, "follow", false, "with --cluster: go on with new ones")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "with --cluster: one JSON object a line")
 	return cmd
 }
 

@@ -50,8 +50,9 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"fakedaemon": startFakeDaemon,
-			"status":     exitStatus,
+			"fakedaemon":  startFakeDaemon,
+			"fakemanager": startFakeManager,
+			"status":      exitStatus,
 		},
 	})
 }

@@ -33,52 +33,114 @@ func newQEMU(runDir string) (hypervisor.Hypervisor, error) {
 func (a *app) vmCommand() *cobra.Command {
 	vm := &cobra.Command{
 		Use: "vm COMMAND NAME", GroupID: groupVM, Short: "run virtual machines on the replicated disks",
-		Long: "A machine is described in a file NAME.vm.toml, the same on both nodes. It runs on the node that is Primary for its\n" +
-			"disks, in a process of its own: neither the end of polluxadm nor a restart of polluxd stops it.",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return &cobraUsage{fmt.Errorf("vm: unknown command '%s'", args[0])}
-			}
-			return &cobraUsage{errors.New("vm: a command is missing")}
-		},
+		Long: "A machine is described in a file NAME.vm.toml, the same on all its nodes. It runs on the node that is Primary for its\n" +
+			"disks, in a process of its own: neither the end of polluxadm nor a restart of polluxd or polluxha stops it.\n\n" +
+			"In a cluster (polluxadm cluster) polluxha starts, watches and moves the machines, and these commands are orders to it,\n" +
+			"given on any node. Without one they act on this node, at once.",
+		RunE: noSubcommand("vm"),
 	}
-	one := func(use, short, long string, run func(ctx context.Context, m *machine) error) *cobra.Command {
-		return &cobra.Command{
-			Use: use + " NAME", Short: short, Long: long, ValidArgsFunction: a.completeVMs,
+	var asJSON bool
+	vm.PersistentFlags().BoolVar(&asJSON, "json", false, "print JSON; in a cluster")
+	verb := func(use, short, long string, managed adm.HACommand, byHand func(ctx context.Context, m *machine) error) (*cobra.Command, *vmVerb) {
+		v := &vmVerb{cmd: managed}
+		cmd := &cobra.Command{
+			Use: use + " NAME", Short: short, Long: long, ValidArgsFunction: a.completeVMs, Args: oneName("vm "+use, "one VM"),
 			RunE: func(cmd *cobra.Command, args []string) error {
-				if len(args) != 1 {
-					return &cobraUsage{fmt.Errorf("vm %s: the name of one VM is needed", use)}
+				v.json = asJSON
+				clustered, err := a.clustered()
+				switch {
+				case err != nil:
+					return err
+				case clustered && managed == adm.HAVMStatus:
+					return a.showVMs(cmd.Context(), args[0], asJSON)
+				case clustered:
+					return a.managedVM(cmd.Context(), args[0], *v)
+				case byHand == nil:
+					return a.noCluster("vm " + use)
 				}
 				m, err := a.machine(args[0])
 				if err != nil {
 					return err
 				}
-				return run(cmd.Context(), m)
+				return byHand(cmd.Context(), m)
 			},
 		}
+		return cmd, v
 	}
-	var fo failoverOptions
-	failover := one("failover", "take a machine over from the other node",
-		"Promotes the machine's resources here, in their order, and boots it; every step is printed with its time.\n\n"+
-			"If the peer isn't connected nobody can know from here whether it still runs: it may still be writing, and this copy\n"+
-			"may be old. Make sure that it is off (look at it, its management board, its power), then name it with --peer-is-down.\n"+
-			"Data that is known to be old or incomplete is used with --force only.",
-		func(ctx context.Context, m *machine) error { return m.failover(ctx, fo) })
-	failover.Flags().StringVar(&fo.peerIsDown, "peer-is-down", "", "the name of the other node, which you know to be off")
-	failover.Flags().BoolVar(&fo.force, "force", false, "even with Inconsistent or Outdated data")
+	plain := func(use, short, long string, managed adm.HACommand, byHand func(ctx context.Context, m *machine) error) *cobra.Command {
+		cmd, v := verb(use, short, long, managed, byHand)
+		if managed != adm.HAVMStatus {
+			cmd.Flags().BoolVar(&v.args.NoWait, "no-wait", false, "do not wait until it is done; in a cluster")
+		}
+		return cmd
+	}
 	vm.AddCommand(
-		one("start", "boot a machine on this node", "Makes this node Primary for the machine's resources first. If anything fails, all is as before.",
-			func(ctx context.Context, m *machine) error { return m.start(ctx) }),
-		one("stop", "shut a machine down, then give up the Primary role",
-			"Presses the power button and waits for stop-timeout of the machine's file; then the power is cut.",
-			func(ctx context.Context, m *machine) error { return m.stop(ctx) }),
-		one("kill", "cut a machine's power, then give up the Primary role", "",
-			func(ctx context.Context, m *machine) error { return m.kill(ctx) }),
-		one("status", "show a machine and its disks", "", func(ctx context.Context, m *machine) error { return m.status(ctx) }),
-		failover,
-		&cobra.Command{Use: "list", Short: "list all machines", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return a.listVMs(cmd.Context()) }},
+		plain("start", "boot a machine", "In a cluster: let it run from now on, also after a reboot. Without one: this node becomes Primary for the machine's\n"+
+			"resources first; if anything fails, all is as before.", adm.HAVMStart, func(ctx context.Context, m *machine) error { return m.start(ctx) }),
+		plain("stop", "shut a machine down, then give up the Primary role",
+			"Presses the power button and waits for stop-timeout of the machine's file; then the power is cut. In a cluster it stays\n"+
+				"stopped until vm start, also after a reboot.", adm.HAVMStop, func(ctx context.Context, m *machine) error { return m.stop(ctx) }),
+		plain("kill", "cut a machine's power, then give up the Primary role", "", adm.HAVMKill, func(ctx context.Context, m *machine) error { return m.kill(ctx) }),
+		plain("restart", "shut a machine down and boot it on the same node", "", adm.HAVMRestart, nil),
+		plain("enable", "let polluxha start, watch and take over a machine again", "", adm.HAVMEnable, nil),
+		plain("disable", "have polluxha leave a machine as it is, running or not", "For work on the machine itself: nothing restarts it, nothing takes it over.", adm.HAVMDisable, nil),
+		plain("status", "show a machine and its disks", "", adm.HAVMStatus, func(ctx context.Context, m *machine) error { return m.status(ctx) }),
+		a.vmMoveCommand(verb), a.vmFailoverCommand(verb),
+		&cobra.Command{
+			Use: "list", Short: "list all machines", Args: cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				clustered, err := a.clustered()
+				if err != nil {
+					return err
+				}
+				if clustered {
+					return a.showVMs(cmd.Context(), "", asJSON)
+				}
+				return a.listVMs(cmd.Context())
+			},
+		},
 	)
 	return vm
+}
+
+type newVerb func(use, short, long string, managed adm.HACommand, byHand func(ctx context.Context, m *machine) error) (*cobra.Command, *vmVerb)
+
+func (a *app) vmMoveCommand(verb newVerb) *cobra.Command {
+	cmd, v := verb("move", "shut a machine down and boot it on its other node",
+		"The disks are handed over without a lease having to end: what its clients notice is the shutdown and the boot.", adm.HAVMMove, nil)
+	cmd.Flags().StringVar(&v.node, "to", "", "the node; default: the best of the others")
+	cmd.Flags().BoolVar(&v.args.NoWait, "no-wait", false, "do not wait until it is done")
+	return cmd
+}
+
+func (a *app) vmFailoverCommand(verb newVerb) *cobra.Command {
+	var v *vmVerb
+	cmd, v := verb("failover", "take a machine over by hand, when nothing else may decide",
+		"In a cluster this is the override for when no arbiter can speak: it says what is not known and what may be lost, wants\n"+
+			"the machine's name typed, raises the term, keeps the other node's data and is written to the audit log.\n\n"+
+			"Without a cluster: promotes the machine's resources here, in their order, and boots it; every step is printed with its time.\n"+
+			"If the peer isn't connected nobody can know from here whether it still runs: it may still be writing, and this copy\n"+
+			"may be old. Make sure that it is off (look at it, its management board, its power), then name it with --peer-is-down.\n"+
+			"Data that is known to be old or incomplete is used with --force only.", adm.HAVMFailover,
+		func(ctx context.Context, m *machine) error {
+			return m.failover(ctx, failoverOptions{peerIsDown: v.args.PeerIsDown, force: v.args.Force})
+		})
+	f := cmd.Flags()
+	f.StringVar(&v.args.PeerIsDown, "peer-is-down", "", "the name of the other node, which you know to be off")
+	f.BoolVar(&v.args.Force, "force", false, "even with Inconsistent or Outdated data")
+	f.StringVar(&v.args.Confirm, "confirm", "", "the name of the machine, instead of typing it; in a cluster")
+	return cmd
+}
+
+func (a *app) noCluster(command string) error {
+	d, err := a.settings()
+	if err != nil {
+		return err
+	}
+	return &adm.Error{
+		Exit: adm.ExitRefused, Text: fmt.Sprintf("%s: this node is in no cluster (there is no %s)", command, d.HA.ClusterFile),
+		Advice: "polluxadm cluster init makes one; without it: vm start, stop, kill, status, failover, list",
+	}
 }
 
 // A machine is one described VM with what acts on it.
