@@ -92,12 +92,7 @@ func (r *Resource) Snapshot(now Tick) Snapshot {
 			s.Suspended = append(s.Suspended, why.name)
 		}
 	}
-	if t := &r.terms; t.inUse() {
-		s.Term = TermSnapshot{
-			Term: t.term, Promised: t.promised, Owned: t.owned, Sole: t.sole, Override: t.override,
-			Marked: r.marked(), Unknown: r.termUnknown(), Frozen: t.frozen,
-		}
-	}
+	s.Term = r.Term()
 	gauges := r.gauges()
 	for _, v := range r.vols {
 		vs := VolumeSnapshot{
@@ -129,6 +124,18 @@ func (r *Resource) Snapshot(now Tick) Snapshot {
 		s.Volumes = append(s.Volumes, vs)
 	}
 	return s
+}
+
+// Term is what this node knows of its terms now.
+func (r *Resource) Term() TermSnapshot {
+	t := &r.terms
+	if !t.inUse() {
+		return TermSnapshot{}
+	}
+	return TermSnapshot{
+		Term: t.term, Promised: t.promised, Owned: t.owned, Sole: t.sole, Override: t.override,
+		Marked: r.marked(), Unknown: r.termUnknown(), Frozen: t.frozen,
+	}
 }
 
 // SizeBytes is what volume num exports, in bytes; 0 if it is not known.
