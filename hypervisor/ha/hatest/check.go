@@ -1,0 +1,110 @@
+package hatest
+
+import (
+	"slices"
+
+	"github.com/pollux-project/pollux/hypervisor/ha/arbiter"
+)
+
+// What is checked beside what storage itself checks: that a VM starts on data
+// that has everything (checkContent), that none runs twice (checkRunning), that a
+// stopped service stays so (checkStart), that incarnations are used once.
+
+// stop is what the operator has said of a service.
+type stop struct {
+	on    bool
+	hosts []*Host // who have been told
+}
+
+// overlap is how long two VMs of one service may run: a manager that could act
+// has to have ended the older one by then, µs.
+const overlapLimit = 2 * second
+
+func (w *World) checkStart(v *VM) {
+	if st := v.svc.stopped; st.on && slices.Contains(st.hosts, v.h) {
+		w.fail("%s: %v is started, but its operator has stopped it", v.h.name, v)
+	}
+}
+
+// exported: polluxd exports a resource to one VM.
+func (w *World) checkExport(p *Pair, h *Host, inc string) {
+	if p.used[inc] {
+		w.fail("%s: %s is exported as %s, and that was another start of the VM", h.name, p.name, inc)
+	}
+	p.used[inc] = true
+}
+
+// checkContent: what serves a VM that has started holds every record that was
+// acknowledged.
+func (w *World) checkContent(v *VM) {
+	for _, p := range v.svc.pairs {
+		if lost, age := p.missing(v.h); lost > 0 {
+			w.fail("%s: %v starts on stale data: %s lacks %d acknowledged records, the oldest is %d ms old", v.h.name, v, p.name, lost, age/millisecond)
+		}
+	}
+}
+
+// gone is end for a VM whose host is no more.
+func (v *VM) gone(why string) {
+	v.phase = vmGone
+	s := v.svc
+	s.vms = slices.DeleteFunc(s.vms, func(x *VM) bool { return x == v })
+	s.w.trace("%s: %v is gone: %s", v.h.name, v, why)
+}
+
+// runs reports whether the CPUs of a VM run.
+func (v *VM) runs() bool {
+	return (v.phase == vmRunning || v.phase == vmStopping) && v.h.running()
+}
+
+// checkRunning: of two VMs of one service, the older one stands still, or its
+// manager has not had time to end it since the host woke or the manager started.
+func (w *World) checkRunning(s *Service) {
+	var older, younger *VM
+	for _, v := range s.vms {
+		if !v.runs() {
+			continue
+		}
+		if older == nil {
+			older = v
+		} else {
+			younger = v
+		}
+	}
+	if younger == nil {
+		return
+	}
+	w.trace("%v runs beside %v", younger, older)
+	since := max(younger.since, older.h.woke)
+	limit := overlapLimit
+	w.at(since+limit, func() { w.judgeOverlap(older, younger, limit) })
+	if w.now == younger.since && older.h.manager.able(w.now-limit) {
+		w.fail("%s: %v runs, and %v still does, whose manager could have ended it", younger.h.name, younger, older)
+	}
+}
+
+func (w *World) judgeOverlap(older, younger *VM, limit int64) {
+	if !older.runs() || !younger.runs() {
+		return
+	}
+	m := older.h.manager
+	if !m.able(w.now - limit) {
+		w.after(limit/4, func() { w.judgeOverlap(older, younger, limit) })
+		return
+	}
+	w.fail("%s: %v runs, and %v still does after %d ms, whose manager could have ended it", younger.h.name, younger, older, limit/millisecond)
+}
+
+// forced: the operator answers for what a copy lacks.
+func (w *World) forced(c arbiter.Claim) {
+	for _, p := range w.Pairs {
+		if p.name != c.Resource {
+			continue
+		}
+		for _, h := range p.hosts {
+			if h.name == c.Node {
+				p.forgive(h)
+			}
+		}
+	}
+}

@@ -1,0 +1,339 @@
+package hatest
+
+import (
+	"fmt"
+
+	"github.com/pollux-project/pollux/hypervisor/ha"
+	"github.com/pollux-project/pollux/protocol/drbd"
+	"github.com/pollux-project/pollux/replication"
+)
+
+// A Coverage says which pairs of faults have occurred: the second began while the
+// first one lasted, or its consequences did.
+type Coverage struct{ pairs [][]int }
+
+// NewCoverage returns one that has seen nothing.
+func NewCoverage() *Coverage {
+	c := &Coverage{pairs: make([][]int, len(faults))}
+	for i := range c.pairs {
+		c.pairs[i] = make([]int, len(faults))
+	}
+	return c
+}
+
+func (c *Coverage) add(a, b int) { c.pairs[max(a, b)][min(a, b)]++ }
+
+// Add adds what another one has seen.
+func (c *Coverage) Add(o *Coverage) {
+	for i := range o.pairs {
+		for k, n := range o.pairs[i] {
+			c.pairs[i][k] += n
+		}
+	}
+}
+
+// Pairs is how many pairs have occurred, of how many; the names of those that have
+// not, and how often the rarest one has.
+func (c *Coverage) Pairs() (seen, of int, missing []string, rarest int) {
+	rarest = -1
+	for i := range c.pairs {
+		for k := range i + 1 {
+			of++
+			switch n := c.pairs[i][k]; {
+			case n == 0:
+				missing = append(missing, fmt.Sprintf("%q with %q", faults[i].name, faults[k].name))
+				rarest = 0
+			default:
+				seen++
+				if rarest < 0 || n < rarest {
+					rarest = n
+				}
+			}
+		}
+	}
+	return seen, of, missing, rarest
+}
+
+// A Simulator runs one history after the other in the same memory. It is not safe
+// for concurrent use.
+type Simulator struct {
+	Coverage *Coverage
+	Events   int   // of all histories so far
+	Seconds  int64 // that passed in them
+	Starts   int   // of VMs
+	Records  int   // that were acknowledged
+	mem      Memory
+}
+
+// NewSimulator returns a Simulator that has run nothing.
+func NewSimulator() *Simulator { return &Simulator{Coverage: NewCoverage()} }
+
+// Run is one history. The error of one that fails has a smaller one that fails
+// alike, with the end of its trace.
+func (r *Simulator) Run(seed uint64) error {
+	p := newPlan(seed)
+	h := &history{plan: p, w: newWorld(p.cfg, &r.mem), coverage: r.Coverage}
+	h.run()
+	r.count(h.w)
+	if h.w.failure == nil {
+		return nil
+	}
+	again := func(p *plan, trace bool) *history {
+		h := &history{plan: p, w: newWorld(p.cfg, &r.mem)}
+		if trace {
+			h.w.KeepTrace()
+			for _, p := range h.w.Pairs {
+				p.w.KeepTrace()
+			}
+		}
+		h.run()
+		return h
+	}
+	small := p
+	if TraceLines <= shortTrace {
+		small = shrink(p, func(p *plan) error { return again(p, false).w.failure })
+	}
+	t := again(small, true)
+	if t.w.failure == nil {
+		return fmt.Errorf("%w\nrun again it does not fail: the simulation is not deterministic", h.w.failure)
+	}
+	return fmt.Errorf("%w\n`make ha-sim SEED=%d` replays it. A smaller history that fails alike:\n%vits end:\n%s\n%w", h.w.failure, seed, small, t.w.Trace(), t.w.failure)
+}
+
+func (r *Simulator) count(w *World) {
+	r.Events += w.steps
+	r.Seconds += w.now / second
+	for _, s := range w.Services {
+		r.Starts += s.started
+	}
+	for _, p := range w.Pairs {
+		r.Records += p.count
+	}
+}
+
+// A history is a plan that runs.
+type history struct {
+	plan     *plan
+	w        *World
+	coverage *Coverage // nil: nobody counts
+	forced   bool
+}
+
+// The bounds of what has to happen once nothing stands in the way, ms.
+const (
+	comesUp   = 90_000
+	comesBack = 240_000
+	comesDown = 60_000
+)
+
+func (h *history) run() {
+	w := h.w
+	for _, x := range w.Hosts {
+		x.Boot()
+	}
+	if !w.RunUntil(comesUp, w.settled) {
+		w.stuck("after the first start", comesUp)
+		return
+	}
+	for i := range h.plan.rounds {
+		if h.round(&h.plan.rounds[i]); w.failure != nil {
+			return
+		}
+	}
+	w.stopAll()
+}
+
+// round has two faults befall the hosts, and mends all.
+func (h *history) round(r *round) {
+	w := h.w
+	w.Run(r.wait)
+	active, until := 0, make([]int64, len(r.faults))
+	for i, f := range r.faults {
+		w.Run(f.delay)
+		if w.failure != nil {
+			return
+		}
+		if i == 0 {
+			w.Arbiter.takeBackup()
+		}
+		if i > 0 && h.coverage != nil && w.now < until[i-1] {
+			h.coverage.add(r.faults[i-1].kind, f.kind)
+		}
+		host := w.victim(f.role, f.seed)
+		w.trace("---- %s: %s", host.name, faults[f.kind].name)
+		w.stir()
+		ms, end := faults[f.kind].begin(w, host, &dice{f.seed})
+		until[i] = w.now + max(ms, consequences)*millisecond
+		active++
+		w.after(ms*millisecond, func() {
+			w.trace("---- the end of: %s", faults[f.kind].name)
+			end()
+			w.stir()
+			active--
+		})
+	}
+	w.RunUntil(10*60_000, func() bool { return active == 0 })
+	if w.failure != nil {
+		return
+	}
+	w.trace("---- everything is mended")
+	for range 3 {
+		w.mend()
+		if w.failure != nil || w.RunUntil(comesBack/3, w.settled) {
+			return
+		}
+	}
+	w.stuck("after everything was mended", comesBack)
+}
+
+// consequences is how long a fault that is over at once is still felt, ms.
+const consequences = 8000
+
+// victim is the host on which the first VM runs, or another one.
+func (w *World) victim(role int, seed uint64) *Host {
+	s := w.Services[0]
+	at := w.Hosts[s.hosts[0]]
+	for _, v := range s.vms {
+		at = v.h
+	}
+	if role == 0 {
+		return at
+	}
+	i := at.id + 1 + int(seed%uint64(len(w.Hosts)-1))
+	return w.Hosts[i%len(w.Hosts)]
+}
+
+// mend is what operators do who read the messages: everything is switched on,
+// disks are attached, a resource that has given up looks for its peer again. Only
+// where somebody has forced a stale copy there may be a split brain, and then the
+// changes of the one that does not serve are thrown away.
+func (w *World) mend() {
+	for _, h := range w.Hosts {
+		h.Boot()
+		if !h.running() {
+			continue
+		}
+		h.StartPolluxd()
+		h.manager.start()
+		h.attachDisks()
+	}
+	for _, p := range w.Pairs {
+		if p.cut {
+			w.fail("%s: still cut", p.name)
+		}
+		for i, h := range p.hosts {
+			n := p.node(h)
+			if o := n.Observe(); o.Life == 0 || o.State[pairVolume].Conn != drbd.StandAlone {
+				continue
+			}
+			discard := p.forced && w.Services[p.service].at() != nil && w.Services[p.service].at().h != h && p.seen[i].State[pairVolume].Role != drbd.Primary
+			n.Command(replication.Command{Kind: replication.CmdConnect, Force: discard}, nil)
+		}
+	}
+	for _, s := range w.Services {
+		if s.gaveUp() {
+			w.operatorStarts(s)
+		}
+	}
+}
+
+// at is the VM of s that runs, nil if none does, or two.
+func (s *Service) at() *VM {
+	if len(s.vms) == 1 && s.vms[0].phase == vmRunning && s.vms[0].h.running() {
+		return s.vms[0]
+	}
+	return nil
+}
+
+// gaveUp reports whether a manager has used up a service's restarts.
+func (s *Service) gaveUp() bool {
+	for _, h := range s.w.Hosts {
+		if h.manager.core == nil || !s.has(h) {
+			continue
+		}
+		for _, st := range h.manager.core.Snapshot().Services {
+			if st.Name == s.name && st.State == ha.StateFailed {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// unsettled is why w is not at rest, "" if it is: every VM runs and writes, both
+// copies of each resource are equal, and the arbiter counts both.
+func (w *World) unsettled() string {
+	for _, h := range w.Hosts {
+		if !h.running() || h.manager.core == nil {
+			return h.name + " does not run"
+		}
+	}
+	for _, p := range w.Pairs {
+		if why := p.rest(); why != "" {
+			return why
+		}
+		if rec := w.Arbiter.record(p.name); len(rec.InSync) != 2 || rec.Released {
+			return fmt.Sprintf("%s: the record is %+v", p.name, rec)
+		}
+	}
+	for _, s := range w.Services {
+		v := s.at()
+		if v == nil {
+			return fmt.Sprintf("%s does not run: %v", s.name, s.vms)
+		}
+		if w.now-v.acked > 4*second {
+			return fmt.Sprintf("%v has not written for %d ms", v, (w.now-v.acked)/millisecond)
+		}
+	}
+	return ""
+}
+
+func (w *World) settled() bool { return w.unsettled() == "" }
+
+func (w *World) stuck(when string, ms int64) {
+	if w.failure != nil {
+		return
+	}
+	text := ""
+	for _, h := range w.Hosts {
+		if h.manager.core == nil {
+			continue
+		}
+		snap := h.manager.core.Snapshot()
+		text += fmt.Sprintf("\n  %s: %s", h.name, snap.Verdict)
+		for _, s := range snap.Services {
+			text += fmt.Sprintf("; %s is %s on %q, target %s: %s", s.Name, s.State, s.Node, s.Target, s.Why)
+		}
+	}
+	w.fail("no progress %s: %s, for %d s%s", when, w.unsettled(), ms/1000, text)
+}
+
+// stopAll has the operator stop every VM: they stay stopped, and both copies are
+// equal at rest.
+func (w *World) stopAll() {
+	for _, s := range w.Services {
+		w.Hosts[s.hosts[0]].manager.operatorStops(s)
+	}
+	none := func() bool {
+		for _, s := range w.Services {
+			if len(s.vms) > 0 {
+				return false
+			}
+		}
+		return true
+	}
+	if !w.RunUntil(comesDown, none) {
+		w.stuck("after every VM was to stop", comesDown)
+		return
+	}
+	w.Run(15_000)
+	if !none() {
+		w.fail("a VM runs again, after its operator has stopped it")
+	}
+	for _, p := range w.Pairs {
+		if w.failure == nil {
+			p.w.CheckQuiet()
+			p.look()
+		}
+	}
+}
