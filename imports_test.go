@@ -51,6 +51,7 @@ var rules = []rule{
 	{folder: "conf", allow: []string{"github.com/BurntSushi/toml"}},
 	{folder: "hypervisor", allow: []string{"hypervisor"}},
 	{folder: "hypervisor/hvtest", allow: []string{"hypervisor", "github.com/google/go-cmp/cmp"}},
+	{folder: "hypervisor/qemu", allow: []string{"hypervisor", "golang.org/x/sys/unix"}},
 	{folder: "hypervisor/ha", pure: true, allow: []string{"hypervisor/ha/arbiter"}},
 	{folder: "hypervisor/ha/arbiter", allow: []string{"hypervisor/ha/arbiter"}},
 	{folder: "hypervisor/ha/arbiter/etcd", allow: []string{"hypervisor/ha/arbiter", "go.etcd.io/etcd", "go.uber.org/zap", "google.golang.org/grpc"}},

@@ -31,14 +31,28 @@ type Guest struct {
 	ConsoleLog  string // the serial console is appended to this file; "" = dropped
 	Accel       Accel
 	ExtraArgs   []string // handed to the hypervisor's command line as they are, last
+
+	// Units are systemd units that run instead of a machine, in the order of
+	// their start; then only Name, Mounts and Disks (for State) count.
+	Units  []string
+	Mounts []Mount // before the first unit starts, in this order
 }
 
-// Disk is one virtio disk on an NBD export.
+// Disk is one virtio disk, on an NBD export or on a file of this machine.
 type Disk struct {
 	Socket   string // path of the unix socket of the NBD server
-	Export   string // export name
+	Export   string // export name; what follows an "@" is the incarnation
+	Path     string // a file or block device of this machine instead of the two above; see PrepareLocalDisk
 	ReadOnly bool
-	Serial   string // shown to the guest (/dev/disk/by-id/virtio-SERIAL), cut to 20 bytes; "" = Export
+	Serial   string // shown to the guest (/dev/disk/by-id/virtio-SERIAL), cut to 20 bytes; "" = Export without its incarnation
+}
+
+// Mount is a file system that units need.
+type Mount struct {
+	Device  string // block device of this machine
+	Dir     string // exists
+	Type    string // "ext4"
+	Options string // of mount(8); "" = none
 }
 
 // Boot says where the guest's first instruction comes from. Kernel set: that
@@ -82,6 +96,8 @@ func (g Guest) Validate() error {
 	switch {
 	case !namePattern.MatchString(g.Name):
 		return fmt.Errorf("name %q: want letters, digits, '.', '_' or '-', at most 63, starting with a letter or digit", g.Name)
+	case len(g.Units) > 0:
+		return g.validateUnits()
 	case g.MemoryBytes < minMemoryBytes || g.MemoryBytes%(1<<20) != 0:
 		return fmt.Errorf("memory %d bytes: want a multiple of 1 MiB", g.MemoryBytes)
 	case g.VCPUs < 1 || g.VCPUs > maxVCPUs:
@@ -109,11 +125,34 @@ func (g Guest) Validate() error {
 	return g.Boot.validate(len(g.Disks))
 }
 
+// unitPattern: names of systemd.unit(5), without what would be an option or a path.
+var unitPattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9:_.@\\-]{0,254}$`)
+
+func (g Guest) validateUnits() error {
+	for _, u := range g.Units {
+		if !unitPattern.MatchString(u) || !strings.Contains(u, ".") {
+			return fmt.Errorf("unit %q: want the name of a systemd unit such as mysql.service", u)
+		}
+	}
+	for _, m := range g.Mounts {
+		if !filepath.IsAbs(m.Device) || !filepath.IsAbs(m.Dir) || m.Type == "" {
+			return fmt.Errorf("mount of %q at %q: want absolute paths and a type", m.Device, m.Dir)
+		}
+	}
+	return nil
+}
+
 // ValidName tells whether name can name a VM.
 func ValidName(name string) bool { return namePattern.MatchString(name) }
 
 func (d Disk) validate() error {
 	switch {
+	case d.Path != "" && (d.Socket != "" || d.Export != ""):
+		return fmt.Errorf("found the path %q beside an NBD export: want one of the two", d.Path)
+	case d.Path != "" && !filepath.IsAbs(d.Path):
+		return fmt.Errorf("path %q: want an absolute path", d.Path)
+	case d.Path != "":
+		return nil
 	case !filepath.IsAbs(d.Socket):
 		return fmt.Errorf("NBD socket %q: want an absolute path", d.Socket)
 	case d.Export == "":

@@ -40,6 +40,14 @@ func TestGuestValidate(t *testing.T) {
 		{"good MAC", func(g *hypervisor.Guest) {
 			g.Networks = []hypervisor.Network{{Kind: "user", MAC: "52:54:00:00:00:01"}}
 		}, ""},
+		{"local disk", func(g *hypervisor.Guest) { g.Disks[0] = hypervisor.Disk{Path: "/x"} }, ""},
+		{"relative local disk", func(g *hypervisor.Guest) { g.Disks[0] = hypervisor.Disk{Path: "x"} }, "absolute"},
+		{"both kinds of disk", func(g *hypervisor.Guest) { g.Disks[0].Path = "/x" }, "want one of the two"},
+		{"units", func(g *hypervisor.Guest) { *g = hypervisor.Guest{Name: "db", Units: []string{"mysql.service"}} }, ""},
+		{"unit", func(g *hypervisor.Guest) { g.Units = []string{"--now.service"} }, "name of a systemd unit"},
+		{"mount", func(g *hypervisor.Guest) {
+			g.Units, g.Mounts = []string{"mysql.service"}, []hypervisor.Mount{{Device: "drbd0", Dir: "/x", Type: "ext4"}}
+		}, "want absolute paths"},
 		{"accel", func(g *hypervisor.Guest) { g.Accel = "xen" }, "accel"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -18,11 +18,14 @@ var (
 	ErrStillRunning = errors.New("the guest did not shut down in time and is still running")
 	// ErrPaused says that the guest stands still and so can't react.
 	ErrPaused = errors.New("the guest is paused and can't react")
+	// ErrNoAgent says that there is nobody who could answer for the guest: no
+	// agent is installed, or it has not started yet, or hangs.
+	ErrNoAgent = errors.New("the guest's agent does not answer")
 )
 
 // A VMError says what could not be done to which virtual machine.
 type VMError struct {
-	Op   string // "start", "stop", "kill", "resume", "query"
+	Op   string // "start", "stop", "kill", "resume", "query", "watch", "ask the agent"
 	Name string // the VM
 	Err  error
 }
@@ -34,6 +37,7 @@ func (e *VMError) Unwrap() error { return e.Err }
 
 // Hypervisor runs virtual machines on this machine. All methods are safe for
 // concurrent use, also by several processes, and give up when ctx is done.
+// What package units runs in a VM's place is called a VM here as well.
 type Hypervisor interface {
 	// Start boots g and returns when the hypervisor has opened its disks and
 	// the guest's CPUs run. It refuses with ErrRunning if a VM of this name
@@ -60,6 +64,17 @@ type Hypervisor interface {
 
 	// List returns the VMs that run here, paused ones included, sorted by name.
 	List(ctx context.Context) ([]State, error)
+
+	// Watch calls report for what happens to the VM, in order and one at a
+	// time: EventWatched at once, EventGone at the end. It returns nil after
+	// that, or ctx's error. A VM that doesn't run is ErrNotRunning and no
+	// event. One program watches a VM at a time; a second one waits. report may
+	// use the adapter, but should not take long.
+	Watch(ctx context.Context, name string, report func(Event)) error
+
+	// AskAgent returns nil if a program inside the guest has answered by the
+	// time that ctx is done, else ErrNoAgent.
+	AskAgent(ctx context.Context, name string) error
 }
 
 // Phase is what a virtual machine is doing.
@@ -95,4 +110,10 @@ type State struct {
 	Reason string    // for Paused and Unknown: why, in the hypervisor's words ("io-error")
 	PID    int       // of the hypervisor's process; 0 when Stopped
 	Since  time.Time // start of that process, to the precision of a clock tick; zero when Stopped
+
+	// Disks are the NBD exports that it was started with: after a restart of
+	// the program that started it they tell which incarnation runs.
+	Disks []Disk
+	// MemoryBytes is what it occupies of this machine's memory now; 0 = not known.
+	MemoryBytes int64
 }

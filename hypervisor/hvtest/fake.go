@@ -21,15 +21,25 @@ type Machine struct {
 	vms     map[string]*fakeVM
 	deaf    map[string]bool
 	refuse  map[string]error
+	agents  map[string]bool
 	calls   []string
 }
 
 type fakeVM struct {
-	guest  hypervisor.Guest
-	pid    int
-	since  time.Time
-	paused string        // reason; "" = runs
-	gone   chan struct{} // closed at its end
+	guest   hypervisor.Guest
+	pid     int
+	since   time.Time
+	paused  string             // reason; "" = runs
+	gone    chan struct{}      // closed at its end
+	events  []hypervisor.Event // all that have happened
+	changed chan struct{}      // closed and replaced at each of them
+}
+
+// happen files an event for all watchers.
+func (vm *fakeVM) happen(kind hypervisor.EventKind, detail string) {
+	vm.events = append(vm.events, hypervisor.Event{Name: vm.guest.Name, Kind: kind, Detail: detail, At: time.Now()})
+	close(vm.changed)
+	vm.changed = make(chan struct{})
 }
 
 // SetDeaf makes the guest name ignore its power button, or listen to it.
@@ -60,8 +70,42 @@ func (m *Machine) Pause(name, reason string) bool {
 	vm := m.vms[name]
 	if vm != nil {
 		vm.paused = reason
+		vm.happen(hypervisor.EventPaused, reason)
 	}
 	return vm != nil
+}
+
+// Die ends the VM from outside, as the kernel's killer of memory hogs does. It
+// tells whether the VM ran.
+func (m *Machine) Die(name string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.vms[name] == nil {
+		return false
+	}
+	m.end(name)
+	return true
+}
+
+// Happen reports an event to all who watch the VM. It tells whether it runs.
+func (m *Machine) Happen(name string, kind hypervisor.EventKind, detail string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	vm := m.vms[name]
+	if vm != nil {
+		vm.happen(kind, detail)
+	}
+	return vm != nil
+}
+
+// SetAgent gives the guest name an agent that answers, or takes it away.
+func (m *Machine) SetAgent(name string, answers bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.agents == nil {
+		m.agents = make(map[string]bool)
+	}
+	m.agents[name] = answers
 }
 
 // Guest returns the description that the running VM was started with.
@@ -84,6 +128,7 @@ func (m *Machine) Calls() []string {
 }
 
 func (m *Machine) end(name string) {
+	m.vms[name].happen(hypervisor.EventGone, "")
 	close(m.vms[name].gone)
 	delete(m.vms, name)
 }
@@ -113,7 +158,7 @@ func (f *Fake) Start(ctx context.Context, g hypervisor.Guest) error {
 		m.vms = make(map[string]*fakeVM)
 	}
 	m.lastPID++
-	m.vms[g.Name] = &fakeVM{guest: g, pid: m.lastPID, since: time.Now(), gone: make(chan struct{})}
+	m.vms[g.Name] = &fakeVM{guest: g, pid: m.lastPID, since: time.Now(), gone: make(chan struct{}), changed: make(chan struct{})}
 	return nil
 }
 
@@ -149,6 +194,7 @@ func (f *Fake) press(name string) (gone chan struct{}, err error) {
 	case vm.paused != "":
 		return nil, fmt.Errorf("%w (%s)", hypervisor.ErrPaused, vm.paused)
 	case !m.deaf[name]:
+		vm.happen(hypervisor.EventShutdown, "guest-shutdown")
 		m.end(name)
 	}
 	return vm.gone, nil
@@ -184,7 +230,10 @@ func (f *Fake) Resume(ctx context.Context, name string) error {
 	if err != nil {
 		return &hypervisor.VMError{Op: "resume", Name: name, Err: err}
 	}
-	m.vms[name].paused = ""
+	if vm := m.vms[name]; vm.paused != "" {
+		vm.paused = ""
+		vm.happen(hypervisor.EventResumed, "")
+	}
 	return nil
 }
 
@@ -220,8 +269,65 @@ func (m *Machine) state(name string) hypervisor.State {
 		return hypervisor.State{Name: name}
 	}
 	s := hypervisor.State{Name: name, Phase: hypervisor.Running, Reason: vm.paused, PID: vm.pid, Since: vm.since}
+	s.Disks, s.MemoryBytes = slices.Clone(vm.guest.Disks), vm.guest.MemoryBytes
 	if vm.paused != "" {
 		s.Phase = hypervisor.Paused
 	}
 	return s
+}
+
+// Watch implements [hypervisor.Hypervisor]. Several may watch one VM.
+func (f *Fake) Watch(ctx context.Context, name string, report func(hypervisor.Event)) error {
+	m := f.machine
+	m.mu.Lock()
+	vm := m.vms[name]
+	if vm == nil {
+		m.mu.Unlock()
+		return &hypervisor.VMError{Op: "watch", Name: name, Err: hypervisor.ErrNotRunning}
+	}
+	next, first := len(vm.events), m.state(name)
+	m.mu.Unlock()
+	report(hypervisor.Event{Name: name, Kind: hypervisor.EventWatched, Detail: first.Phase.String(), At: time.Now()})
+	for {
+		m.mu.Lock()
+		events, changed := vm.events[next:], vm.changed
+		m.mu.Unlock()
+		for _, e := range events {
+			if err := ctx.Err(); err != nil {
+				return &hypervisor.VMError{Op: "watch", Name: name, Err: err}
+			}
+			report(e)
+			if e.Kind == hypervisor.EventGone {
+				return nil
+			}
+		}
+		next += len(events)
+		if len(events) > 0 {
+			continue
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return &hypervisor.VMError{Op: "watch", Name: name, Err: ctx.Err()}
+		}
+	}
+}
+
+// AskAgent implements [hypervisor.Hypervisor].
+func (f *Fake) AskAgent(ctx context.Context, name string) error {
+	m := f.machine
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	vm := m.vms[name]
+	err := ctx.Err()
+	switch {
+	case vm == nil:
+		err = hypervisor.ErrNotRunning
+	case !m.agents[name] || vm.paused != "":
+		err = hypervisor.ErrNoAgent
+	}
+	if err != nil {
+		return &hypervisor.VMError{Op: "ask the agent", Name: name, Err: err}
+	}
+	return nil
 }

@@ -38,8 +38,30 @@ func TestConformance(t *testing.T) {
 				}
 				return nil
 			},
+			Crash: func(_ context.Context, name string) error {
+				if !m.Die(name) {
+					return errors.New("not running")
+				}
+				return nil
+			},
 		}
 	})
+}
+
+func TestAgent(t *testing.T) {
+	m := new(hvtest.Machine)
+	hv := hvtest.NewFake(m)
+	if err := hv.Start(t.Context(), guest("web")); err != nil {
+		t.Fatal(err)
+	}
+	m.SetAgent("web", true)
+	if err := hv.AskAgent(t.Context(), "web"); err != nil {
+		t.Error(err)
+	}
+	m.Pause("web", "io-error")
+	if err := hv.AskAgent(t.Context(), "web"); !errors.Is(err, hypervisor.ErrNoAgent) {
+		t.Errorf("AskAgent of a paused guest = %v, want %v", err, hypervisor.ErrNoAgent)
+	}
 }
 
 func TestMachineRemembers(t *testing.T) {

@@ -3,6 +3,7 @@ package qemu
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -18,8 +19,8 @@ const (
 	openTimeout = 10  // seconds that a starting QEMU tries to reach the NBD server
 )
 
-// args returns QEMU's command line for g, without the program's name. It is a
-// pure function of its arguments.
+// args returns QEMU's command line for g, without the program's name. It
+// depends on its arguments, and on whether a local disk is a device.
 func args(g hypervisor.Guest, p paths, accel []string, reconnect time.Duration) ([]string, error) {
 	a := []string{
 		"-name", "guest=" + escape(g.Name) + ",debug-threads=on",
@@ -46,6 +47,7 @@ func args(g hypervisor.Guest, p paths, accel []string, reconnect time.Duration) 
 	for i, n := range g.Networks {
 		a = append(a, networkArgs(i, n)...)
 	}
+	a = append(a, serviceArgs(p)...)
 	// spawn and elevateprivileges can't be denied: -daemonize forks and calls
 	// setsid under the filter already, and a bridge needs QEMU's setuid helper.
 	a = append(a, "-sandbox", "on,obsolete=deny,resourcecontrol=deny",
@@ -71,7 +73,7 @@ func bootArgs(b hypervisor.Boot) []string {
 	return a
 }
 
-// diskArgs joins one NBD export to the guest as a virtio disk.
+// diskArgs joins one NBD export, or a local disk, to the guest as a virtio disk.
 //
 // The guest must never see an error only because the daemon is away for a
 // moment: requests wait for the reconnection. When that takes too long, or the
@@ -84,15 +86,22 @@ func bootArgs(b hypervisor.Boot) []string {
 func diskArgs(i int, d hypervisor.Disk, boots bool, reconnect time.Duration) ([]string, error) {
 	node := fmt.Sprintf("disk%d", i)
 	block := map[string]any{
-		"driver": "nbd", "node-name": node, "export": d.Export,
-		"server":    map[string]any{"type": "unix", "path": d.Socket},
-		"read-only": d.ReadOnly, "discard": "unmap", "detect-zeroes": "off",
-		"cache":           map[string]any{"direct": false, "no-flush": false},
-		"reconnect-delay": int64(reconnect / time.Second), "open-timeout": openTimeout,
+		"node-name": node, "read-only": d.ReadOnly, "discard": "unmap", "detect-zeroes": "off",
+		"cache": map[string]any{"direct": false, "no-flush": false},
 	}
-	serial := d.Serial
-	if serial == "" {
-		serial = d.Export
+	if d.Path != "" {
+		block["driver"], block["file"] = "raw", map[string]any{"driver": fileDriver(d.Path), "filename": d.Path}
+	} else {
+		block["driver"], block["export"] = "nbd", d.Export
+		block["server"] = map[string]any{"type": "unix", "path": d.Socket}
+		block["reconnect-delay"], block["open-timeout"] = int64(reconnect/time.Second), openTimeout
+	}
+	// The incarnation changes with each start; what the guest calls its disk must not.
+	serial, _, _ := strings.Cut(d.Export, "@")
+	if d.Serial != "" {
+		serial = d.Serial
+	} else if d.Path != "" {
+		serial = fmt.Sprintf("local%d", i)
 	}
 	device := map[string]any{
 		"driver": "virtio-blk-pci", "id": fmt.Sprintf("vd%d", i), "drive": node, "serial": cut(serial, maxSerial),
@@ -122,6 +131,30 @@ func networkArgs(i int, n hypervisor.Network) []string {
 		card += ",mac=" + n.MAC
 	}
 	return []string{"-netdev", netdev, "-device", card}
+}
+
+// serviceArgs are what the manager needs: a second monitor for Watch, the
+// channel of the guest's agent, and the devices by which a guest reports a panic
+// and feeds a watchdog, if it does. A guest that panics is ended, one that does
+// not feed its watchdog any more is reset: QEMU's defaults, but said.
+// They come behind disks and cards, whose PCI addresses are then those that
+// they had before these existed.
+func serviceArgs(p paths) []string {
+	return []string{
+		"-chardev", "socket,id=events,path=" + escape(p.events) + ",server=on,wait=off", "-mon", "chardev=events,mode=control",
+		"-device", "virtio-serial-pci,id=serial0",
+		"-chardev", "socket,id=agent,path=" + escape(p.agent) + ",server=on,wait=off",
+		"-device", "virtserialport,bus=serial0.0,chardev=agent,name=" + agentPort,
+		"-device", "pvpanic", "-device", "i6300esb,id=watchdog", "-action", "panic=shutdown,watchdog=reset",
+	}
+}
+
+// fileDriver: QEMU has one driver for files and one for block devices.
+func fileDriver(path string) string {
+	if st, err := os.Stat(path); err == nil && st.Mode()&os.ModeDevice != 0 {
+		return "host_device"
+	}
+	return "file"
 }
 
 // escape doubles commas: in QEMU's option lists a single one ends a value.

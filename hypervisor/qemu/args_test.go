@@ -19,6 +19,8 @@ func TestArgs(t *testing.T) {
 		Disks: []hypervisor.Disk{
 			{Socket: "/run/a,b/nbd.sock", Export: "web-root"},
 			{Socket: "/run/nbd.sock", Export: "web-data-with-a-long-name/1", ReadOnly: true},
+			{Socket: "/run/nbd.sock", Export: "web-log/0@17"},
+			{Path: "/nonexistent/swap"},
 		},
 		Boot: hypervisor.Boot{Kernel: "/boot/vmlinuz", Initrd: "/boot/initrd", Cmdline: "root=/dev/vda ro"},
 		Networks: []hypervisor.Network{
@@ -28,7 +30,7 @@ func TestArgs(t *testing.T) {
 		ConsoleLog: "/var/log/web,1.console",
 		ExtraArgs:  []string{"-no-reboot"},
 	}
-	p := paths{pid: "/run/vm/web/pid", monitor: "/run/vm/web/qmp", log: "/run/vm/web/log"}
+	p := paths{pid: "/run/vm/web/pid", monitor: "/run/vm/web/qmp", events: "/run/vm/web/ev,1", agent: "/run/vm/web/agent", log: "/run/vm/web/log"}
 	got, err := args(g, p, []string{"-accel", "tcg,thread=multi", "-cpu", "max"}, 300*time.Second)
 	if err != nil {
 		t.Fatal(err)
@@ -57,10 +59,22 @@ func TestArgs(t *testing.T) {
 -device {"drive":"disk0","driver":"virtio-blk-pci","id":"vd0","rerror":"stop","serial":"web-root","werror":"stop","write-cache":"on"}
 -blockdev {"cache":{"direct":false,"no-flush":false},"detect-zeroes":"off","discard":"unmap","driver":"nbd","export":"web-data-with-a-long-name/1","node-name":"disk1","open-timeout":10,"read-only":true,"reconnect-delay":300,"server":{"path":"/run/nbd.sock","type":"unix"}}
 -device {"drive":"disk1","driver":"virtio-blk-pci","id":"vd1","rerror":"stop","serial":"web-data-with-a-long","werror":"stop","write-cache":"on"}
+-blockdev {"cache":{"direct":false,"no-flush":false},"detect-zeroes":"off","discard":"unmap","driver":"nbd","export":"web-log/0@17","node-name":"disk2","open-timeout":10,"read-only":false,"reconnect-delay":300,"server":{"path":"/run/nbd.sock","type":"unix"}}
+-device {"drive":"disk2","driver":"virtio-blk-pci","id":"vd2","rerror":"stop","serial":"web-log/0","werror":"stop","write-cache":"on"}
+-blockdev {"cache":{"direct":false,"no-flush":false},"detect-zeroes":"off","discard":"unmap","driver":"raw","file":{"driver":"file","filename":"/nonexistent/swap"},"node-name":"disk3","read-only":false}
+-device {"drive":"disk3","driver":"virtio-blk-pci","id":"vd3","rerror":"stop","serial":"local3","werror":"stop","write-cache":"on"}
 -netdev user,id=net0
 -device virtio-net-pci,netdev=net0
 -netdev bridge,id=net1,br=br0
 -device virtio-net-pci,netdev=net1,mac=52:54:00:00:00:01
+-chardev socket,id=events,path=/run/vm/web/ev,,1,server=on,wait=off
+-mon chardev=events,mode=control
+-device virtio-serial-pci,id=serial0
+-chardev socket,id=agent,path=/run/vm/web/agent,server=on,wait=off
+-device virtserialport,bus=serial0.0,chardev=agent,name=org.qemu.guest_agent.0
+-device pvpanic
+-device i6300esb,id=watchdog
+-action panic=shutdown,watchdog=reset
 -sandbox on,obsolete=deny,resourcecontrol=deny
 -pidfile /run/vm/web/pid
 -D /run/vm/web/log

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -188,6 +189,13 @@ func TestConformance(t *testing.T) {
 			Booted: func(_ context.Context, name string) error { l.booted(name); return nil },
 			Pause: func(ctx context.Context, name string) error {
 				return l.monitorCommand(ctx, name, "stop")
+			},
+			Crash: func(ctx context.Context, name string) error {
+				st, err := l.open().State(ctx, name)
+				if err != nil || st.PID == 0 {
+					return fmt.Errorf("no process: %+v, %w", st, err)
+				}
+				return syscall.Kill(st.PID, syscall.SIGKILL)
 			},
 		}
 	})

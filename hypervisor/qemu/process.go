@@ -3,6 +3,7 @@ package qemu
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,9 +12,14 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pollux-project/pollux/hypervisor"
 )
 
-// How often a process is looked at while waiting for its end.
+// How often a process is looked at while waiting for its end, on a kernel
+// before 5.10.
 const exitPoll = 10 * time.Millisecond
 
 // ticksPerSecond is the unit of start times in /proc/PID/stat: USER_HZ, which
@@ -103,21 +109,74 @@ func eachQEMU(f func(pid int, pidFile string)) error {
 // pidFileOf returns the pid file that the command line of pid names if it is
 // that of a QEMU, else "". A process that has ended has no command line.
 func pidFileOf(pid int) string {
-	line, err := os.ReadFile(procFile(pid, "cmdline"))
-	if err != nil {
-		return ""
-	}
-	argv := bytes.Split(line, []byte{0})
-	// A debugger or a shell that was given QEMU's command line is not QEMU.
-	if !strings.HasPrefix(filepath.Base(string(argv[0])), "qemu") {
-		return ""
-	}
+	argv := argvOf(pid)
 	for i := 1; i+1 < len(argv); i++ {
-		if string(argv[i]) == "-pidfile" {
-			return string(argv[i+1])
+		if argv[i] == "-pidfile" {
+			return argv[i+1]
 		}
 	}
 	return ""
+}
+
+// argvOf returns the command line of pid if it is that of a QEMU, else nil.
+func argvOf(pid int) []string {
+	line, err := os.ReadFile(procFile(pid, "cmdline"))
+	if err != nil {
+		return nil
+	}
+	argv := strings.Split(string(line), "\x00")
+	// A debugger or a shell that was given QEMU's command line is not QEMU.
+	if !strings.HasPrefix(filepath.Base(argv[0]), "qemu") {
+		return nil
+	}
+	return argv
+}
+
+// disks reads from the command line what diskArgs has put there.
+func (p process) disks() []hypervisor.Disk {
+	var disks []hypervisor.Disk
+	argv := argvOf(p.pid)
+	for i := 1; i+1 < len(argv); i++ {
+		var b struct {
+			Driver   string                `json:"driver"`
+			Node     string                `json:"node-name"`
+			Export   string                `json:"export"`
+			ReadOnly bool                  `json:"read-only"`
+			Server   struct{ Path string } `json:"server"`
+			File     struct {
+				Filename string `json:"filename"`
+			} `json:"file"`
+		}
+		// The user's own -blockdev, in extra-args, has another form or name.
+		if argv[i] != "-blockdev" || json.Unmarshal([]byte(argv[i+1]), &b) != nil || !strings.HasPrefix(b.Node, "disk") {
+			continue
+		}
+		switch b.Driver {
+		case "nbd":
+			disks = append(disks, hypervisor.Disk{Socket: b.Server.Path, Export: b.Export, ReadOnly: b.ReadOnly})
+		case "raw":
+			disks = append(disks, hypervisor.Disk{Path: b.File.Filename, ReadOnly: b.ReadOnly})
+		}
+	}
+	return disks
+}
+
+// memory returns the bytes of this machine's memory that p occupies; 0 if it
+// has ended.
+func (p process) memory() int64 {
+	text, err := os.ReadFile(procFile(p.pid, "statm"))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(text)) // size and resident, in pages; proc(5)
+	if len(fields) < 2 {
+		return 0
+	}
+	pages, err := strconv.ParseInt(fields[1], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return pages * int64(os.Getpagesize())
 }
 
 // lookAt returns the process with this number unless it has ended. Zombies
@@ -194,18 +253,56 @@ func (p process) kill() error {
 
 // waitGone waits until all of ps have ended and so have closed their files.
 func waitGone(ctx context.Context, ps []process) error {
-	tick := time.NewTicker(exitPoll)
-	defer tick.Stop()
 	for _, p := range ps {
-		for p.alive() {
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				return fmt.Errorf("process %d has not ended: %w", p.pid, ctx.Err())
-			}
+		if err := p.wait(ctx); err != nil {
+			return fmt.Errorf("process %d has not ended: %w", p.pid, err)
 		}
 	}
 	return nil
+}
+
+// wait sleeps until p has ended: until its pidfd says so, which costs nothing
+// meanwhile. A kernel without pidfd is asked again and again.
+func (p process) wait(ctx context.Context) error {
+	fd, err := unix.PidfdOpen(p.pid, unix.PIDFD_NONBLOCK)
+	if err == nil {
+		_ = p.waitOn(ctx, os.NewFile(uintptr(fd), "pidfd")) // whatever it says, p is looked at below
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	tick := time.NewTicker(exitPoll)
+	defer tick.Stop()
+	for p.alive() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// waitOn waits for the end of p on its pidfd, which it closes. The number was
+// p's when it was opened only if p is alive now, or has ended, which is what is
+// waited for.
+func (p process) waitOn(ctx context.Context, pidfd *os.File) error {
+	defer func() { _ = pidfd.Close() }() // of a handle; nothing was written
+	conn, err := pidfd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = pidfd.SetReadDeadline(time.Unix(1, 0)) }) // the past: wakes the reader
+	defer stop()
+	isFirst := true
+	return conn.Read(func(uintptr) bool {
+		// False sleeps until the descriptor is readable, which is when all
+		// threads have ended. That is told once only: whatever is seen then, the
+		// rest is the caller's.
+		done := !isFirst || !p.alive()
+		isFirst = false
+		return done
+	})
 }
 
 func procFile(pid int, name string) string { return "/proc/" + strconv.Itoa(pid) + "/" + name }

@@ -43,6 +43,11 @@ type Config struct {
 	// ReconnectDelay is how long the guest's requests wait for the NBD server
 	// to come back before the guest is paused; 0 = 5 minutes. Whole seconds.
 	ReconnectDelay time.Duration
+	// Closed, if not nil, is called with the disks of a VM whose process has
+	// ended, before Stop, Kill or EventGone say so. It has to return when the NBD
+	// server has no connection to these exports any more: what such a process
+	// sent last may still be on its way to the disk.
+	Closed func(ctx context.Context, disks []hypervisor.Disk) error
 }
 
 // Validate says what is wrong with c.
@@ -81,7 +86,7 @@ func New(cfg Config) (*QEMU, error) {
 const pidFileName = "pid"
 
 // paths are the files of one VM.
-type paths struct{ dir, lock, pid, monitor, log string }
+type paths struct{ dir, lock, pid, monitor, events, agent, log string }
 
 // runDir returns the one spelling of RunDir that command lines are made of and
 // compared with: /run/x and /var/run/x must not be two different VMs.
@@ -96,7 +101,7 @@ func (q *QEMU) paths(name string) paths {
 	dir := filepath.Join(q.runDir(), name)
 	return paths{
 		dir: dir, lock: filepath.Join(dir, "lock"), pid: filepath.Join(dir, pidFileName),
-		monitor: filepath.Join(dir, "qmp"), log: filepath.Join(dir, "log"),
+		monitor: filepath.Join(dir, "qmp"), events: filepath.Join(dir, "events"), agent: filepath.Join(dir, "agent"), log: filepath.Join(dir, "log"),
 	}
 }
 
@@ -198,6 +203,7 @@ func (q *QEMU) Stop(ctx context.Context, name string, grace time.Duration) error
 	if err != nil {
 		return fail("stop", name, err)
 	}
+	disks := running[0].disks()
 	waiting, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
 	for {
@@ -209,7 +215,7 @@ func (q *QEMU) Stop(ctx context.Context, name string, grace time.Duration) error
 		cancel()
 		switch {
 		case err == nil:
-			return nil
+			return fail("stop", name, q.closed(ctx, disks))
 		case ctx.Err() != nil:
 			return fail("stop", name, ctx.Err())
 		case waiting.Err() != nil:
@@ -237,11 +243,35 @@ func (q *QEMU) Kill(ctx context.Context, name string) error {
 	if !hypervisor.ValidName(name) {
 		return fail("kill", name, hypervisor.ErrNotRunning)
 	}
-	killed, err := killAll(ctx, q.paths(name))
-	if err == nil && killed == 0 {
+	p := q.paths(name)
+	running, err := processes(p.pid)
+	if err != nil {
+		return fail("kill", name, err)
+	}
+	var disks []hypervisor.Disk
+	if len(running) > 0 {
+		disks = running[0].disks()
+	}
+	killed, err := killAll(ctx, p)
+	switch {
+	case err != nil:
+	case killed == 0:
 		err = hypervisor.ErrNotRunning
+	default:
+		err = q.closed(ctx, disks)
 	}
 	return fail("kill", name, err)
+}
+
+// closed waits until the NBD server has noticed the end of a VM.
+func (q *QEMU) closed(ctx context.Context, disks []hypervisor.Disk) error {
+	if q.cfg.Closed == nil || len(disks) == 0 {
+		return nil
+	}
+	if err := q.cfg.Closed(ctx, disks); err != nil {
+		return fmt.Errorf("the process has ended, but its disks may still be open: %w", err)
+	}
+	return nil
 }
 
 // killAll kills every QEMU of p and waits for its end. It looks again until
@@ -287,7 +317,7 @@ func (q *QEMU) State(ctx context.Context, name string) (hypervisor.State, error)
 		return hypervisor.State{Name: name}, nil
 	}
 	p := ps[0]
-	state := hypervisor.State{Name: name, PID: p.pid}
+	state := hypervisor.State{Name: name, PID: p.pid, Disks: p.disks(), MemoryBytes: p.memory()}
 	if state.Since, err = p.since(); err != nil {
 		return hypervisor.State{}, fail("query", name, err)
 	}
@@ -381,9 +411,9 @@ func anyAlive(ps []process) bool { return slices.ContainsFunc(ps, process.alive)
 
 // checkSockets refuses what bind(2) and connect(2) would, but says which path.
 func checkSockets(p paths, g hypervisor.Guest) error {
-	sockets := []string{p.monitor}
+	sockets := []string{p.monitor, p.events, p.agent}
 	for _, d := range g.Disks {
-		sockets = append(sockets, d.Socket)
+		sockets = append(sockets, d.Socket) // "" for a local one
 	}
 	for _, s := range sockets {
 		if len(s) > maxSunPath {

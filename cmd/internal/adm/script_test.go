@@ -223,6 +223,12 @@ func (f fileHypervisor) Kill(_ context.Context, name string) error {
 
 func (f fileHypervisor) Resume(context.Context, string) error { return nil }
 
+func (f fileHypervisor) AskAgent(context.Context, string) error { return hypervisor.ErrNoAgent }
+
+func (f fileHypervisor) Watch(context.Context, string, func(hypervisor.Event)) error {
+	return hypervisor.ErrNotRunning
+}
+
 func (f fileHypervisor) State(_ context.Context, name string) (hypervisor.State, error) {
 	if _, err := os.Stat(f.path(name)); err != nil {
 		return hypervisor.State{Name: name}, nil
