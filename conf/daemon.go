@@ -218,6 +218,21 @@ type ResourceTable struct {
 	// O_DIRECT, "buffered" through it, "" is direct for block devices and
 	// buffered for files. Flushes reach the medium either way. Default: "".
 	IO string `toml:"io"`
+
+	// manager is who decides which node is Primary: "none" is the operator,
+	// "internal" is polluxha, "pacemaker" is a Pacemaker cluster. Under a manager
+	// a peer that knows no terms (drbd.ko) is refused, and so are
+	// allow-two-primaries and all with which a node goes on alone without asking.
+	// It needs down and up to change. Default: "none".
+	Manager string `toml:"manager"`
+
+	// max-loss-bytes and max-loss-seconds are what a failover may lose under
+	// protocol A or B: clients are not answered while the peer has not
+	// acknowledged more bytes than this ("16M"), or the oldest of them for longer.
+	// Both or neither; 0 seconds is no bound. Under a manager protocols A and B need them.
+	// Default: 0.
+	MaxLossBytes   Bytes `toml:"max-loss-bytes"`
+	MaxLossSeconds int   `toml:"max-loss-seconds"`
 }
 
 // DefaultDaemon is pollux.toml with nothing in it.
@@ -336,7 +351,7 @@ func (d *Daemon) check(f *tomlFile) {
 		f.errorf(f.at("adopt"), "adopt: found names, but drbd-conf is empty, so there is nothing to adopt from")
 	}
 	for name, r := range d.Resource {
-		f.oneOf(r.IO, []string{"", "direct", "buffered"}, "resource", name, "io")
+		f.checkTable(name, &r)
 	}
 	seen := map[netip.AddrPort]bool{}
 	for i := range d.NBD.TCP {
@@ -417,6 +432,7 @@ func (d *Daemon) LoadResources(env Env) (*Config, error) {
 	d.warnUnknownTables(l, foreign)
 	l.link()
 	l.validate()
+	d.checkManaged(l)
 	if err := l.err(); err != nil {
 		return nil, err
 	}

@@ -301,6 +301,7 @@ type Command struct {
 	AssumeClean             bool
 	Term                    uint64 // CmdPromiseTerm; CmdPrimary: under this term, 0 = no terms
 	Sole                    bool   // CmdPrimary: the arbiter's record for Term names this node alone
+	Vote                    bool   // CmdPrimary: the two copies decide about the term; see vote
 	Waits                   bool   // CmdSyncAfter
 	Handlers                Handlers
 }

@@ -51,6 +51,10 @@ type NetOptions struct {
 	OnCongestion        OnCongestion
 	CongestionFill      uint64 // sectors in flight, 0 = off
 	CongestionExtents   int    // hot extents of the activity log
+
+	NeedTerms    bool   // a peer without FeatureTerm is refused, also before any promise
+	MaxLossBytes uint64 // protocols A and B: see lossBound; 0 is no bound
+	MaxLossMS    int64
 }
 
 // OnCongestion is what a Primary does when the connection cannot keep up.

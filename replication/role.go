@@ -7,6 +7,9 @@ import (
 func (r *Resource) runPrimary(c *command) {
 	switch c.phase {
 	case phaseBegin, phaseCheck:
+		if c.Vote && !r.vote(c) {
+			return
+		}
 		if c.Term != 0 {
 			if err := r.checkTerm(c); err != nil {
 				r.finish(c, err)

@@ -289,7 +289,13 @@ func (r *Resource) stateTerm() {
 func (r *Resource) connectTerm() bool {
 	t := &r.terms
 	t.peer, t.stated = drbd.TermPacket{}, drbd.TermPacket{}
-	if t.inUse() && r.link.Features&drbd.FeatureTerm == 0 {
+	switch {
+	case r.link.Features&drbd.FeatureTerm != 0:
+	case r.net.NeedTerms && !t.inUse():
+		r.giveUp("the peer (drbd.ko, or an older polluxd) knows no terms, and this resource has a manager, who stops a Primary that was replaced by them: " +
+			"run polluxd with terms there, or leave manager out of pollux.toml")
+		return false
+	case t.inUse():
 		r.giveUp("this node has promised term %d, and the peer (drbd.ko, or an older polluxd) knows no terms: its writes could not be told from those of an owner that was replaced; "+
 			"run polluxd with terms there", t.promised)
 		return false

@@ -175,3 +175,32 @@ func (r *Resource) abandonRequests() bool {
 	r.unpark()
 	return true
 }
+
+// vote finds the term of a promotion that somebody else decides about, who hands
+// out none (Pacemaker): one more than either copy has promised. Connected, both
+// promise it. Alone, this node may be promoted if it was the only writer already,
+// or the fence-peer handler confirms that the peer is out. It reports false if
+// the command waits, or is over.
+func (r *Resource) vote(c *command) bool {
+	t := &r.terms
+	switch {
+	case r.role == drbd.Primary:
+		c.Vote = false
+		return true
+	case !r.ready(c):
+		return false
+	case r.conn >= drbd.Connected:
+		r.learnt() // no third copy could have promised more
+	case r.marked():
+	case r.peerIsOut() && c.fenced:
+	case r.cfg.HasFenceHandler && !c.fenced:
+		c.fenced, c.phase = true, phaseFence
+		r.runFence(r.vols[0])
+		return false
+	default:
+		r.finish(c, r.stateError(nil, SSPrimaryNOP))
+		return false
+	}
+	c.Term, c.Sole = t.promised+1, r.conn < drbd.Connected
+	return true
+}

@@ -54,6 +54,11 @@ type Info struct {
 type ClientInfo struct {
 	Export string // the name asked for; "" is the default export
 	Remote string // network address
+	// PID is the client's process, if it came by a unix socket and this process
+	// can see it; else 0.
+	PID int
+	// IsQuestion is true if it only asks what the volume is like (NBD_OPT_INFO).
+	IsQuestion bool
 }
 
 // errnoOf maps a backend's error to one that NBD has. What NBD can't name is

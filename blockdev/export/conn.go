@@ -41,6 +41,7 @@ type conn struct {
 	srv    *Server
 	nc     net.Conn
 	remote string
+	pid    int           // of the client's process; 0 unless it is known
 	done   chan struct{} // closed when the connection has left the server
 
 	from    net.Listener // nil if it was brought by ServeConn
@@ -77,6 +78,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{srv: s, nc: nc, done: make(chan struct{}), remote: nc.RemoteAddr().String()}
 	if nc.RemoteAddr().Network() == "unix" {
 		c.remote = "unix:" + nc.LocalAddr().String() // clients have no name of their own
+		c.pid = peerPID(nc)
 	}
 	c.r.init(nc)
 	c.w.init(nc)

@@ -175,7 +175,7 @@ func (h *handshake) info(o nbd.Option, data []byte, last *told) error {
 	if err != nil {
 		return err
 	}
-	t, err := h.enter(req.Name, last)
+	t, err := h.enter(req.Name, last, o == nbd.OptInfo)
 	if err != nil {
 		return err
 	}
@@ -201,7 +201,7 @@ func (h *handshake) info(o nbd.Option, data []byte, last *told) error {
 
 // enter finds an export and opens its volume for this client. A GO right
 // after an INFO of the same name is told the same.
-func (h *handshake) enter(name string, last *told) (*told, error) {
+func (h *handshake) enter(name string, last *told, isQuestion bool) (*told, error) {
 	if h.c.srv.draining.Load() {
 		return nil, &nbd.OptionError{Type: nbd.RepErrShutdown, Text: "the server is shutting down"}
 	}
@@ -212,7 +212,7 @@ func (h *handshake) enter(name string, last *told) (*told, error) {
 	case e == nil || !h.c.srv.claim(h.c, e):
 		return nil, &nbd.OptionError{Type: nbd.RepErrUnknown, Text: fmt.Sprintf("no export %q", name)}
 	}
-	release, err := e.backend.Open(ClientInfo{Export: name, Remote: h.c.remote})
+	release, err := e.backend.Open(ClientInfo{Export: name, Remote: h.c.remote, PID: h.c.pid, IsQuestion: isQuestion})
 	if err != nil {
 		h.c.srv.unclaim(h.c)
 		return nil, &nbd.OptionError{Type: nbd.RepErrPolicy, Text: err.Error()}
@@ -234,7 +234,7 @@ func (h *handshake) exportName(data []byte, head nbd.OptionHeader) error {
 	if err != nil {
 		return err
 	}
-	t, err := h.enter(name, nil)
+	t, err := h.enter(name, nil, false)
 	if err != nil {
 		return err
 	}

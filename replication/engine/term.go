@@ -30,6 +30,27 @@ func (e *Engine) PrimaryWithTerm(term uint64, sole bool) error {
 	return e.resume.setPrimary(e, true)
 }
 
+// PrimaryByVote is Primary under the next term that neither copy has promised,
+// for a resource whose manager hands out none: see replication.Command.Vote.
+func (e *Engine) PrimaryByVote(force bool) error {
+	if err := e.do(replication.Command{Kind: replication.CmdPrimary, Vote: true, Force: force}); err != nil {
+		return err
+	}
+	return e.resume.setPrimary(e, true)
+}
+
+// ForceTerm is PrimaryWithTerm by an operator who answers for data that are not
+// known to be current; a term that is unknown counts as learnt.
+func (e *Engine) ForceTerm(term uint64, sole bool) error {
+	if err := e.PromiseTerm(term); err != nil {
+		return err
+	}
+	if err := e.do(replication.Command{Kind: replication.CmdPrimary, Term: term, Sole: sole, Force: true}); err != nil {
+		return err
+	}
+	return e.resume.setPrimary(e, true)
+}
+
 const codeInvalid = 162
 
 // termPath is the file of a volume's term record in the state directory.

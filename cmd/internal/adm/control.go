@@ -1,10 +1,12 @@
 package adm
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -34,7 +36,9 @@ func (a *app) controlCommands() []*cobra.Command {
 				"--force makes this node's data the valid one, whatever it is: right for the first sync of new disks, and to go on\n"+
 				"without the peer when it is lost. What the other node has written since is then thrown away.\n\n"+
 				"--term is the word of an arbiter, as polluxha passes it on: this node owns that term now, alone with --sole.\n"+
-				"For experts: a term that no arbiter gave can let two nodes write.", "force", "term", "sole"),
+				"For experts: a term that no arbiter gave can let two nodes write.\n\n"+
+				"Where a manager decides (manager in pollux.toml) --force asks for the resource's name, or has it in --confirm.",
+			"force", "confirm", "term", "sole"),
 		cmd(adm.CmdSecondary, groupDaily, "give up the Primary role",
 			"Refused while a client holds a volume open."),
 		a.promiseCommand(),
@@ -65,6 +69,8 @@ func addControlFlag(co *cobra.Command, c adm.Command, name string, args *adm.Arg
 			f.BoolVarP(&args.Force, "overwrite-data-of-peer", "o", false, "older name of --force")
 			co.Flag("overwrite-data-of-peer").Hidden = true
 		}
+	case "confirm":
+		f.StringVar(&args.Confirm, "confirm", "", "with --force: the resource's name once more, where a manager decides")
 	case "term":
 		f.Uint64Var(&args.Term, "term", 0, "as the owner of this term, which an arbiter gave")
 	case "sole":
@@ -129,10 +135,34 @@ func (a *app) control(ctx context.Context, c adm.Command, t target, args adm.Arg
 		return err
 	}
 	defer cl.close()
+	if c == adm.CmdPrimary && args.Force && args.Confirm == "" {
+		if req.Args.Confirm, err = a.confirmed(ctx, cl, t.Resource); err != nil {
+			return err
+		}
+	}
 	if err := cl.call(ctx, req, nil); err != nil || c != adm.CmdPrimary || args.Term > 0 {
 		return err
 	}
 	return a.warnAlone(ctx, cl, t)
+}
+
+// confirmed is the name that is asked for if a manager decides about a resource;
+// where nobody can be asked polluxd says what to do.
+func (a *app) confirmed(ctx context.Context, cl *client, name string) (string, error) {
+	r, err := cl.resource(ctx, name)
+	if err != nil || r.Manager == "" || !isTerminalInput(a.In) {
+		return "", err
+	}
+	what := "what is on this node becomes the valid data"
+	if !isConnected(r) {
+		what = peerAbsent(r, a.now()) + ": it may still be writing, and this copy may be old"
+	}
+	fmt.Fprintf(a.Err, "%s: manager = %q decides who is Primary. %s.\nThe other copy is left as it is. Type the name of the resource to go on without the manager: ", name, r.Manager, what)
+	line, err := bufio.NewReader(a.In).ReadString('\n')
+	if err != nil && line == "" {
+		return "", err
+	}
+	return strings.TrimSpace(line), nil
 }
 
 // warnAlone tells who has promoted a node without its peer what nobody can

@@ -19,6 +19,9 @@ type engineAPI interface {
 	// PromiseTerm and PrimaryWithTerm are an arbiter's (docs/adr/0008-terms.md).
 	PromiseTerm(term uint64) error
 	PrimaryWithTerm(term uint64, sole bool) error
+	// PrimaryByVote takes the term from the copies; ForceTerm is an operator's override.
+	PrimaryByVote(force bool) error
+	ForceTerm(term uint64, sole bool) error
 	Secondary() error
 	Invalidate(vol int) error
 	InvalidateRemote(vol int) error

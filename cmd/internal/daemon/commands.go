@@ -39,14 +39,30 @@ func (d *Daemon) execute(req adm.Request) (any, error) {
 	}
 	r.admin.Lock()
 	defer r.admin.Unlock()
-	err := r.execute(req)
+	data, err := r.answer(req)
 	d.hub.changed(r.name)
 	ev := d.log.Info()
 	if err != nil {
 		ev = d.log.Warn().Err(err)
 	}
 	ev.Str("res", r.name).Str("cmd", string(req.Cmd)).Bool("force", req.Args.Force).Msg("command")
-	return nil, err
+	return data, err
+}
+
+// answer is execute for those commands, too, that have more to say than no.
+func (r *resource) answer(req adm.Request) (any, error) {
+	if req.Cmd != adm.CmdExport {
+		return nil, r.execute(req)
+	}
+	eng := r.engine()
+	if eng == nil {
+		return nil, r.notUp()
+	}
+	ex, err := r.exportTo(eng, req.Args.Incarnation)
+	if err != nil {
+		return nil, err
+	}
+	return ex, nil
 }
 
 // execute runs a command with r.admin held.
@@ -77,6 +93,8 @@ func (r *resource) execute(req adm.Request) error {
 		}
 		r.syncDevices()
 		return nil
+	case adm.CmdUnexport:
+		return r.unexport(req.Args.Incarnation)
 	case adm.CmdPromiseTerm:
 		return eng.PromiseTerm(req.Args.Term)
 	case adm.CmdSecondary:
@@ -93,14 +111,6 @@ func (r *resource) execute(req adm.Request) error {
 	return &adm.Error{Exit: adm.ExitEnvironment, Text: fmt.Sprintf("%s: polluxd has no command %q", r.name, req.Cmd)}
 }
 
-// primary promotes: under an arbiter's term, or as the operator wants.
-func (r *resource) primary(eng engineAPI, args adm.Args) error {
-	if args.Term == 0 {
-		return eng.Primary(args.Force)
-	}
-	return eng.PrimaryWithTerm(args.Term, args.Sole)
-}
-
 // secondary demotes. The block devices are made read-only first, which is
 // refused while one is in use; if the demotion is refused they come back.
 func (r *resource) secondary(eng engineAPI) error {
@@ -108,7 +118,9 @@ func (r *resource) secondary(eng engineAPI) error {
 	if err != nil {
 		return err
 	}
-	err = afterGoodbye(some, eng.Secondary)
+	if err = afterGoodbye(some, eng.Secondary); err == nil {
+		err = r.unexport("") // nobody has it open
+	}
 	r.syncDevices()
 	return err
 }
@@ -159,6 +171,8 @@ func needsRestart(old, spec resourceSpec) string {
 		return "the number of volumes"
 	case old.IO != spec.IO:
 		return "io"
+	case old.Manager != spec.Manager:
+		return "manager"
 	}
 	for i, v := range old.Volumes {
 		w := spec.Volumes[i]

@@ -18,6 +18,9 @@ type resourceSpec struct {
 	Node string   // this node's name
 	IO   string   // "direct", "buffered", or "" by the kind of disk
 	TLS  conf.TLS // files, if net option tls is set
+
+	Manager                      string // "", or conf.ManagerInternal or ManagerPacemaker
+	MaxLossBytes, MaxLossSeconds uint64
 }
 
 // HandlerEnv is the environment of the handlers beside PATH: about the resource as
@@ -91,7 +94,13 @@ func loadResources(settings *conf.Daemon) (*loadedConfig, error) {
 		if err != nil {
 			return nil, err
 		}
-		spec := resourceSpec{Resource: r, Node: settings.NodeName, IO: settings.Resource[s.Name].IO}
+		table := settings.Resource[s.Name]
+		spec := resourceSpec{
+			Resource: r, Node: settings.NodeName, IO: table.IO, MaxLossBytes: uint64(table.MaxLossBytes), MaxLossSeconds: uint64(table.MaxLossSeconds),
+		}
+		if table.IsManaged() {
+			spec.Manager = table.Manager
+		}
 		if r.Net.TLS {
 			spec.TLS = settings.TLS
 		}

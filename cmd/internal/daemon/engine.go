@@ -55,6 +55,8 @@ func engineConfig(spec resourceSpec) (engine.Config, error) {
 			Names: spec.Local.CertNames, PeerNames: spec.Peer.CertNames,
 		}
 	}
+	cfg.Net.NeedTerms = spec.Manager != ""
+	cfg.Net.MaxLossBytes, cfg.Net.MaxLossMS = spec.MaxLossBytes, int64(spec.MaxLossSeconds)*1000
 	for _, v := range spec.Volumes {
 		disk, err := diskOptions(v.Options)
 		if err != nil {
@@ -193,6 +195,14 @@ func (r *runningEngine) PromiseTerm(term uint64) error {
 
 func (r *runningEngine) PrimaryWithTerm(term uint64, sole bool) error {
 	return r.refusal(r.e.PrimaryWithTerm(term, sole))
+}
+
+func (r *runningEngine) PrimaryByVote(force bool) error {
+	return r.refusal(r.e.PrimaryByVote(force))
+}
+
+func (r *runningEngine) ForceTerm(term uint64, sole bool) error {
+	return r.refusal(r.e.ForceTerm(term, sole))
 }
 
 func (r *runningEngine) Secondary() error               { return r.refusal(r.e.Secondary()) }

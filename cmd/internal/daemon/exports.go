@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/pollux-project/pollux/blockdev/export"
+	"github.com/pollux-project/pollux/conf"
 )
 
 // exportNames are the names of a volume's export: RES/VOL, and RES alone if
@@ -24,10 +26,34 @@ func exportName(spec resourceSpec, vol int) string {
 	return names[len(names)-1]
 }
 
+// isBare reports whether a resource is exported under its own name to whoever
+// may connect. Under manager internal each start of a VM has exports of its own.
+func isBare(spec resourceSpec) bool { return spec.Manager != conf.ManagerInternal }
+
+// ownBackend is a volume that this process alone may open, for the block device
+// that it makes of it (attach-device).
+type ownBackend struct{ *incarnationBackend }
+
+// Open implements export.Backend.
+func (b *ownBackend) Open(c export.ClientInfo) (release func(), err error) {
+	if c.PID != os.Getpid() {
+		err := fmt.Errorf("%s: is exported to its VM only (manager = internal): polluxadm status shows under which name", b.i.res)
+		b.i.log.Warn().Str("export", c.Export).Err(err).Msg("NBD client refused")
+		return nil, err
+	}
+	return b.Backend.Open(c)
+}
+
 // serve registers the exports of all volumes, or none.
 func (r *resource) serve(eng engineAPI, spec resourceSpec) error {
+	if !isBare(spec) && r.d.devices.attacher == nil {
+		return nil
+	}
 	for _, v := range spec.Volumes {
 		b := eng.Backend(v.Number)
+		if !isBare(spec) {
+			b = &ownBackend{&incarnationBackend{Backend: b, i: r.newIncarnation("", process{})}}
+		}
 		for _, name := range exportNames(spec, v.Number) {
 			if err := r.d.nbd.Add(name, b); err != nil {
 				return errors.Join(err, r.unserve(spec))

@@ -124,6 +124,14 @@ func (e *fakeEngine) PrimaryWithTerm(term uint64, sole bool) error {
 	return e.do(fmt.Sprintf("primary-with-term %d %t", term, sole), func() { e.role = "Primary" })
 }
 
+func (e *fakeEngine) PrimaryByVote(force bool) error {
+	return e.do(fmt.Sprintf("primary-by-vote %t", force), func() { e.role = "Primary" })
+}
+
+func (e *fakeEngine) ForceTerm(term uint64, sole bool) error {
+	return e.do(fmt.Sprintf("force-term %d %t", term, sole), func() { e.role = "Primary" })
+}
+
 func (e *fakeEngine) Secondary() error {
 	if e.isOpen() {
 		return heldOpen(e.spec.Name)

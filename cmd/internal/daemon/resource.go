@@ -33,6 +33,10 @@ type resource struct {
 	unsub   func()
 	state   string // adm.State...
 	reason  error  // why state is StateFailed
+	inc     *incarnation
+	// leftovers are exports of incarnations that are over, some of whose requests
+	// were under way when they ended.
+	leftovers []string
 }
 
 // newResource returns a resource that is down.
@@ -116,6 +120,9 @@ func (r *resource) start(eng engineAPI, spec resourceSpec) error {
 	if err := r.serve(eng, spec); err != nil {
 		return err
 	}
+	if err := r.resumeIncarnation(eng, spec); err != nil {
+		return errors.Join(err, r.unserve(spec))
+	}
 	if err := eng.Connect(false, false); err != nil {
 		return errors.Join(err, r.unserve(spec))
 	}
@@ -174,7 +181,7 @@ func (r *resource) down() error {
 		r.syncDevices() // still up: give the block devices back
 		return err
 	}
-	if err := r.unserve(spec); err != nil {
+	if err := errors.Join(r.unserve(spec), r.unexport("")); err != nil {
 		r.log.Error().Err(err).Msg("NBD export")
 	}
 	r.dropEngine(adm.StateDown)
@@ -225,15 +232,19 @@ func (r *resource) status() adm.Resource {
 	for n, d := range r.devices {
 		devices[n] = d
 	}
+	inc := r.inc
 	r.mu.Unlock()
 
 	st := adm.Resource{}
 	if eng != nil {
 		st = eng.Status()
 	}
-	st.Name, st.State, st.Changed = r.name, state, changed
+	st.Name, st.State, st.Changed, st.Manager = r.name, state, changed, spec.Manager
 	st.Node, st.Peer = spec.Node, spec.Peer.Name
 	st.Address, st.PeerAddress = spec.Local.Addr.String(), spec.Peer.Addr.String()
+	if inc != nil {
+		st.Incarnation = inc.name
+	}
 	if reason != nil {
 		var e *adm.Error
 		st.Reason = reason.Error()
@@ -248,7 +259,11 @@ func (r *resource) status() adm.Resource {
 	}
 	for i := range st.Volumes {
 		v := &st.Volumes[i]
-		if eng != nil {
+		switch {
+		case eng == nil:
+		case inc != nil:
+			v.Export = atIncarnation(exportName(spec, v.Volume), inc.name)
+		case isBare(spec):
 			v.Export = exportName(spec, v.Volume)
 		}
 		v.BlockDevice, v.AttachProblem = devices[v.Volume].path, devices[v.Volume].problem

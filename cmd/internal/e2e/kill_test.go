@@ -218,23 +218,7 @@ func TestE2EReboot(t *testing.T) {
 	p := newPair(t, options{global: quick})
 	mustRun(t, "qemu-io", "-f", "raw", "-c", "write -P 7 0 64k", p.a.uri("r0"))
 	p.a.kill()
-	record := p.a.path("state/r0.role")
-	b, err := os.ReadFile(record)
-	if err != nil {
-		t.Fatalf("nothing is remembered: %v", err)
-	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		t.Fatal(err)
-	}
-	id := strings.TrimSpace(string(boot))
-	if !strings.Contains(string(b), id) {
-		t.Fatalf("%s does not name the boot %s: %s", record, id, b)
-	}
-	other := strings.ReplaceAll(string(b), id, "11111111-2222-3333-4444-555555555555")
-	if err := os.WriteFile(record, []byte(other), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	p.a.otherBoot("state/r0.role")
 	p.a.start()
 	p.inSync()
 	if st := p.a.status(); st.Role != "Secondary" || st.WaitsToResume != "" {
@@ -243,6 +227,29 @@ func TestE2EReboot(t *testing.T) {
 	// The other node may take over, and has the data.
 	p.b.must("primary", "r0")
 	mustRun(t, "qemu-io", "-f", "raw", "-r", "-c", "read -P 7 0 64k", p.b.uri("r0"))
+}
+
+// otherBoot has a record of the state directory, which names the boot that it is
+// of, be of another one.
+func (n *node) otherBoot(file string) {
+	n.t.Helper()
+	record := n.path(file)
+	b, err := os.ReadFile(record)
+	if err != nil {
+		n.t.Fatalf("nothing is remembered: %v", err)
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	id := strings.TrimSpace(string(boot))
+	if !strings.Contains(string(b), id) {
+		n.t.Fatalf("%s does not name the boot %s: %s", record, id, b)
+	}
+	other := strings.ReplaceAll(string(b), id, "11111111-2222-3333-4444-555555555555")
+	if err := os.WriteFile(record, []byte(other), 0o600); err != nil {
+		n.t.Fatal(err)
+	}
 }
 
 // The Primary dies for good; the survivor has every acknowledged block, and

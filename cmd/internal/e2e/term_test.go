@@ -11,13 +11,34 @@ import (
 // control socket as polluxha does it.
 func newTermPair(t *testing.T, o options) *pair {
 	t.Helper()
-	p := newPair(t, o)
-	p.a.must("secondary", "r0")
-	for _, n := range []*node{p.b, p.a} {
-		n.command(adm.CmdPromiseTerm, adm.Args{Term: 1})
+	if !strings.Contains(o.settings, "manager") {
+		p := newPair(t, o)
+		p.a.must("secondary", "r0")
+		p.own(p.a, 1, false)
+		return p
 	}
-	p.a.command(adm.CmdPrimary, adm.Args{Term: 1})
+	o.bare = true
+	p := newPair(t, o)
+	for _, n := range []*node{p.a, p.b} {
+		n.must("create-md", "r0")
+		n.start()
+	}
+	p.wait("connected", func(a, b adm.Resource) bool { return a.Connection == "Connected" && b.Connection == "Connected" })
+	p.a.must("new-current-uuid", "--clear-bitmap", "r0")
+	p.inSync()
+	p.own(p.a, 1, false)
 	return p
+}
+
+// own makes n the owner of a term, as polluxha does it.
+func (p *pair) own(n *node, term uint64, sole bool) {
+	p.t.Helper()
+	for _, x := range []*node{p.a, p.b} {
+		if x.proc != nil && (x == n || !sole) {
+			x.command(adm.CmdPromiseTerm, adm.Args{Term: term})
+		}
+	}
+	n.command(adm.CmdPrimary, adm.Args{Term: term, Sole: sole})
 }
 
 // command asks for a command of r0 that has to succeed.
@@ -46,6 +67,7 @@ func (n *node) refuses(c adm.Command, args adm.Args, words ...string) {
 // TestTermsOverTheSocket: a Primary that is replaced while it is silent is
 // refused when it wakes up, and old terms are refused everywhere.
 func TestTermsOverTheSocket(t *testing.T) {
+	begin(t)
 	p := newTermPair(t, options{global: quick})
 	if st := p.a.status(); st.Term == nil || st.Term.Term != 1 || !st.Term.Owned || st.Term.Sole || st.Volumes[0].Generation() == 0 {
 		t.Errorf("alpha under term 1: %+v", st)

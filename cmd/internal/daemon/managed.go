@@ -1,0 +1,86 @@
+package daemon
+
+import (
+	"fmt"
+
+	"github.com/pollux-project/pollux/conf"
+	"github.com/pollux-project/pollux/protocol/adm"
+)
+
+// forcedGap is by how much an operator's override is above what this node has
+// promised. The arbiter's record may be ahead of that by the terms that were
+// handed out while this node was away; our own.
+const forcedGap = 1000
+
+// primary promotes: under an arbiter's term, by the vote of the copies, or as the
+// operator wants. Where a manager decides, an operator has to force it, by name.
+func (r *resource) primary(eng engineAPI, args adm.Args) error {
+	manager := r.runningSpec().Manager
+	switch {
+	case args.Term != 0:
+		return eng.PrimaryWithTerm(args.Term, args.Sole)
+	case manager == "":
+		return eng.Primary(args.Force)
+	case args.Force && args.Confirm != r.name:
+		return &adm.Error{
+			Exit: adm.ExitRefused, Number: 162,
+			Text:   fmt.Sprintf("%s: Failure: (162) Invalid configuration request: %s decides who is Primary; %s", r.name, managerName(manager), r.unknown(eng)),
+			Advice: fmt.Sprintf("whoever answers for that repeats the name: polluxadm primary --force --confirm=%s %s", r.name, r.name),
+		}
+	case args.Force:
+		return r.override(eng)
+	case manager == conf.ManagerPacemaker:
+		return eng.PrimaryByVote(false)
+	}
+	return &adm.Error{
+		Exit: adm.ExitRefused, Number: 162,
+		Text:   fmt.Sprintf("%s: Failure: (162) Invalid configuration request: polluxha decides who is Primary (manager = %q)", r.name, manager),
+		Advice: "polluxadm vm start or vm move for what uses it; polluxadm cluster status says why nobody is Primary",
+	}
+}
+
+func managerName(manager string) string {
+	if manager == conf.ManagerInternal {
+		return "polluxha"
+	}
+	return "Pacemaker"
+}
+
+// unknown is what nobody can know here who forces a promotion, and what it may cost.
+func (r *resource) unknown(eng engineAPI) string {
+	if isUp(eng.Status()) {
+		return fmt.Sprintf("%s is connected: what is on this node's disk becomes the valid data", r.runningSpec().Peer.Name)
+	}
+	return "the peer is not connected: it may be running and writing, and this copy may be old; what only the peer has is kept there, but nobody uses it"
+}
+
+func isUp(st adm.Resource) bool {
+	switch st.Connection {
+	case "StandAlone", "Disconnecting", "Unconnected", "Timeout", "BrokenPipe", "NetworkFailure", "ProtocolError", "TearDown", "WFConnection", "WFReportParams", "":
+		return false
+	}
+	return true
+}
+
+// override makes this node the owner of a term that no arbiter gave. The other
+// copy is left as it is.
+func (r *resource) override(eng engineAPI) error {
+	st := eng.Status()
+	if st.PeerRole == "Primary" {
+		return &adm.Error{
+			Exit: adm.StateExit(-1), Number: -1, Text: r.name + ": State change failed: (-1) Multiple primaries not allowed by config",
+			Advice: stateAdvice(-1, r.name),
+		}
+	}
+	term, alone := uint64(forcedGap), !isUp(st)
+	if st.Term != nil {
+		term += st.Term.Promised
+	}
+	err := eng.ForceTerm(term, alone)
+	ev := r.log.Warn().Bool("audit", true).Uint64("term", term).Bool("sole", alone).Str("connection", st.Connection)
+	for _, v := range st.Volumes {
+		ev = ev.Str(fmt.Sprintf("disk-%d", v.Volume), v.Disk)
+	}
+	ev.AnErr("refused", err).Msg("primary --force of a managed resource, confirmed by name: " + r.unknown(eng))
+	return err
+}
