@@ -18,6 +18,7 @@ SABOTAGE ?=
 BUGS     ?= ten
 BASE     ?=
 ROUNDS   ?= 5
+HA_ROUNDS ?= 40
 
 # No stamp by git: it fails in a checkout which belongs to another user.
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
@@ -115,6 +116,24 @@ e2e: build ## only the tests that run real processes, loop devices and the demo'
 	scripts/demo/build-guest
 	$(GO) test ./cmd/internal/e2e
 	$(GO) test -run '^TestE2E' ./cmd/internal/demo ./blockdev/...
+
+.PHONY: ha
+ha: build ## failover with real processes: HA_ROUNDS=40 faults of hosts, links, disks and arbiters, SEED=N repeats (root, 40 minutes)
+	@$(BOOTSTRAP) test demo
+	scripts/demo/build-guest
+	bin/pollux-ha-rounds -rounds $(HA_ROUNDS) $(if $(SEED),-seed $(SEED))
+
+.PHONY: ha-smoke
+ha-smoke: build ## the short form of ha (root, 4 minutes or less)
+	@$(BOOTSTRAP) test demo
+	scripts/demo/build-guest
+	bin/pollux-ha-rounds -short $(if $(SEED),-seed $(SEED))
+
+.PHONY: ha-control
+ha-control: build ## the rounds without the check of terms: they must see records lost, or they are blind (root, 5 minutes)
+	@$(BOOTSTRAP) test demo
+	scripts/demo/build-guest
+	bin/pollux-ha-rounds -control -rounds 4 -only 'primary host' $(if $(SEED),-seed $(SEED))
 
 .PHONY: interop
 interop: build ## every scenario with the kernel's DRBD 8.4 as peer, and what it does to a term record (27 minutes or less)

@@ -81,7 +81,7 @@ const replicationPort = 7788
 
 // configure writes the files of all hosts. The resource's and the machine's are
 // the same everywhere, as they are in real life.
-func (r *Rack) configure(guest string, managed, etcd bool) error {
+func (r *Rack) configure(guest string, arbiter Arbiter) error {
 	var on strings.Builder
 	for _, h := range r.Hosts {
 		if h.Data {
@@ -93,10 +93,10 @@ func (r *Rack) configure(guest string, managed, etcd bool) error {
 	vm := fmt.Sprintf(vmFile, vmName, resourceName, machineTap,
 		filepath.Join(guest, "vmlinuz"), filepath.Join(guest, "initramfs.cpio"), machineAddress)
 	for _, h := range r.Hosts {
-		files := map[string]string{"pollux.toml": fmt.Sprintf(settingsFile, h.Name, etcd)}
+		files := map[string]string{"pollux.toml": fmt.Sprintf(settingsFile, h.Name, arbiter == ArbiterEtcd)}
 		if h.Data {
 			files["web.res"], files["web.vm.toml"] = resource, vm
-			if managed {
+			if arbiter != "" {
 				files["pollux.toml"] += managedTable
 			}
 		}

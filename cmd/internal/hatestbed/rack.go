@@ -166,11 +166,7 @@ func newHost(name string, number int, dir string, data bool) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	links := []Link{Management}
-	if data {
-		links = append(links, Replication, Public)
-	}
-	for _, l := range links {
+	for _, l := range h.links() {
 		if err := plug(h.space, name, l, number); err != nil {
 			return nil, err
 		}
@@ -179,6 +175,14 @@ func newHost(name string, number int, dir string, data bool) (*Host, error) {
 		return h, nil
 	}
 	return h, h.space.Do(h.machineNetwork)
+}
+
+// links are the networks that the host has a card for.
+func (h *Host) links() []Link {
+	if h.Data {
+		return []Link{Management, Replication, Public}
+	}
+	return []Link{Management}
 }
 
 // machineNetwork moves the host's card of the public network into a bridge, and

@@ -25,6 +25,7 @@ type Site struct {
 	*Rack
 	Bin, Guest string // directories of the programs, and of the guest's kernel
 	Dir        string
+	Arbiter    Arbiter
 
 	Customer *Client // the machine's client
 	Watcher  *Watcher
@@ -37,9 +38,9 @@ type Site struct {
 }
 
 // NewSite makes the rack and the disks, which are equal and hold an empty
-// filesystem. Nothing runs yet. managed: polluxha is to decide.
-func NewSite(ctx context.Context, bin, guest, dir string, managed, etcd bool) (s *Site, err error) {
-	s = &Site{Bin: bin, Guest: guest, Dir: dir, consoles: map[string]*Console{}, sights: map[string]*Observer{}, daemons: map[string]map[string]*daemon{}}
+// filesystem. Nothing runs yet. Without an arbiter the resource is managed by hand.
+func NewSite(ctx context.Context, bin, guest, dir string, arbiter Arbiter) (s *Site, err error) {
+	s = &Site{Bin: bin, Guest: guest, Dir: dir, Arbiter: arbiter, consoles: map[string]*Console{}, sights: map[string]*Observer{}, daemons: map[string]map[string]*daemon{}}
 	if s.Rack, err = NewRack(dir); err != nil {
 		return nil, err
 	}
@@ -55,7 +56,7 @@ func NewSite(ctx context.Context, bin, guest, dir string, managed, etcd bool) (s
 			return nil, errors.Join(err, s.Rack.Close())
 		}
 	}
-	if err := errors.Join(os.Remove(image), s.configure(guest, managed, etcd)); err != nil {
+	if err := errors.Join(os.Remove(image), s.configure(guest, arbiter)); err != nil {
 		return nil, errors.Join(err, s.Rack.Close())
 	}
 	s.watch()

@@ -32,19 +32,18 @@ func needSite(t *testing.T) (bin, guest string) {
 	return bin, guest
 }
 
-// What the rounds judge by must itself be right: a failover by hand, with a
-// client on the network, on a rack without polluxha.
-func TestE2ESiteByHand(t *testing.T) {
+// byHand is a rack without polluxha, its machine running on the first host.
+func byHand(t *testing.T) (s *Site, run string, ctx context.Context) {
+	t.Helper()
 	bin, guest := needSite(t)
 	ctx, cancel := context.WithTimeout(t.Context(), guestLimit)
-	defer cancel()
+	t.Cleanup(cancel)
 	dir, err := os.MkdirTemp("", "pollux-ha-test-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	s, err := NewSite(ctx, bin, guest, dir, false, false)
-	if err != nil {
+	if s, err = NewSite(ctx, bin, guest, dir, ""); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -52,42 +51,55 @@ func TestE2ESiteByHand(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	must := func(h *Host, args ...string) {
-		t.Helper()
-		if out, err := s.Adm(ctx, h, args...); err != nil {
-			t.Fatal(err, out)
-		}
-	}
-	a, b := s.Hosts[0], s.Hosts[1]
+	a := s.Hosts[0]
 	for _, h := range s.dataHosts() {
-		must(h, "create-md", "--force", resourceName)
+		mustAdm(t, s, h, "create-md", "--force", resourceName)
 		if err := s.Start(ctx, h, "polluxd"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	must(a, "wait-connect", "--timeout", "30s", resourceName)
-	must(a, "new-current-uuid", "--clear-bitmap", resourceName+"/0")
+	mustAdm(t, s, a, "wait-connect", "--timeout", "30s", resourceName)
+	mustAdm(t, s, a, "new-current-uuid", "--clear-bitmap", resourceName+"/0")
 	if err := s.waitFor(ctx, time.Minute, "both copies", s.InSync); err != nil {
 		t.Fatal(err)
 	}
-	must(a, "vm", "start", vmName)
-	began := time.Now()
-	first, err := s.Customer.Wait(ctx, began, func(Acked) bool { return true })
+	mustAdm(t, s, a, "vm", "start", vmName)
+	last, err := s.Customer.Wait(ctx, time.Time{}, func(a Acked) bool { return a.Number == 50 })
 	if err != nil {
 		t.Fatal(err)
 	}
-	boots := s.consoles[a.Name].Boots()
-	t.Logf("first acknowledgement %v after the start; boots %+v", first.At.Sub(began), boots)
-	if _, err := s.Customer.Wait(ctx, began, func(a Acked) bool { return a.Number == 50 }); err != nil {
-		t.Fatal(err)
-	}
+	return s, last.Run, ctx
+}
 
+// misses tells whether a host has lost its peer.
+func (s *Site) misses(h *Host) func() bool {
+	return func() bool {
+		r, ok := s.sights[h.Name].Now()
+		return ok && r.Connection != "Connected"
+	}
+}
+
+func mustAdm(t *testing.T, s *Site, h *Host, args ...string) {
+	t.Helper()
+	if out, err := s.Adm(t.Context(), h, args...); err != nil {
+		t.Fatal(err, out)
+	}
+}
+
+// What the rounds judge by must itself be right: a failover by hand after the
+// death of a host is found in order.
+func TestE2EFailoverByHand(t *testing.T) {
+	s, run, ctx := byHand(t)
+	a, b := s.Hosts[0], s.Hosts[1]
 	struck := time.Now()
-	if err := a.space.Kill(); err != nil {
+	if err := s.PowerOff(ctx, a); err != nil {
 		t.Fatal(err)
 	}
-	must(b, "vm", "failover", vmName, "--peer-is-down", a.Name)
-	second, err := s.Customer.Wait(ctx, struck, func(a Acked) bool { return a.Run != first.Run })
+	if err := s.waitFor(ctx, time.Minute, "the other host to miss it", s.misses(b)); err != nil {
+		t.Fatal(err)
+	}
+	mustAdm(t, s, b, "vm", "failover", vmName, "--peer-is-down", a.Name)
+	second, err := s.Customer.Wait(ctx, struck, func(a Acked) bool { return a.Run != run })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,15 +112,47 @@ func TestE2ESiteByHand(t *testing.T) {
 	if lost, err := s.ReadBack(ctx, time.Time{}); err != nil || len(lost) > 0 {
 		t.Errorf("read back: %v, lost %v", err, lost)
 	}
-	must(b, "vm", "stop", vmName)
+	mustAdm(t, s, b, "vm", "stop", vmName)
 	acked, lost, err := s.ReadDisk(ctx, b)
 	if err != nil || len(lost) > 0 || acked < 60 {
 		t.Errorf("the survivor's disk: %v, %d acknowledged, lost %v", err, acked, lost)
 	}
-	if overlap, late := s.Watcher.Overlap(), s.LateAcks(began); overlap > 0 || len(late) > 0 {
+	if overlap, late := s.Watcher.Overlap(), s.LateAcks(time.Time{}); overlap > 0 || len(late) > 0 {
 		t.Errorf("two machines ran for %v, late: %v", overlap, late)
 	}
-	if lives := s.Watcher.Lives(began); len(lives) < 2 {
+	if lives := s.Watcher.Lives(struck.Add(-time.Second)); len(lives) < 2 {
 		t.Errorf("lives of the machine: %+v, want one on each host", lives)
+	}
+}
+
+// What nobody protects goes wrong, and is seen: a host that was only cut off
+// goes on, while the operator vouches that it is down.
+func TestE2ESplitIsSeen(t *testing.T) {
+	s, run, ctx := byHand(t)
+	a, b := s.Hosts[0], s.Hosts[1]
+	struck := time.Now()
+	if err := s.CutOff(ctx, a); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.waitFor(ctx, time.Minute, "the other host to miss it", s.misses(b)); err != nil {
+		t.Fatal(err)
+	}
+	mustAdm(t, s, b, "vm", "failover", vmName, "--peer-is-down", a.Name)
+	if _, err := s.Customer.Wait(ctx, struck, func(a Acked) bool { return a.Run != run }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.waitFor(ctx, time.Minute, "acknowledgements of both", func() bool { return len(s.LateAcks(struck)) > 1 }); err != nil {
+		t.Error(err)
+	}
+	if lost, err := s.ReadBack(ctx, time.Time{}); err != nil || len(lost) == 0 {
+		t.Errorf("read back: %v, lost %v; want what the cut-off guest had promised", err, lost)
+	}
+	if overlap := s.Watcher.Overlap(); overlap < overlapLimit {
+		t.Errorf("two machines ran for %v, want more than %v", overlap, overlapLimit)
+	}
+	rep := &Report{}
+	rep.secondWriters(s.LateAcks(struck))
+	if rep.Harm != 1 || len(rep.Faults) != 1 {
+		t.Errorf("the verdict on two writers: %+v", rep)
 	}
 }

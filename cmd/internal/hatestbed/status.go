@@ -96,3 +96,15 @@ func (o *Observer) First(after time.Time, fits func(Sight) bool) time.Time {
 	}
 	return time.Time{}
 }
+
+// Before returns the last state that was seen before a moment.
+func (o *Observer) Before(when time.Time) (Sight, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i := len(o.seen) - 1; i >= 0; i-- {
+		if o.seen[i].At.Before(when) {
+			return o.seen[i], true
+		}
+	}
+	return Sight{}, false
+}

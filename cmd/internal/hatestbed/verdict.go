@@ -2,6 +2,7 @@ package hatestbed
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -104,4 +105,67 @@ func lateAcks(boots []Boot, since time.Time) (late []Late) {
 		}
 	}
 	return late
+}
+
+// finish shuts the machine down and compares all that was acknowledged with both
+// disks.
+func (s *Site) finish(ctx context.Context, rep *Report) error {
+	p := s.Primary()
+	if p == nil {
+		return errors.New("at the end there is not one Primary")
+	}
+	if _, err := s.Adm(ctx, p, "vm", "stop", vmName); err != nil {
+		return err
+	}
+	if boots := s.consoles[p.Name].Boots(); len(boots) == 0 || !boots[len(boots)-1].Halted {
+		rep.Faults = append(rep.Faults, "the guest did not shut down in order")
+	}
+	if err := errors.Join(s.Hosts[0].space.Kill(), s.Hosts[1].space.Kill()); err != nil {
+		return err
+	}
+	for _, h := range s.dataHosts() {
+		acked, lost, err := s.ReadDisk(ctx, h)
+		if err != nil {
+			return err
+		}
+		for i, l := range lost {
+			if i == 5 {
+				rep.Faults = append(rep.Faults, fmt.Sprintf("%s's disk: and %d more", h.Name, len(lost)-i))
+				break
+			}
+			rep.Faults = append(rep.Faults, fmt.Sprintf("%s's disk: record %d: %s", h.Name, l.Ack.Number, l.Why))
+		}
+		if err := storage.CheckFilesystem(ctx, h.disk.Device); err != nil {
+			rep.Faults = append(rep.Faults, fmt.Sprintf("%s's filesystem: %v", h.Name, err))
+		}
+		if h == p {
+			rep.Acked += acked
+		}
+		rep.Lost = max(rep.Lost, len(lost))
+		rep.Harm += len(lost)
+	}
+	if at, err := storage.SameContent(s.Hosts[0].disk.Device, s.Hosts[1].disk.Device, diskBytes-metadataBytes); err != nil {
+		return err
+	} else if at >= 0 {
+		rep.Faults = append(rep.Faults, fmt.Sprintf("the two disks differ, first at byte %d", at))
+	}
+	rep.secondWriters(s.LateAcks(time.Time{}))
+	return nil
+}
+
+// secondWriters: of each guest that was replaced one acknowledgement may have
+// been on its way to the console. More are a second writer's.
+func (rep *Report) secondWriters(late []Late) {
+	type replaced struct {
+		host string
+		boot time.Time
+	}
+	count := map[replaced]int{}
+	for _, l := range late {
+		key := replaced{l.Host, l.OfBoot}
+		if count[key]++; count[key] == 2 {
+			rep.Harm++
+			rep.Faults = append(rep.Faults, fmt.Sprintf("two guests acknowledged at once: record %d on %s, %v after the first on %s", l.Ack.Number, l.Host, l.After, l.Newer))
+		}
+	}
 }

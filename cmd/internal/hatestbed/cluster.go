@@ -1,0 +1,166 @@
+package hatestbed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"time"
+
+	"github.com/pollux-project/pollux/protocol/adm"
+)
+
+// An Arbiter is who decides when the hosts do not hear each other.
+type Arbiter string
+
+// The two halves of the rounds.
+const (
+	ArbiterEtcd    Arbiter = "etcd"    // a member of etcd in each polluxha
+	ArbiterWitness Arbiter = "witness" // pollux-witness on the third host
+)
+
+const (
+	clusterName  = "rack"
+	haPort       = 7790
+	witnessPort  = 7791
+	joinPatience = time.Minute
+)
+
+// managerArgs are polluxha's.
+func (s *Site) managerArgs(*Host) []string { return nil }
+
+// startHost starts all that a host runs.
+func (s *Site) startHost(ctx context.Context, h *Host) error {
+	if h.Data {
+		if err := s.Start(ctx, h, "polluxd"); err != nil {
+			return err
+		}
+	}
+	if s.witnessOnly(h) {
+		return s.startWitness(ctx, h)
+	}
+	return s.StartManager(ctx, h)
+}
+
+// BringUp makes metadata and a cluster, and starts everything. The copies are
+// equal, so nothing is copied at first.
+func (s *Site) BringUp(ctx context.Context) error {
+	for _, h := range s.dataHosts() {
+		if _, err := s.Adm(ctx, h, "create-md", "--force", resourceName); err != nil {
+			return err
+		}
+	}
+	for _, h := range s.Hosts {
+		if err := s.startHost(ctx, h); err != nil {
+			return err
+		}
+	}
+	first := s.Hosts[0]
+	if _, err := s.Adm(ctx, first, "wait-connect", "--timeout", "30s", resourceName); err != nil {
+		return err
+	}
+	if _, err := s.Adm(ctx, first, "new-current-uuid", "--clear-bitmap", resourceName+"/0"); err != nil {
+		return err
+	}
+	if err := s.waitFor(ctx, startPatience, "both copies to be UpToDate", s.InSync); err != nil {
+		return err
+	}
+	return s.form(ctx)
+}
+
+// form makes the cluster: one node after the other, as an operator does it.
+func (s *Site) form(ctx context.Context) error {
+	first := s.Hosts[0]
+	var c adm.HACluster
+	if err := first.order(ctx, adm.HARequest{Cmd: adm.HAClusterInit, Args: adm.HAArgs{
+		Cluster: clusterName, Links: first.heartbeats(), Arbiter: string(s.Arbiter), ArbiterOptions: s.arbiterOptions(),
+	}}, &c); err != nil {
+		return fmt.Errorf("make the cluster: %w", err)
+	}
+	for _, h := range s.Hosts[1:] {
+		if s.witnessOnly(h) {
+			continue
+		}
+		kind := adm.NodeData
+		if !h.Data {
+			kind = adm.NodeWitness
+		}
+		var t adm.HAToken
+		if err := first.order(ctx, adm.HARequest{Cmd: adm.HAClusterToken, Node: h.Name, Args: adm.HAArgs{Kind: kind, Links: h.heartbeats()}}, &t); err != nil {
+			return fmt.Errorf("a token for %s: %w", h.Name, err)
+		}
+		var joined adm.HACluster
+		if err := h.order(ctx, adm.HARequest{Cmd: adm.HAClusterJoin, Args: adm.HAArgs{Token: t.Token}}, &joined); err != nil {
+			return fmt.Errorf("%s joins: %w", h.Name, err)
+		}
+	}
+	return nil
+}
+
+// order is ask for what takes its time.
+func (h *Host) order(ctx context.Context, req adm.HARequest, answer any) error {
+	return h.request(ctx, joinPatience, req, answer)
+}
+
+// heartbeats are the addresses that the host's manager listens on.
+func (h *Host) heartbeats() []string {
+	links := []string{fmt.Sprintf("%s:%d", h.Address(Management), haPort)}
+	if h.Data {
+		links = append(links, fmt.Sprintf("%s:%d", h.Address(Replication), haPort))
+	}
+	return links
+}
+
+var leads = regexp.MustCompile(`(\S+) leads`)
+
+// LeaderToPrimary brings etcd's leader and the machine to the same host.
+func (s *Site) LeaderToPrimary(ctx context.Context, _ *Host) error {
+	const tries = 6
+	for range tries {
+		p := s.Primary()
+		if p == nil {
+			return errors.New("there is not one Primary")
+		}
+		c, err := p.cluster(ctx)
+		if err != nil {
+			return err
+		}
+		name := ""
+		if m := leads.FindStringSubmatch(c.Arbiter.Detail); m != nil {
+			name = m[1]
+		}
+		switch name {
+		case p.Name:
+			return nil
+		case s.other(p).Name:
+			err = s.Move(ctx, p)
+		case s.Hosts[2].Name: // another member leads when this one comes back
+			if err = s.CrashManager(ctx, s.Hosts[2]); err == nil {
+				err = sleep(ctx, shortHold)
+			}
+			if err == nil {
+				err = s.StartManager(ctx, s.Hosts[2])
+			}
+		}
+		if err == nil {
+			err = sleep(ctx, longHold) // polluxha looks for the leader every ten seconds
+		}
+		if err == nil {
+			err = s.settled(ctx, settleLimit)
+		}
+		if err != nil {
+			return fmt.Errorf("bring etcd's leader and the machine together: %w", err)
+		}
+	}
+	return fmt.Errorf("etcd's leader and the machine did not meet on one host in %d tries", tries)
+}
+
+// sleep waits, or ends with ctx.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
