@@ -2,12 +2,11 @@ package hatestbed
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"net"
 	"slices"
 	"time"
 
+	"github.com/pollux-project/pollux/cmd/internal/haclient"
 	"github.com/pollux-project/pollux/protocol/adm"
 )
 
@@ -23,39 +22,10 @@ func (h *Host) ask(ctx context.Context, req adm.HARequest, answer any) error {
 func (h *Host) request(ctx context.Context, patience time.Duration, req adm.HARequest, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", h.socket("polluxha"))
-	if err != nil {
-		return err
+	if err := haclient.Call(ctx, h.socket("polluxha"), req, answer, nil); err != nil {
+		return fmt.Errorf("on %s: %w", h.Name, err)
 	}
-	defer func() { _ = conn.Close() }() // all was said
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	req.V, req.ID = adm.Version, 1
-	line, err := adm.AppendLine(nil, req, adm.MaxRequest)
-	if err != nil {
-		return err
-	}
-	if _, err := conn.Write(line); err != nil {
-		return err
-	}
-	lines := adm.NewLineReader(conn, adm.MaxResponse)
-	for {
-		line, err := lines.Line()
-		if err != nil {
-			return fmt.Errorf("on %s: polluxha: %w", h.Name, err)
-		}
-		m, err := adm.DecodeHAMessage(line)
-		if err != nil {
-			return err
-		}
-		if m.Progress != nil {
-			continue
-		}
-		if err := m.Err(); err != nil {
-			return err
-		}
-		return json.Unmarshal(m.Data, answer)
-	}
+	return nil
 }
 
 // cluster is what a host's polluxha knows of the cluster.
