@@ -86,6 +86,12 @@ func (r *Resource) complete(q *request) bool {
 			r.resubmit(q) // the peer is back: it gets what it has missed before anybody hears of it
 			return false
 		}
+		if unshared && q.v.replicates() && q.is(inLog) {
+			// Its disk has been replaced while the connection stood. The write begins
+			// anew once its epoch is over, which nobody ends as nothing new is sent:
+			// the resync of its block would wait for it.
+			r.hurry()
+		}
 		if !q.v.isSettled() || r.suspended() && !q.is(netOK) && !passOn || unshared {
 			if !q.is(isParked) {
 				q.set(isParked)
