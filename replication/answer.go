@@ -108,6 +108,9 @@ func (r *Resource) complete(q *request) bool {
 			r.hurry()
 			return false
 		}
+		if r.bound(q) {
+			return false
+		}
 		ok = good || q.is(netOK) && q.v.st.Pdsk == drbd.UpToDate
 		if r.terms.abandon && !q.is(netOK) {
 			ok, q.err = false, ErrTermOver

@@ -203,6 +203,10 @@ func (r *Resource) runCommand(c *command) {
 		r.runResize(c)
 	case CmdPromiseTerm:
 		r.runPromise(c)
+	case CmdFreeze, CmdThaw:
+		r.runFreeze(c)
+	case CmdLease:
+		r.runLease(c)
 	default:
 		panic(fmt.Sprintf("replication: no case for command %d", c.Kind))
 	}

@@ -242,6 +242,7 @@ func (r *Resource) leaveEpoch(q *request) {
 	r.req.log.removeFunc(func(id RequestID) bool { return id == q.id })
 	q.clear(inLog)
 	q.v.inLog -= uint64(q.size)
+	r.settleLoss(q)
 	r.needProof = !r.peerPollux
 	for i := range e.unacked.len() {
 		if u := e.unacked.at(i); u.epoch == q.epoch {

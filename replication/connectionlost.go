@@ -165,6 +165,7 @@ func (r *Resource) failNetwork() {
 		q := r.req.get(r.req.log.pop())
 		q.v.setDirty(q.sector, q.size)
 		q.v.inLog -= uint64(q.size)
+		r.settleLoss(q)
 		switch {
 		case !q.is(completed):
 		case q.v.hasDisk():

@@ -144,7 +144,7 @@ func (r *Resource) gotBarrierAck(ack drbd.BarrierAck) error {
 		r.awaitProof()
 	}
 	r.epochsOver()
-	if r.peerPollux && e.unacked.len() > 0 && e.unacked.at(e.unacked.len()-1).barrier && (r.req.used > hurryRequests || len(r.req.flushes) > 0) {
+	if r.peerPollux && e.unacked.len() > 0 && e.unacked.at(e.unacked.len()-1).barrier && (r.req.used > hurryRequests || len(r.req.flushes) > 0 || r.loss.held > 0) {
 		r.hurry()
 	}
 	return nil
@@ -158,6 +158,7 @@ func (r *Resource) releaseEpoch() {
 		q := r.req.get(r.req.log.pop())
 		q.clear(inLog)
 		q.v.inLog -= uint64(q.size)
+		r.settleLoss(q)
 		if q.is(netPending) { // protocol A: it has arrived, so it was sent
 			q.clear(netPending)
 			q.set(netOK)

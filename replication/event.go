@@ -285,6 +285,9 @@ const (
 	CmdNewCurrentUUID // AssumeClean: --clear-bitmap
 	CmdPromiseTerm    // Term: never again accept writes of a lower one
 	CmdSetHandlers    // Handlers: which are configured from now on
+	CmdFreeze         // the failover manager has all I/O of this Primary wait
+	CmdThaw           // until this, or a new term
+	CmdLease          // LeaseMS: how long the manager's lease lasts from now on; 0: none is told
 )
 
 // A Command is an operator's wish; Tag comes back with CommandDone.
@@ -302,6 +305,7 @@ type Command struct {
 	Term                    uint64 // CmdPromiseTerm; CmdPrimary: under this term, 0 = no terms
 	Sole                    bool   // CmdPrimary: the arbiter's record for Term names this node alone
 	Vote                    bool   // CmdPrimary: the two copies decide about the term; see vote
+	LeaseMS                 uint64 // CmdLease
 	Waits                   bool   // CmdSyncAfter
 	Handlers                Handlers
 }

@@ -82,8 +82,28 @@ func (r *Resource) requestsMustHold() {
 			r.broken("request %d (flags %#x) waits for nothing", q.id, q.flags)
 		}
 	}
+	r.lossMustHold(all)
 	if n := r.req.log.len(); n != inTransfer {
 		r.broken("the transfer log has %d writes, %d say that they are in it", n, inTransfer)
+	}
+}
+
+// lossMustHold: what may be lost is counted, and within its bound.
+func (r *Resource) lossMustHold(all []*request) {
+	risk, held := uint64(0), 0
+	for _, q := range all {
+		if q.is(atRisk) {
+			risk += uint64(q.size)
+		}
+		if q.is(isHeld) {
+			held++
+		}
+		if q.is(atRisk) && !q.is(inLog) || q.is(isHeld) && !q.is(inLog) {
+			r.broken("request %d (flags %#x) counts as at risk or held, and is not in the transfer log", q.id, q.flags)
+		}
+	}
+	if risk != r.loss.bytes || held != r.loss.held {
+		r.broken("%d bytes are at risk and %d writes held, %d and %d are counted", risk, held, r.loss.bytes, r.loss.held)
 	}
 }
 

@@ -33,6 +33,8 @@ const (
 	byReceipt   // protocol B: P_RECV_ACK answers it
 	oneSided    // this disk has failed to take it: its bits stay set until it is over
 	isTimed     // the caller wants to hear of each Point
+	atRisk      // answered, and lost if this node is now (loss.go)
+	isHeld      // its answer waits, for no more may be lost
 )
 
 // request is a slot of the table of client requests.

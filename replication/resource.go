@@ -127,6 +127,7 @@ type Resource struct {
 	stepping bool // commandStep runs: it is not entered twice
 
 	terms terms
+	loss  lossAccount
 
 	links        uint32 // how many connections have finished their handshake
 	fencePending bool
@@ -312,6 +313,9 @@ func (r *Resource) Step(ev *Event) []Action {
 	if ev.At > r.now {
 		r.now = ev.At
 	}
+	if r.leaseIsOver() && ev.Kind != Received {
+		r.lookForPeer() // before anything is read that another owner may have changed
+	}
 	switch ev.Kind {
 	case Submitted:
 		r.submitted(ev)
@@ -350,6 +354,9 @@ func (r *Resource) Step(ev *Event) []Action {
 		r.diskProbed(ev)
 	default:
 		panic(fmt.Sprintf("replication: no case for event %d in Step", ev.Kind))
+	}
+	if r.leaseIsOver() {
+		r.lookForPeer()
 	}
 	r.maintain()
 	r.mustHold()

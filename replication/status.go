@@ -22,6 +22,7 @@ type Snapshot struct {
 	Opens          int
 	Pending        int // requests of clients under way
 	Term           TermSnapshot
+	Loss           LossSnapshot
 	Volumes        []VolumeSnapshot
 }
 
@@ -35,6 +36,9 @@ type TermSnapshot struct {
 	Marked         bool   // the sole-writer mark is set on every volume with a disk
 	Unknown        string // why there is no promotion under a term
 	Frozen         string // why I/O is frozen
+	Held           bool   // by the failover manager
+	Lease          bool   // the manager has told one, and
+	LeaseOver      bool   // it has ended
 }
 
 // A VolumeSnapshot is one volume of a Snapshot; sizes in bytes.
@@ -87,12 +91,13 @@ func (r *Resource) Snapshot(now Tick) Snapshot {
 	for _, why := range []struct {
 		name string
 		on   bool
-	}{{"user", r.susp}, {"no-data", r.noData()}, {"fencing", r.suspFen && !r.terms.owned}, {"term", r.terms.frozen != ""}} {
+	}{{"user", r.susp}, {"no-data", r.noData()}, {"fencing", r.suspFen && !r.terms.owned}, {"term", r.terms.frozen != ""}, {"lease", r.terms.silent}} {
 		if why.on {
 			s.Suspended = append(s.Suspended, why.name)
 		}
 	}
 	s.Term = r.Term()
+	s.Loss = r.lossSnapshot(now)
 	gauges := r.gauges()
 	for _, v := range r.vols {
 		vs := VolumeSnapshot{
@@ -135,6 +140,7 @@ func (r *Resource) Term() TermSnapshot {
 	return TermSnapshot{
 		Term: t.term, Promised: t.promised, Owned: t.owned, Sole: t.sole, Override: t.override,
 		Marked: r.marked(), Unknown: r.termUnknown(), Frozen: t.frozen,
+		Held: t.held, Lease: t.lease != 0, LeaseOver: r.leaseIsOver(),
 	}
 }
 

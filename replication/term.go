@@ -25,6 +25,9 @@ type terms struct {
 	override bool // the operator had frozen I/O go on
 	frozen   string
 	abandon  bool // frozen requests end with ErrTermOver
+	held     bool // the failover manager has I/O wait; see lease.go
+	lease    Tick // when the manager's lease ends; 0: none was told
+	silent   bool // it has ended, the peer has said nothing since, and I/O waits for it
 
 	// Of this connection.
 	peer    drbd.TermPacket // what the peer has stated
@@ -231,6 +234,8 @@ func (r *Resource) termFreeze() string {
 	case r.termOver():
 		return fmt.Sprintf("this node writes under term %d, but term %d has been promised: another node owns the data now; "+
 			"stop what uses this one and run `polluxadm secondary %s`", t.term, t.promised, r.cfg.Name)
+	case t.held:
+		return "the failover manager has stopped it; it goes on under a new term, or when the manager says so"
 	case !t.owned || t.sole:
 		return ""
 	}

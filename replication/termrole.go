@@ -66,6 +66,7 @@ func (r *Resource) own(c *command) {
 	}
 	t.term, t.promised = c.Term, max(t.promised, c.Term)
 	t.owned, t.sole, t.override = true, c.Sole, false
+	t.held, t.lease, t.silent = false, 0, false
 	r.learnt()
 }
 
@@ -73,6 +74,7 @@ func (r *Resource) own(c *command) {
 func (r *Resource) disown() {
 	t := &r.terms
 	t.owned, t.sole, t.override, t.abandon, t.frozen = false, false, false, false, ""
+	t.held, t.lease, t.silent = false, 0, false
 }
 
 // withoutPeer is the state of v if the arbiter has named this node the only

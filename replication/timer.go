@@ -24,6 +24,7 @@ const (
 	timerDisk
 	timerVerify
 	timerProof
+	timerLease
 	timerCount
 )
 

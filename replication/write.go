@@ -88,7 +88,7 @@ func (r *Resource) startWaiting() {
 
 func (r *Resource) suspended() bool {
 	t := &r.terms
-	return r.susp || (r.suspFen || t.frozen != "") && !t.abandon || r.noData()
+	return r.susp || (r.suspFen || t.frozen != "") && !t.abandon || t.silent || r.noData()
 }
 
 // noData is on-no-data-accessible suspend-io at work.

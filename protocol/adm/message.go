@@ -56,7 +56,7 @@ const (
 	CmdPromiseTerm      Command = "promise-term"     // Term: no write of a lower one is accepted from now on
 	CmdFreeze           Command = "freeze"           // reads and writes wait until thaw, or until this node has a new term
 	CmdThaw             Command = "thaw"             // ends freeze; what the terms freeze stays frozen
-	CmdLease            Command = "lease"            // LeaseMS: without another one by then, and without the peer, as freeze
+	CmdLease            Command = "lease"            // LeaseMS: after that, reads of a shared term wait while the peer is silent
 	CmdExport           Command = "export"           // Incarnation -> Exports; ends the exports of any other
 	CmdUnexport         Command = "unexport"         // Incarnation, or "" for whatever there is
 )

@@ -34,7 +34,7 @@ type Resource struct {
 	Connection    string     `json:"connection,omitempty"`
 	Protocol      string     `json:"protocol,omitempty"`  // "A", "B" or "C"
 	TLS           *TLS       `json:"tls,omitempty"`       // nil: plaintext
-	Suspended     []string   `json:"suspended,omitempty"` // user, no-data, fencing, term
+	Suspended     []string   `json:"suspended,omitempty"` // user, no-data, fencing, term, lease
 	SplitBrain    string     `json:"split_brain,omitempty"`
 	LastError     string     `json:"last_error,omitempty"`
 	Violation     *Violation `json:"violation,omitempty"`       // nil if the peer has kept to the protocol since the last connect
@@ -46,10 +46,16 @@ type Resource struct {
 	Changed       []string   `json:"changed,omitempty"`      // options in force that differ from the file's
 	Manager       string     `json:"manager,omitempty"`      // "internal" or "pacemaker"; "": none
 	Incarnation   string     `json:"incarnation,omitempty"`  // that the volumes are exported to
-	Lease         string     `json:"lease,omitempty"`        // "", "running", or "over": reads wait, too, while the peer is away
+	Lease         string     `json:"lease,omitempty"`        // of the manager, if it has told one: LeaseRunning or LeaseOver
 	Loss          *Loss      `json:"loss,omitempty"`         // nil if what protocol A or B may lose is not bounded
 	Volumes       []Volume   `json:"volumes,omitempty"`      // sorted by number
 }
+
+// Whether the lease that the failover manager has told lasts.
+const (
+	LeaseRunning = "running"
+	LeaseOver    = "over" // reads wait, too, while the peer is silent
+)
 
 // Loss is what a failover could lose under protocol A or B, and its bounds; all
 // sizes are of writes that the peer has not acknowledged.
@@ -57,7 +63,7 @@ type Loss struct {
 	MaxBytes   uint64 `json:"max_bytes"`
 	MaxSeconds uint64 `json:"max_seconds"`
 	Bytes      uint64 `json:"bytes"`
-	AgeMS      int64  `json:"age_ms"` // of the oldest; 0 if there is none
+	AgeMS      int64  `json:"age_ms"` // since the oldest was sent; 0 if there is none
 	Holds      bool   `json:"holds"`  // answers wait: a bound is reached
 }
 

@@ -28,6 +28,7 @@ type Status struct {
 	PeerIsPollux         bool
 	TLS                  *TLSStatus // nil: plaintext
 	Term                 replication.TermSnapshot
+	Loss                 replication.LossSnapshot
 	WaitsToResume        string // why a former Primary does not serve yet
 	Volumes              []VolumeStatus
 }
@@ -98,7 +99,7 @@ func (e *Engine) Status() Status {
 	s := Status{
 		Resource: e.cfg.Resource, Node: e.cfg.Node, Peer: e.cfg.PeerName, Role: snap.Role, PeerRole: snap.PeerRole,
 		Conn: snap.Conn, Protocol: snap.Protocol, Suspended: snap.Suspended, SplitBrain: snap.SplitBrain,
-		LastError: snap.LastError, Term: snap.Term, PeerIsPollux: snap.Features&drbd.FeaturePollux != 0,
+		LastError: snap.LastError, Term: snap.Term, Loss: snap.Loss, PeerIsPollux: snap.Features&drbd.FeaturePollux != 0,
 	}
 	s.Violation, s.Violations, s.ViolationAt = e.violation.text, e.violation.count, e.violation.last
 	s.TLS = e.tlsStatus()

@@ -51,6 +51,20 @@ func (e *Engine) ForceTerm(term uint64, sole bool) error {
 	return e.resume.setPrimary(e, true)
 }
 
+// Freeze has all I/O of a Primary wait, reads too, until Thaw or a new term; it is
+// for the failover manager, whose resources have terms.
+func (e *Engine) Freeze() error { return e.do(replication.Command{Kind: replication.CmdFreeze}) }
+
+// Thaw ends Freeze. What the terms freeze stays frozen.
+func (e *Engine) Thaw() error { return e.do(replication.Command{Kind: replication.CmdThaw}) }
+
+// Lease tells how long the failover manager's lease lasts from now on, in
+// milliseconds: after that an owner of a shared term reads only as long as it hears
+// of its peer. 0 takes that back, and so do a new term and a demotion.
+func (e *Engine) Lease(ms uint64) error {
+	return e.do(replication.Command{Kind: replication.CmdLease, LeaseMS: ms})
+}
+
 const codeInvalid = 162
 
 // termPath is the file of a volume's term record in the state directory.

@@ -56,6 +56,7 @@ type Model struct {
 	powerCut [2]int64        // when the node last lost its power
 	renamed  bool            // generations were made by hand: nothing is said of what they look like
 	sessions [2]session
+	loss     [2]lossModel
 
 	Acked, Reads, Flushes, Errors int
 }
@@ -259,6 +260,9 @@ func (m *Model) servedByPeer(n *Node, i int) bool {
 func (m *Model) ack(n *Node, q *Request) {
 	if m.w.terms != nil {
 		m.w.terms.acknowledged(n, q)
+	}
+	if m.w.cfg.Net[n.id].MaxLossBytes > 0 {
+		m.loss[n.id].bounded(m, n, q)
 	}
 	p := m.w.Nodes[1-n.id]
 	q.weak = !n.safeSince(q.start)

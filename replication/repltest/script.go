@@ -28,7 +28,8 @@ const settleMS = 300
 //	fail a write n=1 | cut [silent] | heal | stall a data | kill a [power]
 //	set a current=C1 bitmap=B1+p history=D1,E1 flags=consistent,crashed dirty=3 | verdict
 //	fence a code=4 [after=1000] | barrier-ack to=a barrier=7 set_size=1 | run | state | check
-//	promise a term=7 | primary a term=7 [sole] | resume-io a, and see term.go
+//	promise a term=7 | primary a term=7 [sole] | primary a vote | resume-io a, and see term.go
+//	freeze a | thaw a | lease a lasts=500
 func RunScript(t *testing.T, path string) {
 	s := &script{}
 	runGolden(t, path, func(d *directive) string {
@@ -121,6 +122,12 @@ func (s *script) option(d *directive, c *Config, key, value string) {
 			c.Net[i].DataIntegrityAlg = value
 		case "verify-b":
 			c.Net[1].VerifyAlg = value
+		case "max-loss":
+			c.Net[i].MaxLossBytes, c.Net[i].MaxLossMS = uint64(d.number(key, 0)), 60_000
+		case "max-loss-ms":
+			c.Net[i].MaxLossMS = int64(d.number(key, 0))
+		case "need-terms":
+			c.Net[i].NeedTerms = value == "yes"
 		case "max-epoch-size":
 			c.Net[i].MaxEpochSize = d.number(key, 0)
 		case "on-io-error":
@@ -179,7 +186,7 @@ var scriptCommands = map[string]replication.CommandKind{
 	"pause-sync": replication.CmdPauseSync, "resume-sync": replication.CmdResumeSync, "sync-after": replication.CmdSyncAfter,
 	"outdate": replication.CmdOutdate, "open": replication.CmdOpen, "close": replication.CmdClose, "connect": replication.CmdConnect,
 	"suspend-io": replication.CmdSuspendIO, "resume-io": replication.CmdResumeIO, "new-current-uuid": replication.CmdNewCurrentUUID,
-	"verify": replication.CmdVerify,
+	"verify": replication.CmdVerify, "freeze": replication.CmdFreeze, "thaw": replication.CmdThaw, "lease": replication.CmdLease,
 	"resize": replication.CmdResize,
 }
 
@@ -200,7 +207,8 @@ func (s *script) run(d *directive) {
 			n.Command(replication.Command{
 				Kind: kind, Force: d.has("force") || d.has("discard"), AssumeClean: d.has("clear-bitmap") || d.has("assume-clean"),
 				Volume: uint16(d.number("vol", 0)), Waits: d.has("waits"), SizeSectors: uint64(d.number("size", 0)),
-				Term: uint64(d.number("term", 0)), Sole: d.has("sole"),
+				Term: uint64(d.number("term", 0)), Sole: d.has("sole"), Vote: d.has("vote"),
+				LeaseMS:     uint64(d.number("lasts", 0)),
 				StartSector: from, StopSector: drbd.Sector(d.number("to", 0)),
 			}, nil)
 		}

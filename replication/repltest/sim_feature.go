@@ -43,6 +43,7 @@ var features = []*feature{
 	&optionsFeature,
 	&blocksFeature,
 	&kernelPeerFeature,
+	&lossFeature,
 }
 
 // allTroubles returns those of all features, and the sum of their weights.

@@ -56,6 +56,12 @@ func writeResource(w io.Writer, r adm.Resource, p palette, now time.Time) {
 		if r.Term != nil {
 			row("term", "%s", termLine(*r.Term))
 		}
+		if r.Manager != "" {
+			row("manager", "%s", managerLine(r))
+		}
+		if r.Loss != nil {
+			row("loss", "%s", lossLine(*r.Loss))
+		}
 	}
 	for _, v := range r.Volumes {
 		name := fmt.Sprintf("volume %d", v.Volume)
@@ -108,6 +114,27 @@ func tlsLine(t adm.TLS, now time.Time) string {
 		return s
 	}
 	return fmt.Sprintf("%s, certificate until %s, the peer's until %s", t.Cipher, ends(*t.Until), ends(*t.PeerUntil))
+}
+
+// managerLine says who decides about a resource, and for whom it is exported.
+func managerLine(r adm.Resource) string {
+	s := r.Manager
+	if r.Incarnation != "" {
+		s += ", exported to incarnation " + r.Incarnation
+	}
+	if r.Lease == adm.LeaseOver {
+		s += "; its lease is over"
+	}
+	return s
+}
+
+// lossLine is what a failover may lose, and what it would lose now.
+func lossLine(l adm.Loss) string {
+	s := fmt.Sprintf("at most %s or %d s; now %s, %d ms", formatBytes(l.MaxBytes), l.MaxSeconds, formatBytes(l.Bytes), l.AgeMS)
+	if l.Holds {
+		s += ": clients wait for the peer"
+	}
+	return s
 }
 
 // termLine is "7 (promised 9)" and whatever else is to be said.

@@ -22,6 +22,9 @@ type engineAPI interface {
 	// PrimaryByVote takes the term from the copies; ForceTerm is an operator's override.
 	PrimaryByVote(force bool) error
 	ForceTerm(term uint64, sole bool) error
+	Freeze() error
+	Thaw() error
+	Lease(ms uint64) error
 	Secondary() error
 	Invalidate(vol int) error
 	InvalidateRemote(vol int) error

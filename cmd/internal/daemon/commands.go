@@ -93,6 +93,12 @@ func (r *resource) execute(req adm.Request) error {
 		}
 		r.syncDevices()
 		return nil
+	case adm.CmdFreeze:
+		return eng.Freeze()
+	case adm.CmdThaw:
+		return eng.Thaw()
+	case adm.CmdLease:
+		return eng.Lease(req.Args.LeaseMS)
 	case adm.CmdUnexport:
 		return r.unexport(req.Args.Incarnation)
 	case adm.CmdPromiseTerm:

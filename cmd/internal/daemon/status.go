@@ -34,6 +34,17 @@ func (r *runningEngine) Status() adm.Resource {
 			Term: t.Term, Promised: t.Promised, Owned: t.Owned, Sole: t.Sole, Marked: t.Marked, Unknown: t.Unknown, Frozen: t.Frozen,
 		}
 	}
+	switch {
+	case s.Term.LeaseOver:
+		st.Lease = adm.LeaseOver
+	case s.Term.Lease:
+		st.Lease = adm.LeaseRunning
+	}
+	if l := s.Loss; l.MaxBytes > 0 {
+		st.Loss = &adm.Loss{
+			MaxBytes: l.MaxBytes, MaxSeconds: uint64(l.MaxMS) / 1000, Bytes: l.Bytes, AgeMS: l.AgeMS, Holds: l.Held > 0,
+		}
+	}
 	for _, v := range s.Volumes {
 		st.Volumes = append(st.Volumes, volumeStatus(v))
 	}

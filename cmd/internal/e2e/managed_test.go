@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -240,4 +241,111 @@ func TestPlannedHandOver(t *testing.T) {
 			t.Errorf("a hand-over took %v; 500 ms are allowed", d)
 		}
 	}
+}
+
+// TestFreeze: the manager stops the I/O of a Primary whose peer is connected, reads
+// too, and it goes on by its word; a lease that is over does no harm to those who
+// hear of each other.
+func TestFreeze(t *testing.T) {
+	begin(t)
+	p := newTermPair(t, options{global: quick, settings: internal})
+	c := p.a.client(p.a.exportTo("one"))
+	p.a.command(adm.CmdFreeze, adm.Args{})
+	if st := p.a.status(); st.Term.Frozen == "" || len(st.Suspended) != 1 || st.Suspended[0] != "term" {
+		t.Errorf("frozen: %+v", st)
+	}
+	buf := make([]byte, 28)
+	request(append(buf, make([]byte, writerBlock)...), 1, 0)
+	binary.BigEndian.PutUint32(buf, 0x25609513)
+	binary.BigEndian.PutUint32(buf[24:], 512) // a read
+	if _, err := c.conn.Write(buf); err != nil {
+		t.Fatal(err)
+	}
+	p.a.wait("the read waits", func(r adm.Resource) bool { return r.Volumes[0].AppPending > 0 })
+	p.a.command(adm.CmdThaw, adm.Args{})
+	if errno, err := c.reply(); err != nil || errno != 0 {
+		t.Errorf("the read after thaw: error %d, %v", errno, err)
+	}
+	if _, err := io.ReadFull(c.conn, make([]byte, 512)); err != nil {
+		t.Fatal(err)
+	}
+	p.a.command(adm.CmdLease, adm.Args{LeaseMS: 100})
+	if st := p.a.status(); st.Lease != adm.LeaseRunning {
+		t.Errorf("lease %q", st.Lease)
+	}
+	p.a.wait("the lease is over", func(r adm.Resource) bool { return r.Lease == adm.LeaseOver })
+	if err := c.write(0); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLossBound: under protocol A a Primary whose peer stands still answers so
+// much, and no more.
+func TestLossBound(t *testing.T) {
+	begin(t)
+	p := newTermPair(t, options{
+		global:   "net { protocol A; connect-int 3; ping-int 3; timeout 60; }",
+		settings: internal + "max-loss-bytes = \"1M\"\nmax-loss-seconds = 60\n",
+	})
+	c := p.a.client(p.a.exportTo("one"))
+	if err := c.write(0); err != nil {
+		t.Fatal(err)
+	}
+	p.b.signal(syscall.SIGSTOP)
+	const sent = 300 // blocks of 4 KiB; 256 of them are the bound
+	buf := make([]byte, 28+writerBlock)
+	for i := range sent {
+		request(buf, uint64(1000+i), i)
+		if _, err := c.conn.Write(buf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st := p.a.wait("answers wait", func(r adm.Resource) bool { return r.Loss != nil && r.Loss.Holds })
+	if st.Loss.MaxBytes != 1<<20 || st.Loss.MaxSeconds != 60 || st.Loss.Bytes > 1<<20 {
+		t.Errorf("%+v", *st.Loss)
+	}
+	answered := 0
+	for c.conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond)); ; answered++ { //nolint:errcheck // a socket has deadlines
+		if _, err := c.reply(); err != nil {
+			break
+		}
+	}
+	if answered == 0 || answered > 256 {
+		t.Errorf("%d writes of 4 KiB were answered, 1 MiB may be lost", answered)
+	}
+	p.b.signal(syscall.SIGCONT)
+	c.conn.SetReadDeadline(time.Now().Add(waitLimit)) //nolint:errcheck // as above
+	for ; answered < sent; answered++ {
+		if errno, err := c.reply(); err != nil || errno != 0 {
+			t.Fatalf("answer %d: error %d, %v", answered, errno, err)
+		}
+	}
+	p.a.wait("nothing is at risk", func(r adm.Resource) bool { return r.Loss.Bytes == 0 && !r.Loss.Holds })
+}
+
+// TestPacemakerManaged: the copies vote on the term of a plain promotion.
+func TestPacemakerManaged(t *testing.T) {
+	begin(t, "qemu-io")
+	p := newPair(t, options{
+		global:   "net { connect-int 3; ping-int 3; timeout 20; fencing resource-and-stonith; } handlers { fence-peer /bin/false; }",
+		settings: "[resource.r0]\nmanager = \"pacemaker\"\n", bare: true,
+	})
+	for _, n := range []*node{p.a, p.b} {
+		n.must("create-md", "r0")
+		n.start()
+	}
+	p.wait("connected", func(a, b adm.Resource) bool { return a.Connection == "Connected" && b.Connection == "Connected" })
+	p.a.must("new-current-uuid", "--clear-bitmap", "r0")
+	p.inSync()
+	for i, n := range []*node{p.a, p.b} {
+		n.must("primary", "r0")
+		if st := n.status(); st.Role != "Primary" || st.Term == nil || st.Term.Term != uint64(i+1) || !st.Term.Owned {
+			t.Errorf("%s: %+v", n.name, st)
+		}
+		mustRun(t, "qemu-io", "-f", "raw", "-c", "write 0 4k", n.uri("r0"))
+		n.must("secondary", "r0")
+	}
+	p.b.kill()
+	p.a.wait("the peer is lost", func(r adm.Resource) bool { return r.Connection == "WFConnection" })
+	p.a.refused(11, []string{"(-7)", "fence-peer"}, "primary", "r0")
 }

@@ -1,0 +1,66 @@
+package replication
+
+import (
+	"fmt"
+
+	"github.com/pollux-project/pollux/protocol/drbd"
+)
+
+// A failover manager stops its VM when it cannot prove any more that this node is
+// its place. Until the VM is dead its I/O waits, reads included: freeze. And in
+// case that the manager is dead itself, it has told how long its lease lasts. After
+// that the owner of a term whose peer's copy counts reads only as long as it hears
+// of the peer: a node that was stopped for a while, and wakes up with its connection
+// seemingly alive, must not show data that another owner has changed since. Writes
+// need no such thing: they are answered when the peer has them.
+
+func (r *Resource) runFreeze(c *command) {
+	t := &r.terms
+	if !t.inUse() {
+		r.finish(c, &RequestError{Code: 162, Text: fmt.Sprintf("%s: Failure: (162) Invalid configuration request: no terms are in use: `polluxadm suspend-io %[1]s` has all I/O wait", r.cfg.Name)})
+		return
+	}
+	t.held = c.Kind == CmdFreeze && r.role == drbd.Primary
+	r.retermAll()
+	r.finish(c, nil)
+}
+
+func (r *Resource) runLease(c *command) {
+	t := &r.terms
+	r.wake = r.wake || t.silent
+	t.lease, t.silent = 0, false
+	r.stopTimer(timerLease)
+	if c.LeaseMS > 0 {
+		t.lease = r.now + Tick(c.LeaseMS)
+		r.setTimer(timerLease, Tick(c.LeaseMS))
+	}
+	r.finish(c, nil)
+}
+
+// retermAll looks anew at what the terms mean for I/O.
+func (r *Resource) retermAll() {
+	for _, v := range r.vols {
+		r.termState(v)
+	}
+}
+
+func (r *Resource) leaseIsOver() bool { return r.terms.lease != 0 && r.now >= r.terms.lease }
+
+// leaseSilenceMS is for how long the peer may have said nothing after the lease has
+// ended. Our own: less than any node waits before it takes over.
+const leaseSilenceMS = 1000
+
+// lookForPeer: the lease is over, so a peer that has said nothing for a while is
+// asked, and I/O waits for its answer, or for the end of the connection.
+func (r *Resource) lookForPeer() {
+	t := &r.terms
+	silent := r.role == drbd.Primary && r.sharesTerm() && r.conn >= drbd.Connected && r.now-r.lastReceived > leaseSilenceMS
+	if silent == t.silent {
+		return
+	}
+	if t.silent = silent; !silent {
+		r.wake = true
+	} else if r.timers[timerPong] == 0 {
+		r.ping()
+	}
+}
