@@ -104,6 +104,9 @@ func (p *Probe) Ask(ctx context.Context) error {
 	limited, cancel := context.WithTimeout(ctx, p.spec.Timeout)
 	defer cancel()
 	err := p.ask(limited)
+	if err == nil {
+		err = limited.Err() // an answer that came too late is none
+	}
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
 		err = fmt.Errorf("no answer within %v: %w", p.spec.Timeout, err)
 	}
