@@ -98,10 +98,11 @@ func play(ctx context.Context, cfg hatestbed.Config, control bool, source string
 		fmt.Fprintln(cfg.Out, "CONTROL: polluxd without the check of terms")
 	}
 	rep, err := hatestbed.Run(ctx, cfg)
+	good := false
 	if len(rep.Rounds) > 0 {
 		rep.Table(cfg.Out)
+		good = rep.Verdict(cfg.Out)
 	}
-	good := rep.Verdict(cfg.Out)
 	if control {
 		return judgeControl(cfg, rep, err)
 	}

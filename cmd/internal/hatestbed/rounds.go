@@ -66,6 +66,14 @@ type Measured struct {
 // was found wrong is in its Faults.
 func Run(ctx context.Context, cfg Config) (rep *Report, err error) {
 	rep = &Report{}
+	for _, file := range []string{
+		filepath.Join(cfg.Bin, "polluxd"), filepath.Join(cfg.Bin, "polluxha"), filepath.Join(cfg.Bin, "polluxadm"),
+		filepath.Join(cfg.Bin, "pollux-witness"), filepath.Join(cfg.Guest, "vmlinuz"), filepath.Join(cfg.Guest, "initramfs.cpio"),
+	} {
+		if _, err := os.Stat(file); err != nil {
+			return rep, fmt.Errorf("%w; 'make ha' makes it", err)
+		}
+	}
 	halves := []Arbiter{ArbiterEtcd, ArbiterWitness}
 	if cfg.Arbiter != "" {
 		halves = []Arbiter{cfg.Arbiter}

@@ -18,6 +18,10 @@ const (
 	ownFile    = "/records" // what the guest writes by itself, all the time
 )
 
+// readLimit is for a bridge that sends the client's packets to the wrong host:
+// a stopped host that wakes may say a last word.
+const readLimit = 40 * time.Second
+
 // ReadBack compares what the client was promised since a moment with what the
 // machine that runs now has.
 func (s *Site) ReadBack(ctx context.Context, since time.Time) ([]records.Loss, error) {
@@ -25,9 +29,16 @@ func (s *Site) ReadBack(ctx context.Context, since time.Time) ([]records.Loss, e
 	if len(acked) == 0 {
 		return nil, nil
 	}
-	found, err := s.Customer.ReadBack(ctx, acked[0].Number)
+	ctx, cancel := context.WithTimeout(ctx, readLimit)
+	defer cancel()
+	var found map[uint64]records.Record
+	var last error
+	err := until(ctx, "the machine's ledger", func() (bool, error) {
+		found, last = s.Customer.ReadBack(ctx, acked[0].Number)
+		return last == nil, nil
+	})
 	if err != nil {
-		return nil, fmt.Errorf("read the ledger back from the machine: %w", err)
+		return nil, fmt.Errorf("read the ledger back from the machine: %w", errors.Join(err, last))
 	}
 	return records.Judge(acks(acked), found, nil), nil
 }
