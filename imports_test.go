@@ -70,7 +70,7 @@ var rules = []rule{
 	{folder: "hypervisor/ha/arbiter/arbitertest", allow: []string{"hypervisor/ha/arbiter", "github.com/google/go-cmp/cmp"}},
 	{folder: "hypervisor/ha/arbiter/witness", allow: []string{"hypervisor/ha/arbiter", "hypervisor/ha/control", "github.com/rs/zerolog"}},
 	{folder: "hypervisor/ha/fence"},
-	{folder: "hypervisor/ha/control", allow: []string{"github.com/rs/zerolog", "golang.org/x/sys/unix"}},
+	{folder: "hypervisor/ha/control", allow: []string{"conf", "github.com/rs/zerolog", "golang.org/x/sys/unix"}},
 	{folder: "hypervisor/ha/hatest", allow: []string{
 		"hypervisor/ha", "hypervisor/ha/arbiter", "protocol/drbd", "replication", "replication/meta", "replication/repltest", "internal/fuzztest", "github.com/google/go-cmp/cmp",
 	}},

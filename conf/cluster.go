@@ -108,6 +108,11 @@ type ClusterNode struct {
 	// at least, at most 4. Required.
 	Links []netip.AddrPort `toml:"links"`
 
+	// public-key is the fingerprint of the key of the node's certificate,
+	// "sha256:" and 64 digits: nobody else is this node. It is set by join.
+	// Default: any certificate that the cluster has signed for the name.
+	PublicKey string `toml:"public-key"`
+
 	// etcd is where an embedded etcd listens for clients, IP:PORT; its members
 	// use the port behind it. Default: the first link's address, port 2379.
 	Etcd netip.AddrPort `toml:"etcd"`
@@ -432,6 +437,9 @@ func (c *Cluster) checkNodes(f *tomlFile) {
 		}
 		if n.Kind != "" && n.Kind != NodeData && n.Kind != NodeWitness {
 			f.errorf(at("kind"), "node.kind: found %q, expected one of %s, %s", n.Kind, NodeData, NodeWitness)
+		}
+		if n.PublicKey != "" && !validFingerprint(n.PublicKey) {
+			f.errorf(at("public-key"), "node.public-key: found %q, expected %q and 64 digits 0 to 9 and a to f", n.PublicKey, fingerprintPrefix)
 		}
 		if len(n.Links) == 0 || len(n.Links) > MaxLinks {
 			f.errorf(at("links"), "node.links: found %d links of node %q, expected 1 to %d: the management address, then those of the replication links", len(n.Links), n.Name, MaxLinks)

@@ -130,6 +130,7 @@ func TestClusterRefuses(t *testing.T) {
 		{"name", clusterHead + "[[node]]\nname='a b'\nlinks=['10.0.0.4:7790']", `c.toml:4:1: node.name: found "a b", expected a host name`},
 		{"node kind", base + "[[node]]\nname='x'\nkind='spare'\nlinks=['10.0.0.4:7790']", `c.toml:11:1: node.kind: found "spare", expected one of data, witness`},
 		{"address twice", base + "[[node]]\nname='x'\nlinks=['10.0.0.1:7790']", `c.toml:11:1: node.links: 10.0.0.1:7790 is that of node a as well`},
+		{"public key", base + "[[node]]\nname='x'\nlinks=['10.0.0.4:7790']\npublic-key='12'", `c.toml:12:1: node.public-key: found "12", expected "sha256:" and 64 digits`},
 		{"no link", base + "[[node]]\nname='x'", `c.toml:9:1: node.links: found 0 links of node "x"`},
 		{"no address", base + "[[node]]\nname='x'\nlinks=['0.0.0.0:7790']", `node.links: found "0.0.0.0:7790", expected IP:PORT that other nodes can reach`},
 		{"host name", base + "[[node]]\nname='x'\nlinks=['host:7790']", `c.toml:`},

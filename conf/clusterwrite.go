@@ -35,6 +35,7 @@ func (c *Cluster) Text() []byte {
 		w.text("name", n.Name)
 		w.text("kind", orDefault(n.Kind, NodeData))
 		w.list("links", texts(n.Links))
+		w.optional("public-key", n.PublicKey)
 		if n.Etcd.IsValid() {
 			w.text("etcd", n.Etcd.String())
 		}
