@@ -72,7 +72,7 @@ type Service struct {
 	NoVM      bool     // units, not a virtual machine
 
 	Prefer     []Preference
-	Stickiness int64 // score of staying where it is; 0: infinite, it never moves by itself
+	Stickiness int64 // added to the score of the node where it is, when a failback window is open
 	Failback   Failback
 	WindowFrom int    // minute of the day, 0 to 1439
 	WindowTo   int    // first minute after the window; less than WindowFrom: past midnight

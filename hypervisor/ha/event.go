@@ -175,6 +175,7 @@ const (
 	StandbyVerb  Verb = "standby"  // Node; its services move away, none comes, also after a reboot
 	OnlineVerb   Verb = "online"   // Node
 	EvacuateVerb Verb = "evacuate" // Node; its services move away once
+	LeaveVerb    Verb = "leave"    // Node, this one: what it runs moves or stops, its lease ends; until the next start
 	// FailoverVerb: Service, PeerIsDown, Force, Confirm: the services runs here although
 	// nobody but the operator knows what became of the other node.
 	FailoverVerb Verb = "failover"
@@ -227,7 +228,7 @@ type Copy struct {
 	Role       Role           `json:"role"`
 	Connected  bool           `json:"connected"`
 	Disk       Disk           `json:"disk"`
-	Dirty      bool           `json:"dirty,omitempty"`
+	DirtyBytes uint64         `json:"dirty,omitempty"` // rounded up to two binary digits
 	Generation uint64         `json:"generation"`
 	Term       uint64         `json:"term"`
 	Promised   uint64         `json:"promised"`

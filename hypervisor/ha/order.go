@@ -23,7 +23,7 @@ const (
 
 	// PromiseTerm*: polluxd accepts no write of a lower term any more; Resource, Term.
 	PromiseTerm
-	// Promote*: polluxd is Primary under Term, alone if Sole; Resource. On a Primary it changes the term.
+	// Promote*: polluxd is Primary under Term, alone if Sole; Resource, Force. On a Primary it changes the term.
 	Promote
 	// Demote*: Secondary; Resource.
 	Demote
@@ -78,6 +78,7 @@ type Order struct {
 	Incarnation string
 	Term        uint64
 	Sole        bool
+	Force       bool // Promote: of a copy that is known to lack writes, as the operator wants
 	Until       Tick
 	Claim       arbiter.Claim
 	Hook        HookName

@@ -1,0 +1,100 @@
+package ha
+
+import (
+	"fmt"
+
+	"github.com/pollux-project/pollux/hypervisor/ha/arbiter"
+)
+
+// leader is the election: the leader owns the arbiter's pseudo-resource. It decides
+// nothing about services; the floating management address goes with it.
+type leader struct {
+	rec      arbiter.Record
+	viewed   bool
+	fence    OrderID
+	claiming OrderID
+	retryAt  Tick
+	lead     bool // this node is the leader, and its lease is good
+	told     bool // which of the two hooks ran last, once one has
+	any      bool
+	has      bool // the address is on this node, or may be
+	busy     OrderID
+	busyAt   Tick
+}
+
+func (l *leader) see(id OrderID, rec arbiter.Record) {
+	if id < l.fence && isNewer(l.rec, rec) {
+		return
+	}
+	l.rec, l.viewed = rec, true
+}
+
+// elect keeps the leadership, or takes it from a leader that is gone.
+func (c *Core) elect() {
+	l := &c.leader
+	if !c.cfg.Arbiter.Automatic() {
+		return
+	}
+	lead := l.rec.Owner == c.self && !l.rec.Released && c.leaseGood() && !c.left && l.viewed
+	if lead != l.lead {
+		l.lead, c.beatDue = lead, true
+		c.note(Notice{Level: Info, Topic: TopicNode, Node: c.self, Term: l.rec.Term, Text: map[bool]string{true: c.self + " is the leader now", false: c.self + " is not the leader any more"}[lead]})
+	}
+	c.leaderAddress()
+	if n := c.node(c.self); lead || n.cfg.Witness || !l.viewed || l.claiming != 0 || c.now < l.retryAt || !c.leaseGood() || !c.lease.reachable || c.left || l.has {
+		return
+	}
+	if l.rec.Term > 0 && !l.rec.Released && l.rec.Owner != c.self {
+		owner := c.node(l.rec.Owner)
+		switch {
+		case owner == nil, owner.fenced:
+		case !c.cfg.Arbiter.HasLeases(), owner.lease.Alive || !owner.leaseKnow, c.now < owner.leaseSeen+c.cfg.Timing.margin():
+			return
+		}
+	}
+	cl := arbiter.Claim{Resource: LeaderResource, Node: c.self, Session: c.session, Seen: l.rec.Term}
+	for _, n := range c.nodes {
+		if !n.cfg.Witness {
+			cl.Members = append(cl.Members, n.cfg.Name)
+		}
+		if n.fenced && n.cfg.Name == l.rec.Owner {
+			cl.Fenced = n.cfg.Name
+		}
+	}
+	cl.InSync = cl.Members
+	l.claiming = c.give(Order{Kind: Claim, Resource: LeaderResource, Claim: cl, Timeout: c.askTimeout()}, func(e Event) {
+		l.claiming, l.fence = 0, c.lastID+1
+		l.retryAt = c.now + c.cfg.Timing.Keepalive
+		if e.Outcome == Unreachable {
+			c.lease.noContact(c, e.Err)
+			return
+		}
+		l.see(l.fence, e.Record)
+	})
+}
+
+// leaderAddress adds and removes the floating management address, and runs the hooks.
+func (c *Core) leaderAddress() {
+	l := &c.leader
+	if c.cfg.LeaderAddress && l.lead != l.has && l.busy == 0 && c.now >= l.busyAt {
+		kind := RemoveIPs
+		if l.lead {
+			kind, l.has = AddIPs, true
+		}
+		l.busy = c.give(Order{Kind: kind, Service: LeaderResource, Timeout: addressTimeout}, func(e Event) {
+			l.busy, l.busyAt = 0, c.now+1000
+			if e.Err != "" {
+				c.note(Notice{Level: Warning, Topic: TopicAddress, Node: c.self, Text: fmt.Sprintf("the management address: %s", e.Err)})
+			}
+			l.has = kind == AddIPs || e.Err != ""
+		})
+	}
+	if l.lead != l.told || !l.any && l.viewed {
+		l.told, l.any = l.lead, true
+		hook := OnFollower
+		if l.lead {
+			hook = OnLeader
+		}
+		c.give(Order{Kind: Hook, Hook: hook, Node: c.self, Text: c.self}, nil)
+	}
+}

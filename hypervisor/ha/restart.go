@@ -1,0 +1,37 @@
+package ha
+
+import "fmt"
+
+// died: s has ended here by itself, or could not be started.
+func (c *Core) died(s *service, why string) {
+	if s.cfg.RestartReset > 0 && c.now-s.startedAt > s.cfg.RestartReset {
+		s.restarts = 0
+	}
+	s.restarts++
+	s.wasUp, s.inc = false, ""
+	s.failed = s.cfg.RestartLimit >= 0 && s.restarts > s.cfg.RestartLimit
+	s.restartAt = c.now + restartDelay(s.cfg.RestartDelay, s.restarts)
+	s.dirty = true
+	c.note(Notice{Level: Warning, Topic: TopicService, Service: s.name, Text: fmt.Sprintf("%s: %s (%d of %d)", s.name, why, s.restarts, s.cfg.RestartLimit)})
+	s.refusal = verdict{Warning, why, ""}
+}
+
+// restartDelay doubles with each restart, up to MaxRestartDelay.
+func restartDelay(first Tick, n int) Tick {
+	d := first
+	for i := 1; i < n && d < MaxRestartDelay; i++ {
+		d *= 2
+	}
+	return min(d, MaxRestartDelay)
+}
+
+// moveOrStay: the restarts of s on this node are used up.
+func (c *Core) moveOrStay(s *service) {
+	why := c.peerProblem(s)
+	if why == "" {
+		c.handOver(s, "its restarts on this node are used up")
+		return
+	}
+	s.say(Critical, fmt.Sprintf("it failed %d times on this node (%s), and can't move: %s", s.restarts, s.refusal.text, why),
+		"find out why, then: polluxadm vm start "+s.name)
+}

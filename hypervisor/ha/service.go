@@ -1,0 +1,558 @@
+package ha
+
+import (
+	"fmt"
+	"strconv"
+)
+
+// want is what this node is about with a service.
+type want uint8
+
+const (
+	wantIdle want = iota
+	wantUp        // it runs here, or is being started
+	wantDown      // it is ended in good order, and its terms are released
+	wantLost      // it must not run here any more: ended at once
+)
+
+// service is one of the configuration's services. Of those without a copy on this
+// node only name, cfg and nodes are used.
+type service struct {
+	name  string
+	cfg   Service
+	nodes [2]string // that have its copies, sorted
+	mine  bool
+	peer  *node
+	res   []*resource
+
+	dirty  bool
+	wakeAt Tick
+	waits  bool // for the arbiter: it is asked often
+
+	seen   Seen
+	isSeen bool
+
+	want    want
+	moving  string // while wantDown: the node that it is for
+	byForce bool   // while wantDown: without asking the guest
+	undo    bool   // while wantDown: it never came up
+	flight  OrderID
+	doing   OrderKind
+	ipsBusy OrderID
+	ipsAt   Tick // the next attempt
+	killAt  Tick
+	toKill  bool // while wantLost: it has not been seen to be gone
+	inc     string
+	incs    int
+	wasUp   bool // it ran, in this incarnation
+	hooked  bool
+
+	restarts  int
+	startedAt Tick
+	restartAt Tick
+	failed    bool   // its restarts here are used up
+	acted     uint64 // version of the wish that was acted upon last
+	holdOff   Tick   // no new attempt before
+	yieldAt   Tick   // since when it is left to a better node; 0: it is not
+	ready     bool
+	notReady  string
+	refusal   verdict // of the last attempt
+	force     string  // the node that an operator has answered for: it is down
+
+	why   verdict
+	state State
+	since Tick
+}
+
+// verdict is a sentence about what is not as it should be, and the next step.
+type verdict struct {
+	level  Level
+	text   string
+	advice string
+}
+
+func (s *service) say(level Level, text, advice string) {
+	if s != nil && s.why.text == "" {
+		s.why = verdict{level, text, advice}
+	}
+}
+
+// exists reports whether something of it runs here, or may run.
+func (s *service) exists() bool {
+	return s.isSeen && s.seen.Phase != PhaseStopped || s.flight != 0 && s.doing == StartService
+}
+
+// isHere reports whether this node uses, or could use, its volumes.
+func (s *service) isHere() bool {
+	if s.exists() {
+		return true
+	}
+	for _, r := range s.res {
+		if r.st.Role == Primary && r.st.Owned {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Core) wake(s *service, at Tick) {
+	if s != nil {
+		s.wakeAt = min(s.wakeAt, max(at, c.now+1))
+	}
+}
+
+func (c *Core) seen(s *service, seen Seen) {
+	if s.isSeen && s.seen == seen {
+		return
+	}
+	s.seen, s.isSeen, s.dirty = seen, true, true
+	c.beatDue = true
+}
+
+// decide looks at everything that is known of s, and takes the next steps.
+func (c *Core) decide(s *service) {
+	was, state := s.why, s.state
+	s.waits, s.why = false, verdict{}
+	w := c.wish(s)
+	switch {
+	case !s.isSeen || !s.allSet():
+		s.say(Info, "its state on this node is not known yet", "")
+	case s.want != wantLost && c.end(s):
+	default:
+		s.notReady = c.localProblem(s)
+		s.ready = s.notReady == ""
+		if s.want == wantIdle {
+			c.rest(s, &w)
+		}
+		if s.want == wantUp {
+			c.goUp(s, &w)
+		}
+	}
+	switch s.want {
+	case wantDown:
+		c.goDown(s)
+	case wantLost:
+		c.endNow(s)
+	case wantIdle, wantUp:
+	}
+	s.state = s.here()
+	if s.state != state {
+		s.since = c.now
+		s.dirty = true
+		c.note(Notice{Level: Info, Topic: TopicService, Service: s.name, Text: fmt.Sprintf("%s: %s on this node", s.name, s.state)})
+	}
+	if s.state != state || s.why != was {
+		c.beatDue = true
+		c.urgent = c.urgent || s.state != state
+		c.tell(s)
+	}
+}
+
+// tell makes what a person has to do something about an alarm.
+func (c *Core) tell(s *service) {
+	n := Notice{Key: "vm/" + s.name, Level: Critical, Topic: TopicAlarm, Service: s.name}
+	if s.why.level == Critical {
+		n.Text = s.name + ": " + s.why.text
+		if s.why.advice != "" {
+			n.Text += ": " + s.why.advice
+		}
+		if s.state == StateBlocked && !c.standing(n.Key) {
+			c.give(Order{Kind: Hook, Hook: OnUnavailable, Service: s.name, Text: s.why.text}, nil)
+		}
+	}
+	c.alarm(n)
+}
+
+func (c *Core) standing(key string) bool {
+	for i := range c.alarms {
+		if c.alarms[i].Key == key {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *service) allSet() bool {
+	for _, r := range s.res {
+		if !r.isSet {
+			return false
+		}
+	}
+	return true
+}
+
+// here is the state on this node.
+func (s *service) here() State {
+	switch {
+	case s.want == wantDown && s.moving != "":
+		return StateMoving
+	case s.want == wantDown && s.undo:
+		return StateStarting
+	case s.want == wantDown, s.want == wantLost:
+		return StateStopping
+	case s.want == wantUp && s.failed && !s.exists():
+		return StateFailed
+	case s.want == wantUp && (!s.exists() || s.flight != 0 && s.doing == StartService):
+		return StateStarting
+	case s.want == wantUp && s.isFrozen():
+		return StateFrozen
+	case s.exists():
+		return StateRunning
+	case s.why.level == Critical || s.why.level == Warning:
+		return StateBlocked
+	}
+	return StateStopped
+}
+
+func (s *service) isFrozen() bool {
+	for _, r := range s.res {
+		if r.st.Role != Primary || r.st.Frozen != "" || r.st.ReadsFrozen {
+			return true
+		}
+	}
+	return false
+}
+
+// rest: this node is about nothing with s.
+func (c *Core) rest(s *service, w *Wish) {
+	switch {
+	case w.Target == TargetDisabled:
+		for _, r := range s.res {
+			if r.st.Role == Primary {
+				c.keep(r)
+			}
+		}
+	case s.isHere():
+		c.adopt(s, w)
+	case c.now < s.holdOff:
+		s.why = s.refusal
+		c.wake(s, s.holdOff)
+	case w.Target == TargetStarted && c.mayTake(s, w):
+		c.begin(s, w)
+	default:
+		c.giveBack(s)
+	}
+}
+
+// adopt takes over what an earlier polluxha has left running.
+func (c *Core) adopt(s *service, w *Wish) {
+	for _, r := range s.res {
+		if !r.known.viewed && r.rec.Term == 0 {
+			s.say(Warning, "it runs here, and the arbiter has not been asked yet", "")
+			s.waits = true
+			return
+		}
+	}
+	s.want, s.wasUp, s.hooked, s.undo = wantUp, s.seen.Phase != PhaseStopped, s.seen.Phase != PhaseStopped, false
+	s.startedAt = c.now
+	s.inc = s.seen.Incarnation
+	if s.inc == "" {
+		s.inc = s.res[0].st.Incarnation
+	}
+	s.acted = max(s.acted, w.Version)
+	c.note(Notice{Level: Info, Topic: TopicService, Service: s.name, Text: s.name + ": found in use on this node, and cared for"})
+}
+
+// giveBack releases the terms of an owner that does not use them: another copy that
+// counts may take them over at once.
+func (c *Core) giveBack(s *service) {
+	for _, r := range s.res {
+		if c.isMine(r) && r.st.Up && r.st.Role == Secondary && c.leaseGood() && !r.known.behind && (r.st.Connected || r.cfg.Protocol == "C") {
+			c.release(r)
+		}
+	}
+}
+
+// begin: this node is to run s.
+func (c *Core) begin(s *service, w *Wish) {
+	s.want, s.undo, s.wasUp, s.hooked, s.failed = wantUp, true, false, false, false
+	s.inc, s.moving, s.yieldAt = "", "", 0
+	s.acted = max(s.acted, w.Version)
+	for _, r := range s.res {
+		r.grant, r.failures, r.problem = 0, 0, ""
+	}
+	c.urgent, c.beatDue = true, true
+	c.note(Notice{Level: Info, Topic: TopicService, Service: s.name, Text: s.name + ": this node takes it" + c.lossText(s)})
+}
+
+// goUp goes on until s runs here with its addresses, and keeps it so.
+func (c *Core) goUp(s *service, w *Wish) {
+	if c.leave(s, w) {
+		return
+	}
+	all := true
+	for _, r := range s.res {
+		if ok := c.own(s, r); s.want != wantUp {
+			return
+		} else if !ok {
+			all = false
+			if r.st.Role != Primary {
+				break // one after the other
+			}
+		}
+	}
+	if s.flight != 0 {
+		return
+	}
+	switch {
+	case !s.exists():
+		if all && w.Target != TargetDisabled {
+			c.bringUp(s)
+		}
+	case s.seen.Phase == PhaseFailed && w.Target != TargetDisabled:
+		s.say(Warning, "its monitor says that it does not serve: "+s.seen.Monitor, "")
+		c.stop(s, false)
+	case s.seen.Phase == PhaseUnknown:
+		s.say(Warning, "it gives no answer: "+orElse(s.seen.Monitor, "its hypervisor is silent"), "")
+	default:
+		if all && c.export(s) {
+			c.goneUp(s)
+		}
+	}
+}
+
+// own makes this node the Primary of a resource under the arbiter's term, and keeps
+// it so. It reports whether that is reached.
+func (c *Core) own(s *service, r *resource) bool {
+	switch {
+	case r.claiming != 0 || r.busy != 0:
+		return false
+	case r.st.Role == Primary && (c.isMine(r) || r.known.behind || c.overridden(r)):
+		return c.keep(r)
+	case c.now < r.retryAt:
+		c.wake(s, r.retryAt)
+		return false
+	case r.st.Role == Primary: // nobody owns it: it was promoted before there was an arbiter
+		if r.rec.Term == 0 && r.known.viewed && r.peerEqual() {
+			c.claimBoth(r)
+		} else {
+			s.say(Warning, fmt.Sprintf("%s: this node is Primary, and the arbiter has no record of it", r.name), "connect both nodes; it is recorded when their copies are equal")
+		}
+		return false
+	case r.grant != 0 && r.grant == r.rec.Term && c.isMine(r):
+		if r.promised {
+			c.promote(r)
+			return false
+		}
+		term := r.grant
+		r.busy = c.give(Order{Kind: PromiseTerm, Resource: r.name, Term: term, Timeout: storageTimeout}, func(e Event) {
+			r.promised = c.ended(r, e) && r.grant == term
+		})
+		return false
+	case r.failures >= 3 && !s.exists():
+		c.giveUp(s, verdict{Critical, fmt.Sprintf("%s: it can't be made Primary: %s", r.name, r.problem), "look at polluxadm status " + r.name})
+		return false
+	}
+	if s.force != "" {
+		c.forceAlone(r)
+		return false
+	}
+	set, v := c.claimable(s, r)
+	switch {
+	case len(set) > 0:
+		c.claim(r, false, set...)
+	case s.exists():
+		s.say(v.level, v.text, v.advice)
+		s.waits = true
+	default:
+		c.giveUp(s, v)
+	}
+	return false
+}
+
+// giveUp takes back what was done for a start that can't be.
+func (c *Core) giveUp(s *service, v verdict) {
+	s.refusal, s.holdOff, s.force = v, c.now+2000, ""
+	s.want, s.undo, s.moving = wantDown, true, ""
+	s.say(v.level, v.text, v.advice)
+	c.note(Notice{Level: Warning, Topic: TopicService, Service: s.name, Text: s.name + ": not started: " + v.text})
+}
+
+// export hands the volumes to the incarnation that runs, or is to run, and reports
+// whether all are.
+func (c *Core) export(s *service) bool {
+	all := true
+	for _, r := range s.res {
+		switch {
+		case s.inc == "" || r.st.Incarnation == s.inc:
+		case r.busy != 0:
+			all = false
+		case c.now < r.retryAt:
+			all = false
+			c.wake(s, r.retryAt)
+		default:
+			all = false
+			c.order(r, Order{Kind: Export, Incarnation: s.inc})
+		}
+	}
+	return all
+}
+
+// bringUp starts s: all its resources are this node's.
+func (c *Core) bringUp(s *service) {
+	if s.wasUp {
+		c.died(s, "it ended by itself")
+	}
+	switch {
+	case s.failed:
+		c.moveOrStay(s)
+		return
+	case c.now < s.restartAt:
+		s.say(Warning, fmt.Sprintf("it ended %d times, and is started again soon", s.restarts), "")
+		c.wake(s, s.restartAt)
+		return
+	}
+	for _, r := range s.res {
+		if r.failures >= 3 {
+			c.died(s, r.problem)
+			r.failures = 0
+			return
+		}
+	}
+	if s.inc == "" {
+		s.incs++
+		s.inc = strconv.FormatUint(s.res[0].rec.Term, 10) + "-" + c.session + "-" + strconv.Itoa(s.incs)
+	}
+	if !c.export(s) {
+		return
+	}
+	s.startedAt = c.now
+	s.fly(c, Order{Kind: StartService, Incarnation: s.inc, Timeout: s.cfg.StartTimeout}, func(e Event) {
+		if e.Err == "" {
+			s.seen.Phase, s.seen.Incarnation, s.wasUp, s.refusal = PhaseRunning, s.inc, true, verdict{}
+			return
+		}
+		c.note(Notice{Level: Warning, Topic: TopicService, Service: s.name, Text: s.name + ": not started: " + e.Err})
+		// What came of it is not known: it must be gone before the next attempt.
+		c.kill(s, func(bool) { c.died(s, e.Err) })
+	})
+}
+
+// goneUp: s runs.
+func (c *Core) goneUp(s *service) {
+	s.undo, s.force = false, ""
+	if s.restarts > 0 && c.now-s.startedAt > max(s.cfg.RestartReset, 1) && s.cfg.RestartReset > 0 {
+		s.restarts = 0
+	}
+	if s.cfg.Addresses && !s.seen.Addresses && s.ipsBusy == 0 {
+		c.addresses(s, AddIPs)
+	}
+	if !s.hooked && (!s.cfg.Addresses || s.seen.Addresses) {
+		s.hooked = true
+		c.give(Order{Kind: Hook, Hook: OnPromote, Service: s.name, Text: s.name + " runs on " + c.self}, nil)
+	}
+	if s.cfg.Addresses && !s.seen.Addresses {
+		s.say(Warning, "its addresses are not on this node yet", "")
+	}
+}
+
+// addresses adds or removes them; what failed is done again.
+func (c *Core) addresses(s *service, kind OrderKind) {
+	if c.now < s.ipsAt {
+		c.wake(s, s.ipsAt)
+		return
+	}
+	s.ipsBusy = c.give(Order{Kind: kind, Service: s.name, Timeout: addressTimeout}, func(e Event) {
+		s.ipsBusy, s.dirty = 0, true
+		if e.Err != "" {
+			s.ipsAt = c.now + 1000
+			c.note(Notice{Level: Warning, Topic: TopicAddress, Service: s.name, Text: s.name + ": " + e.Err})
+			return
+		}
+		s.ipsAt, s.seen.Addresses = 0, kind == AddIPs
+	})
+}
+
+// fly gives an order for the service itself; there is one at a time.
+func (s *service) fly(c *Core, o Order, done func(Event)) {
+	o.Service = s.name
+	var id OrderID
+	id = c.give(o, func(e Event) {
+		s.dirty = true
+		if s.flight != id {
+			return // overtaken
+		}
+		s.flight = 0
+		done(e)
+	})
+	s.flight, s.doing = id, o.Kind
+}
+
+// stop ends it in good order, by force if that fails.
+func (c *Core) stop(s *service, byForce bool) {
+	if byForce {
+		c.kill(s, func(bool) {})
+		return
+	}
+	s.fly(c, Order{Kind: StopService, Timeout: s.cfg.StopTimeout}, func(e Event) {
+		if e.Err == "" {
+			s.seen.Phase = PhaseStopped
+			return
+		}
+		c.note(Notice{Level: Warning, Topic: TopicService, Service: s.name, Text: fmt.Sprintf("%s: it did not stop: %s: it is killed", s.name, e.Err)})
+		c.kill(s, func(bool) {})
+	})
+}
+
+func (c *Core) kill(s *service, then func(gone bool)) {
+	s.fly(c, Order{Kind: KillService, Timeout: killTimeout}, func(e Event) {
+		if e.Err == "" {
+			s.seen.Phase = PhaseStopped
+		} else {
+			s.killAt = c.now + 1000
+			c.note(Notice{Level: Critical, Topic: TopicService, Service: s.name, Text: s.name + ": it can't be killed: " + e.Err})
+		}
+		then(e.Err == "")
+	})
+}
+
+// goDown ends s here and releases its terms.
+func (c *Core) goDown(s *service) {
+	if s.why.text == "" {
+		s.why = s.refusal
+	}
+	switch {
+	case s.flight != 0:
+		return
+	case s.exists():
+		if c.now < s.killAt {
+			c.wake(s, s.killAt)
+			return
+		}
+		c.stop(s, s.byForce || s.killAt != 0)
+		return
+	}
+	s.killAt = 0
+	if s.seen.Addresses && s.cfg.Addresses { // before the terms are released
+		if s.ipsBusy == 0 {
+			c.addresses(s, RemoveIPs)
+		}
+		return
+	}
+	done := true
+	for i := len(s.res) - 1; i >= 0; i-- {
+		r := s.res[i]
+		if r.claiming != 0 || !c.letGo(r) {
+			done = false
+		} else if !c.release(r) && (c.lease.reachable || s.undo) {
+			done = false
+		}
+	}
+	if done {
+		c.ends(s)
+	}
+}
+
+// ends: nothing of s is left here.
+func (c *Core) ends(s *service) {
+	if s.hooked {
+		c.give(Order{Kind: Hook, Hook: OnDemote, Service: s.name, Text: s.name + " has ended on " + c.self}, nil)
+	}
+	s.want, s.hooked, s.wasUp, s.byForce, s.undo, s.inc = wantIdle, false, false, false, false, ""
+	if s.moving != "" {
+		s.holdOff = c.now + c.cfg.Timing.Deadtime // the other one's turn
+		s.refusal = verdict{}
+	}
+	s.moving = ""
+	s.dirty, c.urgent, c.beatDue = true, true, true
+}

@@ -1,0 +1,223 @@
+package ha
+
+import "fmt"
+
+// mayTake decides whether this node, which runs nothing of s, is to run it now.
+// If not, s.why says why, unless all is as it should be.
+func (c *Core) mayTake(s *service, w *Wish) bool {
+	p := s.peer
+	sb := p.service(s.name)
+	switch {
+	case s.force != "":
+		return true
+	case c.isStandby(c.self) || c.leaving():
+		return false
+	case c.runsThere(s):
+		return false
+	case s.failed && w.Version <= s.acted:
+		s.say(Critical, "its restarts on this node are used up", "polluxadm vm start "+s.name)
+		return false
+	case s.notReady != "":
+		s.say(Critical, s.notReady, "")
+		return false
+	case sb != nil && sb.Hash != s.cfg.Hash:
+		s.say(Critical, fmt.Sprintf("its file differs between %s and %s, so it is not started automatically", c.self, p.cfg.Name), "make the two files equal and run polluxadm reload")
+		return false
+	}
+	var waits verdict
+	for _, r := range s.res {
+		set, v := c.claimable(s, r)
+		if len(set) == 0 {
+			waits = v
+			break
+		}
+	}
+	if waits.text != "" {
+		s.say(waits.level, waits.text, waits.advice)
+		s.waits, s.yieldAt = true, 0
+		return false
+	}
+	return c.myTurn(s, w)
+}
+
+// runsThere reports whether the other node has s in use, as far as its heartbeats
+// tell: then it is that node's business.
+func (c *Core) runsThere(s *service) bool {
+	sb := s.peer.service(s.name)
+	if !c.isOnline(s.peer) || sb == nil {
+		return false
+	}
+	switch sb.State {
+	case StateMoving, StateStopping:
+		for _, r := range s.res {
+			if r.rec.Owner == s.peer.cfg.Name && !r.rec.Released || r.rec.Term == 0 {
+				s.waits = true
+				return true
+			}
+		}
+		return false
+	case StateStarting, StateRunning, StateFrozen:
+		return true
+	case StateStopped, StateBlocked, StateFailed, StateUnknown:
+	}
+	return false
+}
+
+// claimable says with which set of copies this node, which is not Primary of r, may
+// ask the arbiter for it; if it may not, why.
+func (c *Core) claimable(s *service, r *resource) (set []string, v verdict) {
+	st, rec, peer := &r.st, &r.rec, r.peer.cfg.Name
+	no := func(level Level, advice, format string, args ...any) ([]string, verdict) {
+		return nil, verdict{level, r.name + ": " + fmt.Sprintf(format, args...), advice}
+	}
+	alone, both := []string{c.self}, []string{c.self, peer}
+	equal := r.peerEqual() && st.PeerRole != Primary
+	if equal {
+		alone = both
+	}
+	switch {
+	case !st.Up:
+		return no(Critical, "polluxadm up "+r.name, "it is not up: %s", orElse(st.Problem, "polluxd does not run it"))
+	case !r.known.viewed:
+		return no(Warning, "", "the arbiter has not been reached yet")
+	case !c.leaseGood():
+		return no(Critical, "look at polluxadm cluster status", "this node has no lease: the arbiter is out of reach")
+	case st.Connected && st.PeerRole == Primary:
+		return no(Info, "", "%s is connected, and Primary", peer)
+	case (r.known.behind || rec.Term == 0) && equal:
+		return both, verdict{}
+	case r.known.behind:
+		return no(Critical, "connect "+peer, "the arbiter knows less than the copies (it was restored, or lost its state): it has term %d, term %d is promised; nobody knows who wrote last until both copies are connected and equal", rec.Term, c.promisedTerm(r))
+	case rec.Term == 0:
+		return no(Critical, "connect "+peer+", and let the copies become equal", "no node has owned it yet, so nobody knows whether this copy is current")
+	case !r.whole():
+		return no(Critical, "connect "+peer+" and wait for the resync", "this node's disk is %s", st.Disk)
+	case !rec.Counts(c.self):
+		return c.stale(r)
+	case len(rec.InSync) > 1 && !equal && rec.Generation != 0 && st.Generation != 0 && rec.Generation != st.Generation:
+		return no(Critical, "connect "+peer, "this copy is of generation %016X, what counts under term %d is %016X", st.Generation, rec.Term, rec.Generation)
+	case st.TermUnknown != "" && !equal:
+		return no(Critical, "connect "+peer, "this copy may not be the newest: %s", st.TermUnknown)
+	}
+	switch {
+	case rec.Owner == c.self && rec.Sole():
+		if !r.met && !st.Marked && !st.Connected {
+			return no(Critical, "connect "+peer, "the arbiter says that this node wrote alone, and its own metadata does not")
+		}
+		return alone, verdict{}
+	case rec.Owner != c.self && !rec.Released:
+		if v := c.ownerLives(s, r); v.text != "" {
+			return nil, v
+		}
+	}
+	if !r.met && !st.Connected {
+		return c.firstMeet(r)
+	}
+	return alone, verdict{}
+}
+
+// firstMeet: after a boot nobody writes alone who was not the sole writer (I5).
+func (c *Core) firstMeet(r *resource) ([]string, verdict) {
+	peer := r.peer.cfg.Name
+	if !c.isGone(r.peer) {
+		return nil, verdict{Warning, fmt.Sprintf("%s: this node has booted, and waits for %s", r.name, peer), ""}
+	}
+	return nil, verdict{Critical, fmt.Sprintf("%s: this node has booted and was not the sole writer, and %s is away: it could have newer data", r.name, peer),
+		c.forceAdvice(r, peer)}
+}
+
+func (c *Core) forceAdvice(r *resource, peer string) string {
+	return fmt.Sprintf("bring %s back; or, if it is off for certain: polluxadm vm failover %s --peer-is-down %s", peer, r.svc.name, peer)
+}
+
+// stale: the copy lacks writes.
+func (c *Core) stale(r *resource) ([]string, verdict) {
+	owner, peer := r.rec.Owner, r.peer.cfg.Name
+	text := fmt.Sprintf("%s: this copy is stale: %s has written without it since term %d", r.name, owner, r.rec.Term)
+	if cp := r.peer.copy(r.name); cp != nil && cp.DirtyBytes > 0 {
+		text += fmt.Sprintf("; about %d KiB were missing when it was heard last", (cp.DirtyBytes+1023)/1024)
+	} else if r.st.DirtyBytes > 0 {
+		text += fmt.Sprintf("; at least %d KiB are missing", (r.st.DirtyBytes+1023)/1024)
+	}
+	if r.lostAt != 0 && !r.st.Connected {
+		text += fmt.Sprintf("; it was connected last %s ago", ago(c.now-r.lostAt))
+	}
+	return nil, verdict{Critical, text, fmt.Sprintf("bring %s back; if its data is lost for good: polluxadm vm failover %s --peer-is-down %s --force", peer, r.svc.name, peer)}
+}
+
+// ago says a time coarsely, so that it changes rarely.
+func ago(t Tick) string {
+	switch {
+	case t < 60_000:
+		return "less than a minute"
+	case t < 3_600_000:
+		return fmt.Sprintf("%d min", t/60_000)
+	}
+	return fmt.Sprintf("%d h", t/3_600_000)
+}
+
+// ownerLives is why r can't be taken from its owner, another node (I6).
+func (c *Core) ownerLives(s *service, r *resource) verdict {
+	n, rec := c.node(r.rec.Owner), &r.rec
+	if n == nil || n != r.peer {
+		return verdict{Critical, fmt.Sprintf("%s: the arbiter's record names %s, which has no copy", r.name, rec.Owner), "correct the configuration; the record stays as it is"}
+	}
+	name := n.cfg.Name
+	switch {
+	case n.fenced:
+		return verdict{}
+	case r.st.Connected && c.isOnline(n):
+		// Its manager will release the term, or start the service.
+		return verdict{Info, fmt.Sprintf("%s: %s owns term %d", r.name, name, rec.Term), ""}
+	case !c.cfg.failsOver(&s.cfg):
+		if !c.isGone(n) {
+			return verdict{Info, fmt.Sprintf("%s: %s owns term %d", r.name, name, rec.Term), ""}
+		}
+		return verdict{Critical, fmt.Sprintf("%s: %s is silent, and failover is manual", r.name, name), c.forceAdvice(r, name)}
+	case c.cfg.Arbiter == ArbiterFence:
+		return verdict{Warning, fmt.Sprintf("%s: %s owns term %d, and is not confirmed to be off", r.name, name, rec.Term), c.fenceAdvice(n)}
+	case !c.lease.reachable:
+		return verdict{Critical, r.name + ": the arbiter can't be reached: " + orElse(c.lease.detail, "no answer"), "look at polluxadm cluster status"}
+	case n.lease.Alive || !n.leaseKnow:
+		return verdict{Warning, fmt.Sprintf("%s: %s owns term %d, and its lease has not ended", r.name, name, rec.Term), ""}
+	}
+	if at := c.leaseOver(s, r, n); c.now < at {
+		c.wake(s, at)
+		return verdict{Warning, fmt.Sprintf("%s: %s owns term %d, and its lease may not have ended on its own clock", r.name, name, rec.Term), ""}
+	}
+	return verdict{}
+}
+
+// leaseOver is when the lease of an owner that the arbiter calls dead has ended by
+// this node's clock, too. It counts from the last sign of life; an owner that says
+// itself that it has ended the service gives none. Whoever was without the arbiter for
+// a while leaves the owner, which may have been so, too, the time to renew its lease
+// first.
+func (c *Core) leaseOver(s *service, r *resource, n *node) Tick {
+	t := &c.cfg.Timing
+	at := max(c.lease.contact+t.TTL/2, n.leaseSeen+t.margin())
+	if cp, sb := n.copy(r.name), n.service(s.name); c.isOnline(n) && cp != nil && sb != nil && cp.Role == Secondary &&
+		(sb.State == StateStopped || sb.State == StateBlocked || sb.State == StateFailed) {
+		return at
+	}
+	return max(at, n.at+t.TTL+t.margin(), c.woke+t.TTL+t.margin(), c.begun+t.TTL+t.margin())
+}
+
+// lossText says what a takeover may lose.
+func (c *Core) lossText(s *service) string {
+	text := ""
+	for _, r := range s.res {
+		if r.cfg.Protocol != "C" && r.rec.Owner != c.self && !r.rec.Released {
+			text += fmt.Sprintf("; %s: what %s acknowledged last may be missing: %s", r.name, r.rec.Owner, r.cfg.bound())
+		}
+	}
+	return text
+}
+
+// bound is what a takeover under protocol A or B loses at most.
+func (r *Resource) bound() string {
+	if r.Protocol == "C" || r.MaxLossBytes == 0 {
+		return ""
+	}
+	return fmt.Sprintf("at most %d KiB, or %d.%d s", (r.MaxLossBytes+1023)/1024, r.MaxLossMS/1000, r.MaxLossMS%1000/100)
+}
