@@ -26,7 +26,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 MODULE  := github.com/pollux-project/pollux
 VERSION := 0.1.0-dev
 COMMIT  := $(shell git -c safe.directory='*' describe --always --dirty --exclude '*' 2>/dev/null)
-LDFLAGS := -X $(MODULE)/cmd/internal/daemon.Version=$(VERSION)$(COMMIT:%=+%) \
+LDFLAGS := -X $(MODULE)/cmd/internal/service.Version=$(VERSION)$(COMMIT:%=+%) \
            -X $(MODULE)/cmd/internal/adm.Release=$(VERSION)$(COMMIT:%=+%)
 GOBUILD := $(GO) build -ldflags='$(LDFLAGS)'
 

@@ -31,6 +31,8 @@ const (
 	HAVMEnable   HACommand = "vm-enable"   // VM; polluxha starts, watches and takes over again
 	HAVMDisable  HACommand = "vm-disable"  // VM; polluxha leaves it as it is
 	HAVMFailover HACommand = "vm-failover" // VM, PeerIsDown, Confirm, Force; progress
+	// HAVMResumeSole: VM, Confirm: its frozen I/O goes on here without peer and arbiter.
+	HAVMResumeSole HACommand = "vm-resume-sole"
 
 	HANodeList     HACommand = "node-list"     // -> HACluster
 	HANodeStandby  HACommand = "node-standby"  // Node; progress; its VMs move away and none comes, also after a reboot
@@ -52,7 +54,7 @@ type haShape struct{ vm, node bool }
 var haShapes = map[HACommand]haShape{
 	HAHello: {}, HAReload: {}, HAEvents: {},
 	HAVMList: {}, HAVMStatus: {vm: true}, HAVMStart: {vm: true}, HAVMStop: {vm: true}, HAVMKill: {vm: true}, HAVMMove: {vm: true},
-	HAVMRestart: {vm: true}, HAVMEnable: {vm: true}, HAVMDisable: {vm: true}, HAVMFailover: {vm: true},
+	HAVMRestart: {vm: true}, HAVMEnable: {vm: true}, HAVMDisable: {vm: true}, HAVMFailover: {vm: true}, HAVMResumeSole: {vm: true},
 	HANodeList: {}, HANodeStandby: {node: true}, HANodeOnline: {node: true}, HANodeEvacuate: {node: true},
 	HAClusterStatus: {}, HAClusterInit: {}, HAClusterToken: {node: true}, HAClusterJoin: {}, HAClusterLeave: {node: true},
 	HADrill: {vm: true},

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pollux-project/pollux/cmd/internal/service"
 	"github.com/pollux-project/pollux/protocol/adm"
 )
 
@@ -266,7 +267,7 @@ func (d *Daemon) hello() adm.Hello {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return adm.Hello{
-		Version: Version, Protocol: adm.Version, PID: d.pid, Node: d.settings.NodeName, BootID: d.bootID,
+		Version: service.Version, Protocol: adm.Version, PID: d.pid, Node: d.settings.NodeName, BootID: d.bootID,
 		ConfigFiles: slices.Clone(d.files), NBDListen: slices.Clone(d.listening),
 	}
 }

@@ -23,9 +23,6 @@ import (
 	"github.com/pollux-project/pollux/protocol/adm"
 )
 
-// Version is the release, set by the linker (-X).
-var Version = "0.1.0-dev"
-
 // A Daemon is the state of polluxd between start and stop. Safe for
 // concurrent use.
 type Daemon struct {

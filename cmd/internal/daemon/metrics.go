@@ -156,7 +156,7 @@ func number(b bool) float64 {
 
 // process tells of polluxd itself.
 func (c *collector) process(ch chan<- prometheus.Metric, gauge func(*prometheus.Desc, float64, ...string)) {
-	gauge(c.info, 1, Version, c.d.currentSettings().NodeName)
+	gauge(c.info, 1, service.Version, c.d.currentSettings().NodeName)
 	samples := []metrics.Sample{
 		{Name: "/memory/classes/heap/objects:bytes"},
 		{Name: "/memory/classes/total:bytes"},

@@ -53,7 +53,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		}
 		return exitUsage
 	case *version:
-		fmt.Fprintf(stdout, "polluxd %s\n", Version)
+		fmt.Fprintf(stdout, "polluxd %s\n", service.Version)
 		return exitOK
 	}
 	path, named, err := service.SettingsPath(*config)
@@ -157,7 +157,7 @@ func run(ctx context.Context, l *loadedConfig, log zerolog.Logger, h hooks) erro
 	}
 	tuneMemory(0, 0)
 	tuneScheduler()
-	log.Info().Str("version", Version).Str("node", l.settings.NodeName).Int("pid", d.pid).Str("boot", boot).
+	log.Info().Str("version", service.Version).Str("node", l.settings.NodeName).Int("pid", d.pid).Str("boot", boot).
 		Int("resources", len(l.specs)).Msg("polluxd starts")
 	stop, err := startAll(d.components(l.settings), log)
 	if err != nil {
