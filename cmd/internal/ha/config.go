@@ -1,0 +1,353 @@
+package ha
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pollux-project/pollux/conf"
+	"github.com/pollux-project/pollux/hypervisor/ha"
+)
+
+// A configuration is everything that was read from files and checked.
+type configuration struct {
+	settings  *conf.Daemon
+	cluster   *conf.Cluster // nil: this node is in none
+	resources *conf.Config  // nil if they can't be read; polluxd says why
+	vms       []*conf.VM    // sorted by name
+	problems  map[string]string
+	warnings  []string
+}
+
+// readSettings reads pollux.toml at path. One that nobody named may be missing.
+func readSettings(path string, named bool) (*conf.Daemon, error) {
+	d, err := conf.LoadDaemon(path)
+	if errors.Is(err, fs.ErrNotExist) && !named {
+		return conf.DefaultDaemon(), nil
+	}
+	return d, err
+}
+
+// readAll reads the cluster's file, the resources and all VM files. An error in any
+// of them is an error of the whole: what runs goes on under what was read before.
+func readAll(settings *conf.Daemon) (*configuration, error) {
+	c, err := readCluster(settings)
+	if err != nil {
+		return nil, err
+	}
+	if c.cluster == nil {
+		return c, nil
+	}
+	if err := c.readResources(); err != nil {
+		return nil, err
+	}
+	if c.vms, err = conf.LoadVMs(settings.VMFiles, conf.SystemEnv()); err != nil {
+		return nil, err
+	}
+	c.check()
+	return c, nil
+}
+
+// readWhatCanBe is readAll for a start: a VM whose file is broken is left as it is,
+// running or not, and the others are cared for.
+func readWhatCanBe(settings *conf.Daemon) (*configuration, error) {
+	c, err := readCluster(settings)
+	if err != nil || c.cluster == nil {
+		return c, err
+	}
+	if err := c.readResources(); err != nil {
+		c.warnings = append(c.warnings, err.Error())
+	}
+	c.vms, err = conf.LoadVMs(settings.VMFiles, conf.SystemEnv())
+	if err != nil {
+		if err := c.readOneByOne(); err != nil {
+			return nil, err
+		}
+	}
+	c.check()
+	return c, nil
+}
+
+func readCluster(settings *conf.Daemon) (*configuration, error) {
+	c := &configuration{settings: settings, problems: map[string]string{}}
+	var err error
+	c.cluster, err = conf.LoadCluster(settings.HA.ClusterFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return c, nil
+	case err != nil:
+		return nil, err
+	case c.cluster.Node(settings.NodeName) == nil:
+		return nil, fmt.Errorf("%s: this node, %s, is not among the nodes of cluster %s (%s): node-name in %s sets its name, polluxadm cluster join makes it a member",
+			c.cluster.File, settings.NodeName, c.cluster.Name, strings.Join(nodeNames(c.cluster), ", "), orElse(settings.File, conf.DefaultDaemonFile))
+	}
+	return c, nil
+}
+
+func (c *configuration) readResources() error {
+	r, err := c.settings.LoadResources(conf.SystemEnv())
+	if err != nil {
+		return err
+	}
+	c.resources = r
+	return nil
+}
+
+// readOneByOne takes the VM files that are right, each also beside the others.
+func (c *configuration) readOneByOne() error {
+	files, err := conf.ExpandGlobs(c.settings.VMFiles, conf.SystemEnv())
+	if err != nil {
+		return err
+	}
+	var good []string
+	for _, f := range files {
+		vms, err := conf.LoadVMs(append(slices.Clone(good), f), conf.SystemEnv())
+		if err != nil {
+			c.warnings = append(c.warnings, fmt.Sprintf("%s is left out, and what it describes is left as it is: %v", f, err))
+			continue
+		}
+		good, c.vms = append(good, f), vms
+	}
+	return nil
+}
+
+// check fills in why a VM can't be used on this node.
+func (c *configuration) check() {
+	for _, v := range c.vms {
+		if p := c.problemOf(v); p != "" {
+			c.problems[v.Name] = p
+		}
+	}
+}
+
+func (c *configuration) problemOf(v *conf.VM) string {
+	if c.resources == nil {
+		return "the resources' files can't be read: polluxd --check says where"
+	}
+	if err := v.CheckResources(c.resources); err != nil {
+		return err.Error()
+	}
+	for _, name := range resourcesOf(v) {
+		if m := c.settings.Resource[name].Manager; m != conf.ManagerInternal {
+			return fmt.Sprintf("resource %s has no manager = \"internal\": add it to [resource.%s] in %s on both nodes, and polluxadm down, up it",
+				name, name, orElse(c.settings.File, conf.DefaultDaemonFile))
+		}
+		nodes := c.nodesOf(name)
+		for _, n := range nodes {
+			if c.cluster.Node(n) == nil {
+				return fmt.Sprintf("resource %s has a copy on %s, which is not a node of cluster %s: polluxadm cluster join on %s", name, n, c.cluster.Name, n)
+			}
+		}
+		if len(nodes) != 2 {
+			return fmt.Sprintf("resource %s has no two nodes with names: automatic failover needs \"on NODE\" sections", name)
+		}
+	}
+	return ""
+}
+
+// isMine reports whether this node has a copy of all that a VM needs, or can't tell.
+func (c *configuration) isMine(v *conf.VM) bool {
+	for _, name := range resourcesOf(v) {
+		if !slices.Contains(c.nodesOf(name), c.self()) {
+			return false
+		}
+	}
+	return true
+}
+
+// self is this node's name, as the cluster's file spells it.
+func (c *configuration) self() string { return c.cluster.Node(c.settings.NodeName).Name }
+
+// nodesOf returns the nodes that have a copy of a resource, as the cluster's file
+// spells them, sorted as in the resource's file; nil if it is unknown.
+func (c *configuration) nodesOf(resource string) []string {
+	if c.resources == nil {
+		return nil
+	}
+	s := c.resources.Resource(resource)
+	if s == nil {
+		return nil
+	}
+	var nodes []string
+	for _, h := range s.Hosts {
+		if h.Kind != conf.OnHost || len(h.Names) == 0 {
+			continue
+		}
+		name := h.Names[0]
+		if n := c.cluster.Node(name); n != nil {
+			name = n.Name
+		}
+		nodes = append(nodes, name)
+	}
+	return nodes
+}
+
+// core is the configuration as the core takes it. now is for failback windows.
+func (c *configuration) core(now time.Time) ha.Config {
+	out := c.base()
+	for _, v := range c.vms {
+		if c.usable(v) { // else its warning was given; nothing of it is known well enough
+			out.Services = append(out.Services, c.service(v, now))
+			out.Resources = append(out.Resources, c.resourcesFor(v)...)
+		}
+	}
+	return out
+}
+
+// coreOrLess is core, checked. If a VM's file contradicts the others or the cluster,
+// that VM alone is left out, with its problem filled in; if strict, it is an error.
+func (c *configuration) coreOrLess(now time.Time, strict bool) (ha.Config, error) {
+	out := c.core(now)
+	err := out.Validate()
+	if err == nil || strict {
+		return out, err
+	}
+	out = c.base()
+	if err := out.Validate(); err != nil {
+		return out, err
+	}
+	for _, v := range c.vms {
+		if !c.usable(v) {
+			continue
+		}
+		more := out
+		more.Services = append(slices.Clone(out.Services), c.service(v, now))
+		more.Resources = append(slices.Clone(out.Resources), c.resourcesFor(v)...)
+		if err := more.Validate(); err != nil {
+			c.problems[v.Name] = err.Error()
+			c.warnings = append(c.warnings, fmt.Sprintf("vm %s is left as it is: %v", v.Name, err))
+			continue
+		}
+		out = more
+	}
+	return out, nil
+}
+
+// base is the configuration without any service.
+func (c *configuration) base() ha.Config {
+	cl := c.cluster
+	out := ha.Config{
+		Self: c.self(), Cluster: cl.Name, Hash: clusterHash(cl), Arbiter: ha.ArbiterKind(cl.Arbiter.Kind),
+		LeaderAddress: cl.LeaderIP.IsValid(), Watchdog: c.settings.HA.Watchdog != "", ReserveBytes: reserveBytes,
+		Timing: ha.Timing{
+			Keepalive: ticks(cl.Heartbeat.Keepalive), Warntime: ticks(cl.Heartbeat.Warntime), Deadtime: ticks(cl.Heartbeat.Deadtime),
+			Initdead: ticks(cl.Heartbeat.Initdead), TTL: ticks(cl.Arbiter.TTL), ShortTTL: cl.Arbiter.UnsafeShortTTL,
+		},
+	}
+	for _, n := range cl.Nodes {
+		hasFence := slices.ContainsFunc(cl.Fences, func(f conf.FenceDevice) bool { return conf.SameHost(f.Node, n.Name) })
+		out.Nodes = append(out.Nodes, ha.Node{Name: n.Name, Witness: n.Kind == conf.NodeWitness, Fence: hasFence})
+	}
+	return out
+}
+
+func (c *configuration) resourcesFor(v *conf.VM) []ha.Resource {
+	var list []ha.Resource
+	for _, name := range resourcesOf(v) {
+		list = append(list, c.resource(name, v))
+	}
+	return list
+}
+
+// usable reports whether the core can be told of a VM at all: its resources have
+// two nodes each, which are members.
+func (c *configuration) usable(v *conf.VM) bool {
+	for _, name := range resourcesOf(v) {
+		nodes := c.nodesOf(name)
+		if len(nodes) != 2 || c.cluster.Node(nodes[0]) == nil || c.cluster.Node(nodes[1]) == nil {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *configuration) service(v *conf.VM, now time.Time) ha.Service {
+	s := ha.Service{
+		Name: v.Name, Resources: resourcesOf(v), Hash: v.Hash(), Problem: c.problems[v.Name], NoVM: v.IsUnits(),
+		Failback: ha.Failback(v.Failback), MemoryBytes: uint64(v.Memory), Addresses: len(v.IPs) > 0,
+		StartTimeout: ticks(v.StartTimeout), StopTimeout: ticks(v.StopTimeout),
+		RestartLimit: v.Restart.Limit, RestartDelay: ticks(v.Restart.BackOff), RestartReset: ticks(v.Restart.Within),
+		Target: ha.TargetStarted, Stickiness: int64(v.Stickiness),
+	}
+	if v.TargetRole == "stopped" {
+		s.Target = ha.TargetStopped
+	}
+	if v.Restart.Limit == 0 {
+		s.RestartLimit = -1 // at once elsewhere; 0 would be the core's default
+	}
+	if v.IsUnits() {
+		s.MemoryBytes = 0
+	}
+	for _, n := range sortedKeys(v.Prefer) {
+		name := n
+		if m := c.cluster.Node(n); m != nil {
+			name = m.Name
+		}
+		s.Prefer = append(s.Prefer, ha.Preference{Node: name, Score: int64(v.Prefer[n])})
+	}
+	// Days and zones are this side's: to the core the window is all day, or there is none.
+	if s.Failback == ha.FailbackWindow {
+		if v.FailbackWindow.Holds(now) {
+			s.WindowTo = minutesOfDay
+		} else {
+			s.Failback = ha.FailbackManual
+		}
+	}
+	return s
+}
+
+const minutesOfDay = 24 * 60
+
+func (c *configuration) resource(name string, v *conf.VM) ha.Resource {
+	nodes := c.nodesOf(name)
+	r := ha.Resource{Name: name, Nodes: [2]string{nodes[0], nodes[1]}, Protocol: "C"}
+	if full, err := c.resources.Resolve(name); err == nil {
+		r.Protocol = full.Net.Protocol
+	}
+	t := c.settings.Resource[name]
+	r.MaxLossBytes, r.MaxLossMS = uint64(t.MaxLossBytes), uint64(1000*t.MaxLossSeconds)
+	// What the VM's file declares has to be what polluxd holds to.
+	if v.MaxLossBytes > 0 && (t.MaxLossBytes == 0 || t.MaxLossBytes > v.MaxLossBytes || t.MaxLossSeconds > v.MaxLossSeconds) {
+		r.MaxLossBytes, r.MaxLossMS = 0, 0
+	}
+	return r
+}
+
+// reserveBytes is what a node keeps for itself: polluxd, polluxha and the system. Our own.
+const reserveBytes = 256 << 20
+
+func ticks(d conf.Duration) ha.Tick { return ha.Tick(d.Milliseconds()) }
+
+// resourcesOf lists the resources of a VM's disks, each once, in order.
+func resourcesOf(v *conf.VM) []string {
+	var names []string
+	for _, d := range v.Disks() {
+		if !slices.Contains(names, d.Resource) {
+			names = append(names, d.Resource)
+		}
+	}
+	return names
+}
+
+func nodeNames(c *conf.Cluster) []string {
+	var names []string
+	for _, n := range c.Nodes {
+		names = append(names, n.Name)
+	}
+	return names
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// clusterHash names what the cluster's file says; 16 hexadecimal digits. What
+// differs in layout only does not count.
+func clusterHash(c *conf.Cluster) string {
+	sum := sha256.Sum256(c.Text())
+	return hex.EncodeToString(sum[:8])
+}

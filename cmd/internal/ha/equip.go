@@ -1,0 +1,199 @@
+package ha
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pollux-project/pollux/conf"
+	"github.com/pollux-project/pollux/hypervisor"
+	"github.com/pollux-project/pollux/hypervisor/ha"
+	"github.com/pollux-project/pollux/hypervisor/hook"
+	"github.com/pollux-project/pollux/hypervisor/monitor"
+	"github.com/pollux-project/pollux/hypervisor/qemu"
+	"github.com/pollux-project/pollux/hypervisor/vip"
+	"github.com/pollux-project/pollux/protocol/adm"
+)
+
+// equipment is what this machine runs services with.
+type equipment struct {
+	settings    *conf.Daemon
+	storage     storage
+	hypervisors map[string]hypervisor.Hypervisor
+	vips        *vip.Manager
+	runner      *hook.Runner
+}
+
+// newEquipment makes the adapters. ran hears of hooks that have ended, complain of
+// what goes wrong in the background.
+func newEquipment(settings *conf.Daemon, s storage, ran func(hook.Result), complain func(string)) (*equipment, error) {
+	run := filepath.Dir(settings.ControlSocket) // a reboot clears it, as it ends all VMs
+	e := &equipment{settings: settings, storage: s, runner: hook.New(ran)}
+	q, err := qemu.New(qemu.Config{RunDir: filepath.Join(run, "vm"), Closed: e.closed})
+	if err != nil {
+		return nil, err
+	}
+	e.hypervisors = map[string]hypervisor.Hypervisor{"qemu": q}
+	e.vips, err = vip.New(vip.Config{Dir: filepath.Join(run, "vip"), Log: complain})
+	return e, err
+}
+
+// hookEnd is how long hooks may go on when polluxha stops. Our own.
+const hookEnd = 2 * time.Second
+
+func (e *equipment) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), hookEnd)
+	defer cancel()
+	e.runner.Close(ctx)
+	e.vips.Close()
+}
+
+// work is the workload of a VM; nil if this machine has no adapter for it.
+func (e *equipment) work(v *conf.VM) workload {
+	hv := e.hypervisors[v.Hypervisor]
+	if hv == nil {
+		return nil
+	}
+	w := &guestWork{vm: v, hv: hv, ips: vips{e.vips}, nbd: e.settings.NBD.Socket, device: e.device}
+	if v.Monitor.Kind != string(monitor.Process) {
+		p, err := monitor.NewProbe(monitorSpec(v), func(ctx context.Context) error { return hv.AskAgent(ctx, v.Name) })
+		if err != nil {
+			return nil // conf has checked it
+		}
+		w.asks = p.Ask
+	}
+	return w
+}
+
+func monitorSpec(v *conf.VM) monitor.Spec {
+	m := v.Monitor
+	return monitor.Spec{
+		Kind: monitor.Kind(m.Kind), Interval: m.Interval.Duration, Timeout: m.Timeout.Duration, Failures: m.Failures,
+		Address: m.Address, Request: m.Request, Receive: m.Receive,
+	}
+}
+
+// device is the block device that polluxd has made of a volume, named as in the
+// VM's file.
+func (e *equipment) device(ctx context.Context, volume string) (string, error) {
+	name, number, _ := strings.Cut(volume, "/")
+	n, err := strconv.Atoi(orElse(number, "0"))
+	if err != nil {
+		return "", fmt.Errorf("volume %q: expected RESOURCE or RESOURCE/VOLUME", volume)
+	}
+	r, err := e.status(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	i := slices.IndexFunc(r.Volumes, func(v adm.Volume) bool { return v.Volume == n })
+	switch {
+	case i < 0:
+		return "", fmt.Errorf("resource %s has no volume %d", name, n)
+	case r.Volumes[i].BlockDevice == "":
+		return "", fmt.Errorf("volume %s has no block device to mount: %s", volume, orElse(r.Volumes[i].AttachProblem, "set attach-device in pollux.toml"))
+	}
+	return r.Volumes[i].BlockDevice, nil
+}
+
+func (e *equipment) status(ctx context.Context, resource string) (adm.Resource, error) {
+	var st adm.Status
+	if err := e.storage.do(ctx, adm.Request{Cmd: adm.CmdStatus, Resource: resource}, &st); err != nil {
+		return adm.Resource{}, err
+	}
+	for _, r := range st.Resources {
+		if r.Name == resource {
+			return r, nil
+		}
+	}
+	return adm.Resource{}, fmt.Errorf("polluxd does not know resource %s", resource)
+}
+
+// closePoll is how often polluxd is asked whether it has noticed the end of a VM. Our own.
+const closePoll = 10 * time.Millisecond
+
+// closed returns when polluxd has no client of these disks any more. A polluxd that
+// does not run has none.
+func (e *equipment) closed(ctx context.Context, disks []hypervisor.Disk) error {
+	for _, d := range disks {
+		name, _, _ := strings.Cut(d.Export, "/")
+		name, _, _ = strings.Cut(name, "@")
+		if name == "" {
+			continue // a local disk
+		}
+		for {
+			r, err := e.status(ctx, name)
+			open := 0
+			for _, v := range r.Volumes {
+				open += v.OpenCount
+			}
+			if open == 0 || notThere(err) {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("polluxd still has a client of %s: %w", name, ctx.Err())
+			case <-time.After(closePoll):
+			}
+		}
+	}
+	return nil
+}
+
+// hooks runs the node's program and the VM's for what has happened.
+func (e *equipment) hooks(key string, name ha.HookName, v *conf.VM, in hook.Input) {
+	tables := []conf.Hooks{e.settings.HA.Hooks}
+	if v != nil {
+		tables = append(tables, v.Hooks)
+	}
+	for _, t := range tables {
+		cmd := map[ha.HookName]conf.HookCommand{
+			ha.OnPromote: t.OnPromote, ha.OnDemote: t.OnDemote, ha.OnLeader: t.OnLeader,
+			ha.OnFollower: t.OnFollower, ha.OnNodeLost: t.OnNodeLost, ha.OnUnavailable: t.OnUnavailable,
+		}[name]
+		e.runner.Start(key, hook.Hook{Command: cmd, Timeout: t.Timeout.Duration}, in)
+	}
+}
+
+// kill ends all VMs of this machine, for a drill.
+func (e *equipment) kill(ctx context.Context, vms []*conf.VM) error {
+	var wg sync.WaitGroup
+	errs := make([]error, len(vms))
+	for i, v := range vms {
+		w := e.work(v)
+		if w == nil {
+			continue
+		}
+		wg.Go(func() { errs[i] = errors.Join(w.kill(ctx), w.removeIPs(ctx)) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// vips is package vip as addresses.
+type vips struct{ *vip.Manager }
+
+func (v vips) take(ctx context.Context, a floating) error {
+	return v.TakeOver(ctx, vip.Address{Prefix: a.prefix, Interface: a.iface})
+}
+
+func (v vips) free(ctx context.Context, a floating) error {
+	return nil
+}
+
+func (v vips) remove(ctx context.Context, a netip.Addr) error { return v.Remove(ctx, a) }
+
+func (v vips) held(ctx context.Context) ([]netip.Addr, error) {
+	list, err := v.Held(ctx)
+	var out []netip.Addr
+	for _, a := range list {
+		out = append(out, a.Prefix.Addr())
+	}
+	return out, err
+}

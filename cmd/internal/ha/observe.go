@@ -1,0 +1,214 @@
+package ha
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pollux-project/pollux/hypervisor"
+	"github.com/pollux-project/pollux/hypervisor/ha"
+	"github.com/pollux-project/pollux/protocol/adm"
+)
+
+// storageUp, storageReady and the next ones make a storageWatcher of the manager.
+func (m *manager) storageUp(hello adm.Hello) {
+	m.box.post(func() {
+		m.downText = ""
+		m.log.Info().Int("pid", hello.PID).Str("version", hello.Version).Msg("polluxd answers")
+	})
+}
+
+func (m *manager) storageReady() {}
+
+func (m *manager) storageStatus(r adm.Resource) {
+	m.box.post(func() {
+		if !m.manages(r.Name) {
+			return
+		}
+		m.last[r.Name] = r
+		m.reportStorage(storageOf(r))
+	})
+}
+
+func (m *manager) storageGone(resource string) {
+	m.box.post(func() {
+		if m.manages(resource) {
+			delete(m.last, resource)
+			m.reportStorage(ha.Storage{Resource: resource, Problem: fmt.Sprintf("polluxd does not know resource %s: polluxadm adjust %s", resource, resource)})
+		}
+	})
+}
+
+func (m *manager) storageDown(err error) {
+	m.box.post(func() {
+		if m.downText != err.Error() {
+			m.downText = err.Error()
+			m.log.Warn().Err(err).Msg("polluxd does not answer")
+		}
+		m.reportStorageDown(err)
+	})
+}
+
+func (m *manager) reportStorageDown(err error) {
+	clear(m.last)
+	for _, v := range m.conf.vms {
+		for _, name := range resourcesOf(v) {
+			if slices.Contains(m.conf.nodesOf(name), m.conf.self()) {
+				m.reportStorage(ha.Storage{Resource: name, Problem: fmt.Sprintf("%v: systemctl status polluxd says why", err)})
+			}
+		}
+	}
+}
+
+// reportStorage tells the core if it is news.
+func (m *manager) reportStorage(s ha.Storage) {
+	if old, known := m.stores[s.Resource]; known && old == s {
+		return
+	}
+	m.stores[s.Resource] = s
+	m.event(ha.Event{Kind: ha.StorageChanged, Storage: s})
+}
+
+// manages reports whether a resource belongs to a VM of this configuration.
+func (m *manager) manages(resource string) bool { return m.conf.vmOf(resource) != nil }
+
+// primaries are the resources that are Primary here.
+func (m *manager) primaries() []string {
+	var names []string
+	for name, s := range m.stores {
+		if s.Role == ha.Primary {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// storageOf is polluxd's status as the core sees it.
+func storageOf(r adm.Resource) ha.Storage {
+	s := ha.Storage{
+		Resource: r.Name, Up: r.State == adm.StateUp, Role: ha.Role(r.Role), Connected: isConnected(r.Connection),
+		Disk: ha.UpToDate, PeerDisk: ha.UpToDate, Incarnation: r.Incarnation, ReadsFrozen: r.Lease == "over",
+	}
+	if s.Connected {
+		s.PeerRole = ha.Role(r.PeerRole)
+	}
+	for _, v := range r.Volumes {
+		s.Disk = worse(s.Disk, ha.Disk(v.Disk))
+		s.PeerDisk = worse(s.PeerDisk, ha.Disk(v.PeerDisk))
+		s.DirtyBytes += v.OutOfSyncBytes
+		s.Clients += v.OpenCount
+	}
+	if len(r.Volumes) == 0 {
+		s.Disk, s.PeerDisk = ha.Diskless, ha.DUnknown
+	}
+	s.Generation = generationOf(r.Volumes)
+	if t := r.Term; t != nil {
+		s.Term, s.Promised, s.Owned, s.Sole, s.Marked, s.TermUnknown, s.Frozen = t.Term, t.Promised, t.Owned, t.Sole, t.Marked, t.Unknown, t.Frozen
+	}
+	if s.Frozen == "" && len(r.Suspended) > 0 {
+		s.Frozen = "suspended: " + strings.Join(r.Suspended, ", ")
+	}
+	switch {
+	case r.SplitBrain != "":
+		s.Problem = "split brain: " + r.SplitBrain
+	case r.Reason != "":
+		s.Problem = r.Reason
+	case r.WaitsToResume != "":
+		s.Problem = r.WaitsToResume
+	case r.LastError != "":
+		s.Problem = r.LastError
+	case r.State == adm.StateDown:
+		s.Problem = "it is down: polluxadm up " + r.Name
+	}
+	if s.Problem != "" && r.Advice != "" {
+		s.Problem += ": " + r.Advice
+	}
+	return s
+}
+
+// isConnected knows the connection states in which packets of data may flow
+// (DRBD 8.4: all from C_CONNECTED on).
+func isConnected(state string) bool {
+	switch state {
+	case "", "StandAlone", "Disconnecting", "Unconnected", "Timeout", "BrokenPipe", "NetworkFailure", "ProtocolError", "TearDown", "WFConnection", "WFReportParams":
+		return false
+	}
+	return true
+}
+
+// worse is the worse of two disk states.
+func worse(a, b ha.Disk) ha.Disk {
+	if b == "" {
+		b = ha.DUnknown
+	}
+	rank := func(d ha.Disk) int {
+		i := slices.Index([]ha.Disk{ha.UpToDate, ha.Consistent, ha.Outdated, ha.Inconsistent, ha.DUnknown, ha.Diskless}, d)
+		if i < 0 {
+			return 3 // any other is as good as Inconsistent
+		}
+		return i
+	}
+	if cmp.Compare(rank(a), rank(b)) < 0 {
+		return b
+	}
+	return a
+}
+
+// generationOf is the current UUID of the only volume, or a digest of all (FNV-1a
+// over their bytes), the same on nodes with the same UUIDs; 0 if one is unknown.
+func generationOf(volumes []adm.Volume) uint64 {
+	if len(volumes) == 1 {
+		return volumes[0].Generation()
+	}
+	sum := uint64(14695981039346656037)
+	for _, v := range volumes {
+		g := v.Generation()
+		if g == 0 {
+			return 0
+		}
+		for shift := 0; shift < 64; shift += 8 {
+			sum = (sum ^ g>>shift&0xff) * 1099511628211
+		}
+	}
+	if len(volumes) == 0 {
+		return 0
+	}
+	return sum &^ 1
+}
+
+// heartbeat takes a beat that came from another node; from any goroutine.
+func (m *manager) heartbeat(node string, link int, raw []byte) {
+	if len(raw) == 0 {
+		return // its core has not taken a step yet
+	}
+	m.box.post(func() {
+		id, known := m.beats[node]
+		e := ha.Event{Kind: ha.Heartbeat, Node: node, Link: link}
+		if known && id.raw == string(raw) {
+			e.Beat.Session, e.Beat.Seq = id.session, id.seq // nothing new: need not be decoded
+		} else if err := json.Unmarshal(raw, &e.Beat); err != nil {
+			m.log.Warn().Str("peer", node).Err(err).Msg("a heartbeat that can't be read is dropped")
+			return
+		}
+		m.beats[node] = beatID{e.Beat.Session, e.Beat.Seq, string(raw)}
+		m.event(e)
+	})
+}
+
+// linkChanged takes the news of a path to another node; from any goroutine.
+func (m *manager) linkChanged(node string, link int, up bool) {
+	m.post(ha.Event{Kind: ha.LinkChanged, Node: node, Link: link, Up: up})
+}
+
+// memory is what this machine has, and what VMs may still take: what is free now,
+// but no more than what the VMs that run leave when they use all they have.
+func (m *manager) memory() (total, free uint64, err error) {
+	t, a, err := hypervisor.HostMemory()
+	if err != nil {
+		return 0, 0, err
+	}
+	return uint64(t), uint64(a), nil
+}
