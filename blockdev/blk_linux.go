@@ -28,7 +28,9 @@ func open(path string, o Options) (*fileDevice, error) {
 		isBlock: kind == unix.S_IFBLK, bounce: make(chan []byte, bounceIdle),
 	}
 	if err := d.prepare(o, st); err != nil {
-		unix.Close(fd)
+		if d.fd >= 0 {
+			unix.Close(d.fd)
+		}
 		return nil, err
 	}
 	return d, nil
@@ -51,7 +53,7 @@ func openFD(path string, o Options, isBlock bool) (int, error) {
 		case err == unix.EINTR:
 			continue
 		case err == unix.EBUSY && o.Exclusive:
-			return -1, fmt.Errorf("%w, or mounted, or part of another device", ErrHeld)
+			return -1, held(path)
 		case err == unix.EINVAL && o.Direct:
 			return -1, fmt.Errorf("the file system has no direct I/O: %w; use buffered I/O for it", err)
 		}
@@ -69,7 +71,15 @@ func (d *fileDevice) prepare(o Options, want unix.Stat_t) error {
 		return errors.New("was replaced while it was being opened")
 	}
 	if o.Exclusive && !d.isBlock {
-		if err := lockFile(d.fd, o.ReadOnly); err != nil {
+		err := lockFile(d.fd, o.ReadOnly)
+		if err != nil {
+			unix.Close(d.fd) // or this process would be seen to hold it
+			d.fd = -1
+		}
+		if errors.Is(err, ErrHeld) {
+			return held(d.path)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -54,6 +54,11 @@ func (r *Resource) commanded(c Command) {
 		r.opens--
 		r.done(c, nil)
 		r.commandStep()
+	case CmdFreeze, CmdThaw: // nor do these wait for one
+		r.done(c, r.freeze(c.Kind == CmdFreeze))
+	case CmdLease:
+		r.setLease(Tick(c.LeaseMS))
+		r.done(c, nil)
 	default:
 		r.cmdQueue = append(r.cmdQueue, c)
 		r.commandStep()
@@ -203,10 +208,6 @@ func (r *Resource) runCommand(c *command) {
 		r.runResize(c)
 	case CmdPromiseTerm:
 		r.runPromise(c)
-	case CmdFreeze, CmdThaw:
-		r.runFreeze(c)
-	case CmdLease:
-		r.runLease(c)
 	default:
 		panic(fmt.Sprintf("replication: no case for command %d", c.Kind))
 	}

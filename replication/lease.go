@@ -14,33 +14,28 @@ import (
 // seemingly alive, must not show data that another owner has changed since. Writes
 // need no such thing: they are answered when the peer has them.
 
-func (r *Resource) runFreeze(c *command) {
+// freeze is CmdFreeze and CmdThaw; a node that is not Primary has nothing to freeze.
+func (r *Resource) freeze(on bool) error {
 	t := &r.terms
 	if !t.inUse() {
-		r.finish(c, &RequestError{Code: 162, Text: fmt.Sprintf("%s: Failure: (162) Invalid configuration request: no terms are in use: `polluxadm suspend-io %[1]s` has all I/O wait", r.cfg.Name)})
-		return
+		return &RequestError{Code: 162, Text: fmt.Sprintf("%s: Failure: (162) Invalid configuration request: no terms are in use: `polluxadm suspend-io %[1]s` has all I/O wait", r.cfg.Name)}
 	}
-	t.held = c.Kind == CmdFreeze && r.role == drbd.Primary
-	r.retermAll()
-	r.finish(c, nil)
+	t.held = on && r.role == drbd.Primary
+	for _, v := range r.vols {
+		r.termState(v)
+	}
+	return nil
 }
 
-func (r *Resource) runLease(c *command) {
+// setLease is CmdLease: the lease lasts so long from now on; 0: none is known.
+func (r *Resource) setLease(ms Tick) {
 	t := &r.terms
 	r.wake = r.wake || t.silent
 	t.lease, t.silent = 0, false
 	r.stopTimer(timerLease)
-	if c.LeaseMS > 0 {
-		t.lease = r.now + Tick(c.LeaseMS)
-		r.setTimer(timerLease, Tick(c.LeaseMS))
-	}
-	r.finish(c, nil)
-}
-
-// retermAll looks anew at what the terms mean for I/O.
-func (r *Resource) retermAll() {
-	for _, v := range r.vols {
-		r.termState(v)
+	if ms > 0 {
+		t.lease = r.now + ms
+		r.setTimer(timerLease, ms)
 	}
 }
 

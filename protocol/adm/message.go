@@ -24,7 +24,7 @@ const maxName = 255
 // Command is what a Request asks for.
 type Command string
 
-// The commands. All but hello, status, events and reload name a resource.
+// The commands. All but hello, status, events, reload and lease name a resource.
 const (
 	CmdHello            Command = "hello"  // -> Hello
 	CmdStatus           Command = "status" // of one resource or all -> Status
@@ -56,7 +56,7 @@ const (
 	CmdPromiseTerm      Command = "promise-term"     // Term: no write of a lower one is accepted from now on
 	CmdFreeze           Command = "freeze"           // reads and writes wait until thaw, or until this node has a new term
 	CmdThaw             Command = "thaw"             // ends freeze; what the terms freeze stays frozen
-	CmdLease            Command = "lease"            // LeaseMS: after that, reads of a shared term wait while the peer is silent
+	CmdLease            Command = "lease"            // LeaseMS: after that, reads of a shared term wait while the peer is silent. Of one resource, or of all that polluxha manages
 	CmdExport           Command = "export"           // Incarnation -> Exports; ends the exports of any other
 	CmdUnexport         Command = "unexport"         // Incarnation, or "" for whatever there is
 )
@@ -65,12 +65,12 @@ const (
 // whether c is a command of this version at all.
 func (c Command) NeedsResource() (needs, known bool) {
 	switch c {
-	case CmdHello, CmdStatus, CmdEvents, CmdReload:
+	case CmdHello, CmdStatus, CmdEvents, CmdReload, CmdLease:
 		return false, true
 	case CmdPerf, CmdUp, CmdDown, CmdAdjust, CmdAttach, CmdDetach, CmdConnect, CmdDisconnect, CmdPrimary,
 		CmdSecondary, CmdInvalidate, CmdInvalidateRemote, CmdOutdate, CmdResumeIO, CmdSuspendIO,
 		CmdVerify, CmdPauseSync, CmdResumeSync, CmdResize, CmdNewCurrentUUID, CmdDiskOptions, CmdNetOptions, CmdForget,
-		CmdPromiseTerm, CmdFreeze, CmdThaw, CmdLease, CmdExport, CmdUnexport:
+		CmdPromiseTerm, CmdFreeze, CmdThaw, CmdExport, CmdUnexport:
 		return true, true
 	}
 	return false, false

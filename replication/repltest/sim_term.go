@@ -49,6 +49,23 @@ var termFeature = feature{
 				}
 			}
 		}},
+		{"the manager stops its node's I/O for a while", 2, func(s *sim, n *Node) {
+			if s.arbiter == nil {
+				return
+			}
+			n.Command(replication.Command{Kind: replication.CmdFreeze}, nil)
+			life := n.life
+			s.w.after(s.w.jitter(3_000_000), func() {
+				if n.life == life {
+					n.Command(replication.Command{Kind: replication.CmdThaw}, nil)
+				}
+			})
+		}},
+		{"the manager tells its lease", 3, func(s *sim, n *Node) {
+			if s.arbiter != nil {
+				n.Command(replication.Command{Kind: replication.CmdLease, LeaseMS: uint64(s.w.pick(3000))}, nil)
+			}
+		}},
 		{"another program writes the metadata", 3, func(s *sim, n *Node) {
 			if s.arbiter != nil {
 				n.Kill(s.w.chance(0.5), 0.5)
@@ -61,6 +78,9 @@ var termFeature = feature{
 		for _, n := range s.w.Nodes {
 			n.asleep = 0
 			n.wake()
+			if s.arbiter != nil {
+				n.Command(replication.Command{Kind: replication.CmdThaw}, nil)
+			}
 		}
 	},
 }

@@ -22,6 +22,8 @@ func (d *Daemon) execute(req adm.Request) (any, error) {
 		return nil, d.reload()
 	case adm.CmdForget:
 		return nil, d.forget(req.Resource)
+	case adm.CmdLease:
+		return nil, d.lease(req)
 	case adm.CmdAdjust, adm.CmdUp:
 		// The files may have changed: the resource is read anew, alone.
 		if err := d.reloadResource(req.Resource); err != nil {
@@ -35,8 +37,11 @@ func (d *Daemon) execute(req adm.Request) (any, error) {
 		}
 		return nil, d.unknownResource(req.Resource)
 	}
-	if req.Cmd == adm.CmdPerf { // a question: it waits for no other command
+	switch req.Cmd { // these wait for no other command
+	case adm.CmdPerf:
 		return r.perf(req)
+	case adm.CmdFreeze, adm.CmdThaw:
+		return nil, r.freeze(req.Cmd)
 	}
 	r.admin.Lock()
 	defer r.admin.Unlock()
@@ -94,12 +99,6 @@ func (r *resource) execute(req adm.Request) error {
 		}
 		r.syncDevices()
 		return nil
-	case adm.CmdFreeze:
-		return eng.Freeze()
-	case adm.CmdThaw:
-		return eng.Thaw()
-	case adm.CmdLease:
-		return eng.Lease(req.Args.LeaseMS)
 	case adm.CmdUnexport:
 		return r.unexport(req.Args.Incarnation)
 	case adm.CmdPromiseTerm:

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/pollux-project/pollux/conf"
@@ -83,4 +84,44 @@ func (r *resource) override(eng engineAPI) error {
 	}
 	ev.AnErr("refused", err).Msg("primary --force of a managed resource, confirmed by name: " + r.unknown(eng))
 	return err
+}
+
+// freeze is freeze and thaw. It does not take r.admin: the manager must not wait
+// for another's command.
+func (r *resource) freeze(cmd adm.Command) error {
+	eng := r.engine()
+	if eng == nil {
+		return r.notUp()
+	}
+	do := eng.Thaw
+	if cmd == adm.CmdFreeze {
+		do = eng.Freeze
+	}
+	err := do()
+	r.log.Info().Str("cmd", string(cmd)).AnErr("refused", err).Msg("command")
+	r.d.hub.changed(r.name)
+	return err
+}
+
+// lease tells one resource, or all that polluxha manages, how long its lease lasts.
+// It comes every few seconds: nobody is told of it, and nothing is logged.
+func (d *Daemon) lease(req adm.Request) error {
+	if req.Resource != "" {
+		r := d.resource(req.Resource)
+		if r == nil {
+			return d.unknownResource(req.Resource)
+		}
+		eng := r.engine()
+		if eng == nil {
+			return r.notUp()
+		}
+		return eng.Lease(req.Args.LeaseMS)
+	}
+	var errs []error
+	for _, r := range d.sorted() {
+		if eng := r.engine(); eng != nil && r.runningSpec().Manager == conf.ManagerInternal {
+			errs = append(errs, eng.Lease(req.Args.LeaseMS))
+		}
+	}
+	return errors.Join(errs...)
 }

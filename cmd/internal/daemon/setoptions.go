@@ -35,6 +35,9 @@ func (r *resource) setOptions(req adm.Request, eng engineAPI) error {
 			}
 		}
 	}
+	if err := againstManager(spec, args.Options); err != nil {
+		return r.optionRefused(err)
+	}
 	if err := eng.Reconfigure(spec); err != nil {
 		return err
 	}
@@ -42,6 +45,28 @@ func (r *resource) setOptions(req adm.Request, eng engineAPI) error {
 	r.running = spec
 	r.mu.Unlock()
 	r.d.syncOrder.check(r.d)
+	return nil
+}
+
+// againstManager is what contradicts a resource's manager (conf, checkManaged has
+// the same for files).
+func againstManager(spec resourceSpec, given map[string]string) error {
+	refuse := func(format string, args ...any) error {
+		return fmt.Errorf("%s; manager = %q is in pollux.toml", fmt.Sprintf(format, args...), spec.Manager)
+	}
+	fencing, hasFencing := given["fencing"]
+	switch {
+	case spec.Manager == "":
+		return nil
+	case spec.Net.AllowTwoPrimaries:
+		return refuse("allow-two-primaries: a manager has one node write")
+	case spec.Net.Protocol != "C" && spec.MaxLossBytes == 0:
+		return refuse("protocol %s needs max-loss-bytes and max-loss-seconds in pollux.toml", spec.Net.Protocol)
+	case spec.Net.OnCongestion != "block":
+		return refuse("on-congestion %s: a Primary that does without its peer's copy has to ask first", spec.Net.OnCongestion)
+	case hasFencing && fencing != "resource-and-stonith":
+		return refuse("fencing %s lets a node go on alone without asking", fencing)
+	}
 	return nil
 }
 

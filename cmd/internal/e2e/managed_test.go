@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"io"
 	"net"
 	"os"
@@ -348,4 +349,70 @@ func TestPacemakerManaged(t *testing.T) {
 	p.b.kill()
 	p.a.wait("the peer is lost", func(r adm.Resource) bool { return r.Connection == "WFConnection" })
 	p.a.refused(11, []string{"(-7)", "fence-peer"}, "primary", "r0")
+}
+
+// TestEventOfALostPeer: a manager hears within milliseconds that the peer is lost,
+// and that I/O is frozen for its term.
+func TestEventOfALostPeer(t *testing.T) {
+	begin(t)
+	p := newTermPair(t, options{global: quick, settings: internal})
+	conn, err := net.Dial("unix", p.a.path("ctl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	line, err := adm.AppendLine(nil, adm.Request{V: adm.Version, ID: 1, Cmd: adm.CmdEvents}, adm.MaxRequest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write(line); err != nil {
+		t.Fatal(err)
+	}
+	events := make(chan adm.Event)
+	go func() {
+		defer close(events)
+		lines := adm.NewLineReader(conn, adm.MaxResponse)
+		for {
+			b, err := lines.Line()
+			if err != nil {
+				return
+			}
+			var ev adm.Event
+			if json.Unmarshal(b, &ev) == nil && ev.Kind != "" {
+				events <- ev
+			}
+		}
+	}()
+	await := func(what string, cond func(r *adm.Resource) bool) {
+		t.Helper()
+		for {
+			select {
+			case ev, ok := <-events:
+				if !ok {
+					t.Fatalf("the stream ended before: %s", what)
+				}
+				if ev.Resource != nil && cond(ev.Resource) {
+					return
+				}
+			case <-time.After(waitLimit):
+				t.Fatalf("waited in vain: %s", what)
+			}
+		}
+	}
+	await("the first status", func(r *adm.Resource) bool { return r.Term != nil && r.Term.Frozen == "" })
+	began := time.Now()
+	p.b.kill()
+	await("frozen", func(r *adm.Resource) bool { return r.Term.Frozen != "" })
+	took := time.Since(began)
+	began = time.Now()
+	p.a.command(adm.CmdPrimary, adm.Args{Term: 2, Sole: true})
+	await("alone", func(r *adm.Resource) bool {
+		return r.Term.Term == 2 && r.Term.Sole && r.Term.Marked && r.Term.Frozen == ""
+	})
+	t.Logf("from the peer's death to the event: %v; from the grant to its event: %v", took, time.Since(began))
+	if took > 500*time.Millisecond {
+		t.Errorf("the event came after %v", took)
+	}
+	p.a.command(adm.CmdPromiseTerm, adm.Args{Term: 3})
+	await("the promise", func(r *adm.Resource) bool { return r.Term.Promised == 3 && r.Term.Frozen != "" })
 }

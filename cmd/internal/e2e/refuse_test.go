@@ -173,7 +173,16 @@ func TestE2EBusy(t *testing.T) {
 	if st.State != adm.StateFailed || !strings.Contains(st.Reason, "(114)") || !strings.Contains(st.Reason, p.a.path("disk.img")) {
 		t.Errorf("a second polluxd on the same disk: %+v", st)
 	}
+	if holder := fmt.Sprintf("process %d (polluxd) has it open", p.a.proc.cmd.Process.Pid); !strings.Contains(st.Reason, holder) {
+		t.Errorf("the refusal does not say %q: %s", holder, st.Reason)
+	}
 	p.b.refused(10, []string{"r0", "(114)", p.a.path("disk.img")}, "up", "r0")
+	// The same of a metadata device.
+	p.b.disk("disk.img", 32<<20)
+	p.b.write("r0.res", strings.ReplaceAll(p.resource(p.b, quick), "meta-disk internal", "flexible-meta-disk "+p.a.path("disk.img")))
+	p.b.refused(10, []string{"r0", "(114)", "metadata device", p.a.path("disk.img"), "(polluxd) has it open"}, "up", "r0")
+	p.b.write("r0.res", strings.ReplaceAll(p.resource(p.b, quick), p.b.dir+"/disk.img", p.a.dir+"/disk.img"))
+	p.b.refused(10, []string{"r0", "(114)"}, "up", "r0")
 	if r := p.b.adm("status", "r0"); r.code != 0 || !strings.Contains(r.out, "(114)") {
 		t.Errorf("status does not say why: %v", r)
 	}
