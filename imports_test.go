@@ -74,6 +74,7 @@ var rules = []rule{
 	{folder: "hypervisor/ha/hatest", allow: []string{
 		"hypervisor/ha", "hypervisor/ha/arbiter", "protocol/drbd", "replication", "replication/meta", "replication/repltest", "internal/fuzztest", "github.com/google/go-cmp/cmp",
 	}},
+	{folder: "hypervisor/units", allow: []string{"hypervisor", "golang.org/x/sys/unix"}},
 	{folder: "hypervisor/monitor", allow: []string{"golang.org/x/sys/unix"}},
 	{folder: "hypervisor/hook"},
 	{folder: "hypervisor/vip", allow: []string{"github.com/vishvananda/netlink", "golang.org/x/sys/unix"}},

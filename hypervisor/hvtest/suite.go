@@ -166,8 +166,8 @@ func testStopDeaf(t *testing.T, ctx context.Context, s Subject) {
 	hv := s.Open()
 	start(t, ctx, s, hv, guestName, Deaf)
 	wantError(t, "Stop", hv.Stop(ctx, guestName, deafGrace), hypervisor.ErrStillRunning, guestName)
-	if st := state(t, ctx, hv, guestName); st.Phase != hypervisor.Running {
-		t.Errorf("after a Stop that timed out the VM is %v, want running: killing is the caller's decision", st.Phase)
+	if st := state(t, ctx, hv, guestName); st.Phase == hypervisor.Stopped {
+		t.Error("after a Stop that timed out the VM is gone: killing is the caller's decision")
 	}
 	kill(t, ctx, hv, guestName)
 }
@@ -237,7 +237,7 @@ func testFailedStart(t *testing.T, ctx context.Context, s Subject) {
 func testRefused(t *testing.T, ctx context.Context, s Subject) {
 	hv := s.Open()
 	g := s.Guest(guestName, Deaf)
-	g.MemoryBytes = 12345
+	g.Name = "a/b"
 	if err := hv.Start(ctx, g); err == nil {
 		t.Error("Start accepts an invalid description")
 	}
