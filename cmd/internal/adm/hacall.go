@@ -2,25 +2,15 @@ package adm
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"syscall"
-	"time"
 
+	"github.com/pollux-project/pollux/cmd/internal/haclient"
 	"github.com/pollux-project/pollux/protocol/adm"
 )
-
-// A manager is one connection to polluxha, the failover manager of this node;
-// for one goroutine.
-type manager struct {
-	conn  net.Conn
-	lines *adm.LineReader
-	id    uint64
-}
 
 // clustered reports whether this node is in a cluster: then its virtual machines
 // are polluxha's, and nobody else's.
@@ -36,16 +26,15 @@ func (a *app) clustered() (bool, error) {
 	return err == nil, err
 }
 
-// dialManager connects to polluxha.
-func (a *app) dialManager(ctx context.Context) (*manager, error) {
+// dialManager connects to polluxha, the failover manager of this node.
+func (a *app) dialManager(ctx context.Context) (*haclient.Client, error) {
 	d, err := a.settings()
 	if err != nil {
 		return nil, err
 	}
-	dialer := net.Dialer{Timeout: dialTimeout}
-	conn, err := dialer.DialContext(ctx, "unix", d.HA.Socket)
+	c, err := haclient.Dial(ctx, d.HA.Socket)
 	if err == nil {
-		return &manager{conn: conn, lines: adm.NewLineReader(conn, adm.MaxResponse)}, nil
+		return c, nil
 	}
 	e := &adm.Error{Exit: adm.ExitEnvironment, Text: fmt.Sprintf("polluxha: control socket %s: %v", d.HA.Socket, err)}
 	switch {
@@ -58,71 +47,21 @@ func (a *app) dialManager(ctx context.Context) (*manager, error) {
 	return nil, e
 }
 
-func (m *manager) close() { m.conn.Close() }
-
-// call sends a request and waits for its answer, as long as polluxha needs or
-// until ctx is done; meanwhile progress, if not nil, is told how far it is. data
-// receives the answer if it isn't nil. A refusal is an *adm.Error.
-func (m *manager) call(ctx context.Context, req adm.HARequest, data any, progress func(adm.HAProgress)) error {
-	m.id++
-	req.V, req.ID = adm.Version, m.id
-	if err := req.Validate(); err != nil {
+// managerError is what the user is told of a conversation with polluxha that ended
+// with err.
+func managerError(ctx context.Context, err error) error {
+	var refused *adm.Error
+	var malformed *adm.ProtocolError
+	switch {
+	case err == nil, errors.As(err, &refused):
 		return err
-	}
-	line, err := adm.AppendLine(nil, req, adm.MaxRequest)
-	if err != nil {
-		return err
-	}
-	stop := context.AfterFunc(ctx, func() { m.conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	if _, err := m.conn.Write(line); err != nil {
-		return m.broken(ctx, err)
-	}
-	for {
-		line, err := m.lines.Line()
-		if err != nil {
-			return m.broken(ctx, err)
-		}
-		answer, err := adm.DecodeHAMessage(line)
-		if err != nil {
-			return m.broken(ctx, err)
-		}
-		if answer.Progress != nil {
-			if progress != nil {
-				progress(*answer.Progress)
-			}
-			continue
-		}
-		if err := answer.Err(); err != nil {
-			return err
-		}
-		if data == nil {
-			return nil
-		}
-		if err := json.Unmarshal(answer.Data, data); err != nil {
-			return m.broken(ctx, fmt.Errorf("answer to %s: %w", req.Cmd, err))
-		}
-		return nil
-	}
-}
-
-// event waits for the next line of the event stream.
-func (m *manager) event(ctx context.Context) (adm.HAEvent, error) {
-	stop := context.AfterFunc(ctx, func() { m.conn.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	line, err := m.lines.Line()
-	if err != nil {
-		return adm.HAEvent{}, m.broken(ctx, err)
-	}
-	return adm.DecodeHAEvent(line)
-}
-
-func (m *manager) broken(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	case ctx.Err() != nil:
 		return ctx.Err()
+	case errors.As(err, &malformed):
+		return &adm.Error{Exit: adm.ExitUsage, Text: malformed.Error()}
 	}
 	return &adm.Error{
-		Exit: adm.ExitEnvironment, Text: fmt.Sprintf("polluxha: the connection broke before the answer: %v", err),
+		Exit: adm.ExitEnvironment, Text: err.Error(),
 		Advice: "it may have been stopped or updated; what was begun goes on. See with polluxadm vm list, and its log (journalctl -u polluxha)",
 	}
 }

@@ -27,11 +27,11 @@ func (a *app) ask(ctx context.Context, req adm.HARequest, data any, asJSON bool)
 	if err != nil {
 		return err
 	}
-	defer m.close()
+	defer m.Close()
 	p := a.newProgressView(asJSON)
-	err = m.call(ctx, req, data, p.step)
+	err = m.Call(ctx, req, data, p.step)
 	p.end()
-	return err
+	return managerError(ctx, err)
 }
 
 // order is ask for a command that has nothing to tell but that it is done.
@@ -217,17 +217,17 @@ func (a *app) clusterEvents(ctx context.Context, args adm.HAArgs, asJSON bool) e
 	if err != nil {
 		return err
 	}
-	defer m.close()
-	if err := m.call(ctx, adm.HARequest{Cmd: adm.HAEvents, Args: args}, nil, nil); err != nil {
-		return err
+	defer m.Close()
+	if err := m.Call(ctx, adm.HARequest{Cmd: adm.HAEvents, Args: args}, nil, nil); err != nil {
+		return managerError(ctx, err)
 	}
 	for {
-		e, err := m.event(ctx)
+		e, err := m.Event(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil // interrupted: that is how it ends
 		case err != nil:
-			return err
+			return managerError(ctx, err)
 		case e.Kind == adm.HAEventReady && !args.Follow:
 			return nil
 		case e.Kind == adm.HAEventReady:
