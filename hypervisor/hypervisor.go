@@ -21,6 +21,9 @@ var (
 	// ErrNoAgent says that there is nobody who could answer for the guest: no
 	// agent is installed, or it has not started yet, or hangs.
 	ErrNoAgent = errors.New("the guest's agent does not answer")
+	// ErrDisksOpen says that the VM itself has ended, for good, but that the NBD
+	// server has not been seen to have closed its disks.
+	ErrDisksOpen = errors.New("it has ended, but its disks may still be open")
 )
 
 // A VMError says what could not be done to which virtual machine.
@@ -51,7 +54,8 @@ type Hypervisor interface {
 	Stop(ctx context.Context, name string, grace time.Duration) error
 
 	// Kill ends the VM as a power failure would and returns when it is gone
-	// and its disks are closed. A VM that doesn't run is ErrNotRunning.
+	// and its disks are closed. A VM that doesn't run is ErrNotRunning; one that
+	// is gone while its disks may be open is ErrDisksOpen, as with Stop.
 	Kill(ctx context.Context, name string) error
 
 	// Resume lets a paused guest go on: the one that was stopped because its

@@ -105,6 +105,20 @@ func (q *QEMU) paths(name string) paths {
 	}
 }
 
+// Installed says why no VM can be started on this machine, or nil.
+func (q *QEMU) Installed() error {
+	_, err := q.binary()
+	return err
+}
+
+func (q *QEMU) binary() (string, error) {
+	path, err := exec.LookPath(q.cfg.Binary)
+	if err != nil {
+		return "", fmt.Errorf("%w; is the package qemu-system-x86 installed?", err)
+	}
+	return path, nil
+}
+
 // Start implements [hypervisor.Hypervisor].
 func (q *QEMU) Start(ctx context.Context, g hypervisor.Guest) error {
 	if err := g.Validate(); err != nil {
@@ -121,9 +135,9 @@ func (q *QEMU) start(ctx context.Context, g hypervisor.Guest) error {
 	if err := checkSockets(p, g); err != nil {
 		return err
 	}
-	binary, err := exec.LookPath(q.cfg.Binary)
+	binary, err := q.binary()
 	if err != nil {
-		return fmt.Errorf("%w; is the package qemu-system-x86 installed?", err)
+		return err
 	}
 	accel, err := accelArgs(g.Accel, KVMUsable())
 	if err != nil {
@@ -269,7 +283,7 @@ func (q *QEMU) closed(ctx context.Context, disks []hypervisor.Disk) error {
 		return nil
 	}
 	if err := q.cfg.Closed(ctx, disks); err != nil {
-		return fmt.Errorf("the process has ended, but its disks may still be open: %w", err)
+		return fmt.Errorf("%w: %w", hypervisor.ErrDisksOpen, err)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -64,6 +65,14 @@ func New(cfg Config) (*Units, error) {
 		cfg.Systemctl = "systemctl"
 	}
 	return &Units{cfg: cfg}, nil
+}
+
+// Installed says why no unit can be started on this machine, or nil.
+func (u *Units) Installed() error {
+	if _, err := exec.LookPath(u.cfg.Systemctl); err != nil {
+		return fmt.Errorf("%w; units need systemd", err)
+	}
+	return nil
 }
 
 // A record is what was started under a name. It is written before anything is
@@ -333,7 +342,7 @@ func (u *Units) release(ctx context.Context, name string, r record) error {
 	}
 	if u.cfg.Closed != nil && len(r.Disks) > 0 {
 		if err := u.cfg.Closed(ctx, r.Disks); err != nil {
-			return fmt.Errorf("the units have ended, but their disks may still be open: %w", err)
+			return fmt.Errorf("%w: %w", hypervisor.ErrDisksOpen, err)
 		}
 	}
 	return u.forget(name)

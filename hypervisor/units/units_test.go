@@ -412,7 +412,7 @@ func TestClosed(t *testing.T) {
 	if err := u.Start(t.Context(), l.guest("db", hvtest.Attentive)); err != nil {
 		t.Fatal(err)
 	}
-	if err := u.Kill(t.Context(), "db"); !errors.Is(err, refuse) || len(asked) != 1 || asked[0].Export != "db/0@7" {
+	if err := u.Kill(t.Context(), "db"); !errors.Is(err, refuse) || !errors.Is(err, hypervisor.ErrDisksOpen) || len(asked) != 1 || asked[0].Export != "db/0@7" {
 		t.Errorf("Kill = %v after a question about %+v", err, asked)
 	}
 }

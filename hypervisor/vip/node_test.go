@@ -61,13 +61,16 @@ func order(m *Manager, words []string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	switch words[0] {
-	case "add", "takeover":
+	case "add", "takeover", "free":
 		a := Address{Prefix: netip.MustParsePrefix(words[1])}
 		if len(words) > 2 {
 			a.Interface = words[2]
 		}
-		if words[0] == "add" {
+		switch words[0] {
+		case "add":
 			return "", m.Add(ctx, a)
+		case "free":
+			return "", m.Free(ctx, a)
 		}
 		return "", m.TakeOver(ctx, a)
 	case "remove":

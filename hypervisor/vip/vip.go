@@ -103,6 +103,23 @@ func New(cfg Config) (*Manager, error) {
 // question. One that somebody else has added to this machine is an error.
 func (m *Manager) Add(ctx context.Context, a Address) error { return m.add(ctx, a, true) }
 
+// Free only asks: it returns an *InUseError if another machine answers for the
+// address, an error if somebody else has added it to this one, and nil if Add
+// would succeed, or has.
+func (m *Manager) Free(ctx context.Context, a Address) error {
+	addr := a.Prefix.Addr()
+	done, err := m.lock(ctx, addr)
+	if err != nil {
+		return fmt.Errorf("address %s: %w", addr, err)
+	}
+	defer done()
+	i, on, err := m.place(a)
+	if err != nil || len(on) > 0 {
+		return err
+	}
+	return i.mustBeFree(ctx, addr)
+}
+
 // TakeOver is Add without the question: for an address whose last owner is known
 // to be cut off or deposed but may still answer. The announcements win over it
 // in the neighbours' caches.
@@ -110,25 +127,14 @@ func (m *Manager) TakeOver(ctx context.Context, a Address) error { return m.add(
 
 func (m *Manager) add(ctx context.Context, a Address, ask bool) error {
 	addr := a.Prefix.Addr()
-	if !addr.IsValid() || addr.Zone() != "" || addr.Is4In6() {
-		return fmt.Errorf("address %s: want an IP address with the length of its prefix", a.Prefix)
-	}
 	done, err := m.lock(ctx, addr)
 	if err != nil {
 		return fmt.Errorf("address %s: %w", addr, err)
 	}
 	defer done()
-	own := m.read(addr)
-	on, err := holders(addr)
+	i, on, err := m.place(a)
 	if err != nil {
-		return fmt.Errorf("address %s: %w", addr, err)
-	}
-	if len(on) > 0 && own == nil {
-		return fmt.Errorf("address %s: %s has it already, and it was not added by Pollux; remove it there (ip address del), or name another address", addr, on[0].Name)
-	}
-	i, err := chooseInterface(a)
-	if err != nil {
-		return fmt.Errorf("address %s: %w", addr, err)
+		return err
 	}
 	switch {
 	case slices.ContainsFunc(on, func(h iface) bool { return h.Name != i.Name }):
@@ -140,12 +146,8 @@ func (m *Manager) add(ctx context.Context, a Address, ask bool) error {
 		return m.announce(i, addr)
 	}
 	if ask {
-		mac, err := i.whoHas(ctx, addr)
-		if err != nil {
-			return fmt.Errorf("address %s: ask the network who has it: %w", addr, err)
-		}
-		if mac != nil {
-			return &InUseError{Addr: addr, MAC: mac, Interface: i.Name}
+		if err := i.mustBeFree(ctx, addr); err != nil {
+			return err
 		}
 	}
 	if err := ctx.Err(); err != nil {
@@ -158,6 +160,35 @@ func (m *Manager) add(ctx context.Context, a Address, ask bool) error {
 		return errors.Join(fmt.Errorf("address %s: add it to %s: %w", addr, i.Name, err), m.forget(addr))
 	}
 	return m.announce(i, addr)
+}
+
+// place returns the interface for a, and those that have it from us already.
+func (m *Manager) place(a Address) (i iface, on []iface, err error) {
+	addr := a.Prefix.Addr()
+	if !addr.IsValid() || addr.Zone() != "" || addr.Is4In6() {
+		return i, nil, fmt.Errorf("address %s: want an IP address with the length of its prefix", a.Prefix)
+	}
+	if on, err = holders(addr); err != nil {
+		return i, nil, fmt.Errorf("address %s: %w", addr, err)
+	}
+	if len(on) > 0 && m.read(addr) == nil {
+		return i, nil, fmt.Errorf("address %s: %s has it already, and it was not added by Pollux; remove it there (ip address del), or name another address", addr, on[0].Name)
+	}
+	if i, err = chooseInterface(a); err != nil {
+		return i, nil, fmt.Errorf("address %s: %w", addr, err)
+	}
+	return i, on, nil
+}
+
+func (i iface) mustBeFree(ctx context.Context, addr netip.Addr) error {
+	mac, err := i.whoHas(ctx, addr)
+	if err != nil {
+		return fmt.Errorf("address %s: ask the network who has it: %w", addr, err)
+	}
+	if mac != nil {
+		return &InUseError{Addr: addr, MAC: mac, Interface: i.Name}
+	}
+	return nil
 }
 
 // Remove takes the address from this machine. One that is not there, or was not

@@ -61,10 +61,12 @@ func TestInUse(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			neighbour, alpha, bravo := newLab(t)
 			alpha.ip("address add " + tt.prefix + " dev eth0" + tt.more)
-			_, _, _, err := bravo.runner.do("add", tt.prefix)
 			want := "already in use on the network: " + alpha.mac + " answers for it on eth0"
-			if err == nil || !strings.Contains(err.Error(), want) {
-				t.Errorf("add = %v, want %q in it", err, want)
+			for _, order := range []string{"free", "add"} {
+				_, _, _, err := bravo.runner.do(order, tt.prefix)
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("%s = %v, want %q in it", order, err, want)
+				}
 			}
 			if out := bravo.ip("address show"); strings.Contains(out, tt.addr+"/") {
 				t.Errorf("bravo has it:\n%s", out)
@@ -78,6 +80,8 @@ func TestInUse(t *testing.T) {
 			n.must("await", tt.addr, alpha.mac)
 			bravo.runner.must("takeover", tt.prefix)
 			n.must("await", tt.addr, bravo.mac)
+			alpha.ip("address del " + tt.prefix + " dev eth0")
+			bravo.runner.must("free", tt.prefix)
 		})
 	}
 }

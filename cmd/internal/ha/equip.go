@@ -18,6 +18,7 @@ import (
 	"github.com/pollux-project/pollux/hypervisor/hook"
 	"github.com/pollux-project/pollux/hypervisor/monitor"
 	"github.com/pollux-project/pollux/hypervisor/qemu"
+	"github.com/pollux-project/pollux/hypervisor/units"
 	"github.com/pollux-project/pollux/hypervisor/vip"
 	"github.com/pollux-project/pollux/protocol/adm"
 )
@@ -40,7 +41,11 @@ func newEquipment(settings *conf.Daemon, s storage, ran func(hook.Result), compl
 	if err != nil {
 		return nil, err
 	}
-	e.hypervisors = map[string]hypervisor.Hypervisor{"qemu": q}
+	u, err := units.New(units.Config{RunDir: filepath.Join(run, "units"), Closed: e.closed})
+	if err != nil {
+		return nil, err
+	}
+	e.hypervisors = map[string]hypervisor.Hypervisor{"qemu": q, conf.HypervisorSystemd: u}
 	e.vips, err = vip.New(vip.Config{Dir: filepath.Join(run, "vip"), Log: complain})
 	return e, err
 }
@@ -184,7 +189,7 @@ func (v vips) take(ctx context.Context, a floating) error {
 }
 
 func (v vips) free(ctx context.Context, a floating) error {
-	return nil
+	return v.Free(ctx, vip.Address{Prefix: a.prefix, Interface: a.iface})
 }
 
 func (v vips) remove(ctx context.Context, a netip.Addr) error { return v.Remove(ctx, a) }
