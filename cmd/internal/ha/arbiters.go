@@ -42,7 +42,7 @@ func (m *member) startEtcd(c *configuration, parts *arbiterParts) error {
 	if c.settings.HA.EmbeddedEtcd && c.cluster.Arbiter.Etcd.Embedded() {
 		own := startEtcd(memberConfig(c, m.store, m.node.log), embeddedEndpoints(c.cluster, c.self())[1:], m.node.log)
 		m.closers = append(m.closers, own.close)
-		complaint = own.complaint
+		m.etcd, complaint = own, own.complaint
 	}
 	cfg, err := etcdConfig(c, m.store, complaint)
 	if err != nil {
@@ -68,6 +68,14 @@ func (m *member) startEtcd(c *configuration, parts *arbiterParts) error {
 	}
 	m.endpoints = cfg.Endpoints
 	return nil
+}
+
+// arbiterMissing says why this node's part of the arbiter does not work yet.
+func (m *member) arbiterMissing() string {
+	if m.etcd == nil {
+		return ""
+	}
+	return m.etcd.missing()
 }
 
 // forgetVoter takes the vote of a node that leaves away.

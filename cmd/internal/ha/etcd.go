@@ -162,6 +162,16 @@ func (m *etcdMember) complaint() string {
 	return m.member.Complaint()
 }
 
+// missing says why there is no member with a vote; "" if there is one.
+func (m *etcdMember) missing() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.member == nil {
+		return "this node's member of etcd does not run: " + m.why
+	}
+	return ""
+}
+
 func (m *etcdMember) close() {
 	m.cancel()
 	<-m.ended
@@ -195,9 +205,11 @@ func (c *zapCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	for _, f := range append(c.fields[:len(c.fields):len(c.fields)], fields...) {
 		f.AddTo(enc)
 	}
-	ev := c.log.Warn()
+	// What etcd finds worth an error is often the past of its own cluster; what
+	// matters of its health is in its arbiter's Detail.
+	ev := c.log.Debug()
 	if e.Level >= zapcore.ErrorLevel {
-		ev = c.log.Error()
+		ev = c.log.Warn()
 	}
 	ev.Fields(enc.Fields).Msg(e.Message)
 	return nil

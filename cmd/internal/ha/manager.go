@@ -86,7 +86,6 @@ type manager struct {
 	held     []heldOrder
 	seen     map[string]ha.Seen
 	stores   map[string]ha.Storage
-	last     map[string]adm.Resource // what stores was made of
 	health   ha.Health
 	downText string // why polluxd does not answer, as it was logged
 	unsaved  error  // why Saved could not be written
@@ -112,7 +111,7 @@ func newManager(p parts, c *configuration, cfg ha.Config, session, boot string) 
 	}
 	m := &manager{
 		parts: p, core: core, self: c.self(), name: c.cluster.Name, session: session, boot: boot, box: newMailbox(), conf: c,
-		seen: map[string]ha.Seen{}, stores: map[string]ha.Storage{}, last: map[string]adm.Resource{}, commands: map[uint64]chan ha.Order{},
+		seen: map[string]ha.Seen{}, stores: map[string]ha.Storage{}, commands: map[uint64]chan ha.Order{},
 		beats: map[string]beatID{}, windows: map[string]bool{}, services: map[string]*watcher{},
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -157,7 +156,6 @@ func (m *manager) run(ctx context.Context, saved ha.Saved) error {
 
 // start begins to look at everything.
 func (m *manager) start() {
-	m.reportStorageDown(fmt.Errorf("polluxd was not asked yet"))
 	if m.conf.cluster.Node(m.self).Kind != conf.NodeWitness {
 		m.worker(func() { m.storage.watch(m.ctx, m) })
 	}
@@ -258,6 +256,17 @@ func (m *manager) reconfigure(c *configuration) error {
 	}
 	m.conf = c
 	m.event(ha.Event{Kind: ha.Reconfigured, Config: &cfg})
+	// What is new to the core may have been seen long ago.
+	for _, name := range sortedKeys(m.stores) {
+		if m.manages(name) {
+			m.event(ha.Event{Kind: ha.StorageChanged, Storage: m.stores[name]})
+		}
+	}
+	for _, name := range sortedKeys(m.seen) {
+		if c.vm(name) != nil {
+			m.event(ha.Event{Kind: ha.ServiceChanged, Service: name, Seen: m.seen[name]})
+		}
+	}
 	m.watchServices()
 	return nil
 }

@@ -30,7 +30,8 @@ type member struct {
 	ended     chan struct{}
 	follow    func(c *configuration) error // has the arbiter follow a change of the nodes; may be nil
 	endpoints []string
-	err       error // of the manager's run; set before ended is closed
+	etcd      *etcdMember // of this process, or nil
+	err       error       // of the manager's run; set before ended is closed
 	cancel    context.CancelFunc
 }
 
@@ -355,11 +356,61 @@ func (n *node) joinCluster(ctx context.Context, req adm.HARequest, progress func
 		return nil, refused(err)
 	}
 	n.events.add(adm.HAEvent{Kind: adm.HAEventOperator, Text: fmt.Sprintf("this node has joined cluster %s", c.Name)})
-	return n.enter(ctx)
+	if _, err := n.enter(ctx); err != nil {
+		return nil, err
+	}
+	progress(adm.HAProgress{Step: "join", Text: "waiting until all nodes hear each other"})
+	return n.meet(ctx)
 }
 
-// enterTime is how long a new member may take until it answers. Our own.
-const enterTime = 30 * time.Second
+// meet waits until this node hears all others, so that the next one can join at once,
+// and, if it is to run a member of etcd, that has a vote.
+func (n *node) meet(ctx context.Context) (any, error) {
+	ctx, cancel := context.WithTimeout(ctx, meetTime)
+	defer cancel()
+	why := "this node is no member any more"
+	for {
+		if m := n.current(); m != nil {
+			if why = m.apart(ctx); why == "" {
+				return m.clusterStatus(ctx)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, &adm.Error{
+				Exit: adm.ExitEnvironment, Text: "this node has joined the cluster, and something is missing: " + why,
+				Advice: "polluxadm cluster status, on both sides",
+			}
+		case <-time.After(50 * time.Millisecond): // both are polled elsewhere
+		}
+	}
+}
+
+// apart says what keeps the nodes from working together; "" if nothing does.
+func (m *member) apart(ctx context.Context) string {
+	for _, p := range m.channel.Peers() {
+		if p.State() != control.LinkOK {
+			return "there is no heartbeat of " + p.Node
+		}
+	}
+	s, _, _, err := m.snapshot(ctx)
+	if err != nil {
+		return err.Error()
+	}
+	for _, n := range s.Nodes {
+		if n.State == ha.Error {
+			return fmt.Sprintf("node %s is ill: %s", n.Name, n.Why)
+		}
+	}
+	return m.arbiterMissing()
+}
+
+// enterTime is how long a new member may take until it answers, meetTime until it
+// hears all others and its member of etcd has caught up. Our own.
+const (
+	enterTime = 30 * time.Second
+	meetTime  = time.Minute
+)
 
 // enter has this node become what the files say now, and answers with its status.
 func (n *node) enter(ctx context.Context) (any, error) {

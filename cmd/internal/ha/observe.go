@@ -24,20 +24,13 @@ func (m *manager) storageReady() {}
 
 func (m *manager) storageStatus(r adm.Resource) {
 	m.box.post(func() {
-		if !m.manages(r.Name) {
-			return
-		}
-		m.last[r.Name] = r
 		m.reportStorage(storageOf(r))
 	})
 }
 
 func (m *manager) storageGone(resource string) {
 	m.box.post(func() {
-		if m.manages(resource) {
-			delete(m.last, resource)
-			m.reportStorage(ha.Storage{Resource: resource, Problem: fmt.Sprintf("polluxd does not know resource %s: polluxadm adjust %s", resource, resource)})
-		}
+		m.reportStorage(ha.Storage{Resource: resource, Problem: fmt.Sprintf("polluxd does not know resource %s: polluxadm adjust %s", resource, resource)})
 	})
 }
 
@@ -52,7 +45,6 @@ func (m *manager) storageDown(err error) {
 }
 
 func (m *manager) reportStorageDown(err error) {
-	clear(m.last)
 	for _, v := range m.conf.vms {
 		for _, name := range resourcesOf(v) {
 			if slices.Contains(m.conf.nodesOf(name), m.conf.self()) {
@@ -62,12 +54,15 @@ func (m *manager) reportStorageDown(err error) {
 	}
 }
 
-// reportStorage tells the core if it is news.
+// reportStorage tells the core if it is news, and of a resource that it cares for.
 func (m *manager) reportStorage(s ha.Storage) {
 	if old, known := m.stores[s.Resource]; known && old == s {
 		return
 	}
 	m.stores[s.Resource] = s
+	if !m.manages(s.Resource) {
+		return
+	}
 	m.event(ha.Event{Kind: ha.StorageChanged, Storage: s})
 }
 
