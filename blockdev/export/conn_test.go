@@ -508,6 +508,18 @@ func TestLimits(t *testing.T) {
 	})
 }
 
+// TestManyClients: a node has hundreds of VMs, each with a few disks, on one unix socket.
+func TestManyClients(t *testing.T) {
+	r := memRig(t, 1<<20)
+	const clients = 200
+	for range clients {
+		r.raw(t).enter("web-root")
+	}
+	if n := r.srv.Clients("web-root"); n != clients {
+		t.Errorf("%d of %d clients are served", n, clients)
+	}
+}
+
 func TestDefaultExport(t *testing.T) {
 	r := memRig(t, 1<<20)
 	if err := r.srv.Add("web-root/0", r.backend); err != nil { // another name of the same

@@ -18,7 +18,7 @@ import (
 // Config holds a server's limits; a zero field takes its default.
 type Config struct {
 	Log              zerolog.Logger
-	MaxConnections   int           // of one listener, default 64; see admit
+	MaxConnections   int           // of one listener, default 64, of a unix socket 1024; see admit
 	HandshakeTimeout time.Duration // from accept to the end of the options, default 10 s
 	// MaxInFlight bounds the bytes of requests and replies that one connection
 	// keeps in memory; a client that has more outstanding is not read from
@@ -29,8 +29,10 @@ type Config struct {
 // Tuning of our own.
 const (
 	defaultConnections = 64
-	defaultHandshake   = 10 * time.Second
-	defaultInFlight    = 4 << 20
+	// A unix socket is this machine's: hundreds of VMs have a few disks each.
+	defaultUnixConnections = 1024
+	defaultHandshake       = 10 * time.Second
+	defaultInFlight        = 4 << 20
 	// All connections together may have totalInFlight bytes in flight; what the
 	// others leave of it is one's own limit, but each may have scarceInFlight: many
 	// clients slow down rather than grow. It is 59 writes of 4 KiB.
@@ -39,7 +41,7 @@ const (
 	// Log lines about refused connections: so many in each period.
 	refusalLines  = 5
 	refusalPeriod = 10 * time.Second
-	// maxLeaving times MaxConnections bounds what one listener has together with
+	// maxLeaving times that many bounds what one listener has together with
 	// the connections that were told to go, which takes a moment.
 	maxLeaving = 16
 )
@@ -71,9 +73,6 @@ type served struct {
 
 // New returns a server without exports or listeners.
 func New(cfg Config) *Server {
-	if cfg.MaxConnections <= 0 {
-		cfg.MaxConnections = defaultConnections
-	}
 	if cfg.HandshakeTimeout <= 0 {
 		cfg.HandshakeTimeout = defaultHandshake
 	}
@@ -228,6 +227,18 @@ func (s *Server) serveConn(nc net.Conn, ln net.Listener) {
 	})
 }
 
+// most is how many connections a listener takes.
+func (c *Config) most(ln net.Listener) int {
+	_, isUnix := ln.(*net.UnixListener)
+	switch {
+	case c.MaxConnections > 0:
+		return c.MaxConnections
+	case isUnix:
+		return defaultUnixConnections
+	}
+	return defaultConnections
+}
+
 // admit reports whether a listener takes one more connection; under mu. Each has
 // room of its own, so that nobody who connects by TCP keeps those of the unix
 // socket out. On a full one the oldest connection goes that has not finished its
@@ -244,10 +255,11 @@ func (s *Server) admit(ln net.Listener) bool {
 			oldest = c
 		}
 	}
+	most := s.cfg.most(ln)
 	switch {
-	case n < s.cfg.MaxConnections:
+	case n < most:
 		return true
-	case oldest == nil || n >= maxLeaving*s.cfg.MaxConnections:
+	case oldest == nil || n >= maxLeaving*most:
 		return false
 	}
 	oldest.evicted = true

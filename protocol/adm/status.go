@@ -87,10 +87,11 @@ type Term struct {
 	Term     uint64 `json:"term"`     // the highest that an owner is known of
 	Promised uint64 `json:"promised"` // writes of a lower one are refused
 	Owned    bool   `json:"owned,omitempty"`
-	Sole     bool   `json:"sole,omitempty"`    // owned, and this node is the only writer
-	Marked   bool   `json:"marked,omitempty"`  // the sole-writer mark is set
-	Unknown  string `json:"unknown,omitempty"` // why there is no promotion under a term
-	Frozen   string `json:"frozen,omitempty"`  // why I/O is frozen
+	Sole     bool   `json:"sole,omitempty"`     // owned, and this node is the only writer
+	Override bool   `json:"override,omitempty"` // the operator has let frozen I/O go on (resume-io)
+	Marked   bool   `json:"marked,omitempty"`   // the sole-writer mark is set
+	Unknown  string `json:"unknown,omitempty"`  // why there is no promotion under a term
+	Frozen   string `json:"frozen,omitempty"`   // why I/O is frozen
 }
 
 // Volume is the status of one volume.

@@ -127,6 +127,7 @@ func (a *app) rootCommand() *cobra.Command {
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "say more; dump: with inherited options")
 	root.AddCommand(a.controlCommands()...)
 	root.AddCommand(a.operateCommands()...)
+	root.AddCommand(a.managedCommands()...)
 	root.AddCommand(a.statusCommand(), a.eventsCommand(), a.waitConnectCommand(), a.waitSyncCommand(), a.perfCommand())
 	root.AddCommand(a.procCommand())
 	root.AddCommand(a.queryCommands()...)

@@ -51,7 +51,8 @@ func (a *app) controlCommands() []*cobra.Command {
 				"can do that.", "skip-disk", "skip-net"),
 		cmd(adm.CmdResumeIO, groupData, "let I/O go on that is frozen since the peer was lost, or by suspend-io",
 			"With fencing resource-and-stonith a Primary that loses its peer stops all I/O until the peer is fenced or back.\n"+
-				"Run this only when you know that the peer is down: otherwise both nodes may write (split brain)."),
+				"Run this only when you know that the peer is down: otherwise both nodes may write (split brain).\n"+
+				"Where polluxha decides it wants the resource's name in --confirm.", "confirm"),
 		cmd(adm.CmdAttach, groupData, "attach the disk again, after a repair", ""),
 		cmd(adm.CmdDetach, groupData, "work without the local disk",
 			"The node goes on with the peer's data. --force doesn't wait for requests that hang in the disk.", "force"),
@@ -70,7 +71,7 @@ func addControlFlag(co *cobra.Command, c adm.Command, name string, args *adm.Arg
 			co.Flag("overwrite-data-of-peer").Hidden = true
 		}
 	case "confirm":
-		f.StringVar(&args.Confirm, "confirm", "", "with --force: the resource's name once more, where a manager decides")
+		f.StringVar(&args.Confirm, "confirm", "", "the resource's name once more, where a manager decides")
 	case "term":
 		f.Uint64Var(&args.Term, "term", 0, "as the owner of this term, which an arbiter gave")
 	case "sole":
@@ -209,6 +210,12 @@ func describe(c adm.Command, t target, args adm.Args) string {
 			return fmt.Sprintf("%s %s %d", s, t, args.Term)
 		}
 		s += fmt.Sprintf(" --term=%d", args.Term)
+	}
+	if args.Confirm != "" {
+		s += " --confirm=" + args.Confirm
+	}
+	if args.Incarnation != "" {
+		return fmt.Sprintf("%s %s %s", s, t, args.Incarnation)
 	}
 	return s + " " + t.String()
 }

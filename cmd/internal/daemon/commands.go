@@ -108,7 +108,7 @@ func (r *resource) execute(req adm.Request) error {
 	case adm.CmdOutdate:
 		return eng.Outdate()
 	case adm.CmdResumeIO:
-		return eng.ResumeIO()
+		return r.resumeIO(eng, req.Args)
 	case adm.CmdDiskOptions, adm.CmdNetOptions:
 		return r.setOptions(req, eng)
 	case adm.CmdSuspendIO:

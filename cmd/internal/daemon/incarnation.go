@@ -76,6 +76,9 @@ func processOf(pid int) (process, error) {
 // admit decides about a client; an admitted one that is no question has the
 // incarnation from now on, unless the volume refuses it.
 func (i *incarnation) admit(c export.ClientInfo) error {
+	if c.Export == "" {
+		return fmt.Errorf("%s: is exported to its VM only: name the export, RES/VOL@INCARNATION", i.res)
+	}
 	if c.PID == 0 {
 		return fmt.Errorf("%s@%s: is for one process of this machine, by the unix socket; this client's process can't be told", i.res, i.name)
 	}

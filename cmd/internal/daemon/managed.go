@@ -86,6 +86,27 @@ func (r *resource) override(eng engineAPI) error {
 	return err
 }
 
+// resumeIO is resume-io. Where polluxha decides, and I/O is frozen for a term, the
+// operator does away with that decision and has to name the resource.
+func (r *resource) resumeIO(eng engineAPI, args adm.Args) error {
+	st := eng.Status()
+	if r.runningSpec().Manager != conf.ManagerInternal || st.Term == nil || st.Term.Frozen == "" {
+		return eng.ResumeIO()
+	}
+	if args.Confirm != r.name {
+		return &adm.Error{
+			Exit: adm.ExitRefused, Number: 162,
+			Text: fmt.Sprintf("%s: Failure: (162) Invalid configuration request: polluxha decides when I/O goes on, and it is frozen: %s; "+
+				"if the other node writes as well, what one of the two has written since is lost", r.name, st.Term.Frozen),
+			Advice: fmt.Sprintf("make sure that the other machine is off; then: polluxadm resume-io --confirm=%s %s", r.name, r.name),
+		}
+	}
+	err := eng.ResumeIO()
+	r.log.Warn().Bool("audit", true).Uint64("term", st.Term.Term).Str("frozen", st.Term.Frozen).AnErr("refused", err).
+		Msg("resume-io of a managed resource, confirmed by name")
+	return err
+}
+
 // freeze is freeze and thaw. It does not take r.admin: the manager must not wait
 // for another's command.
 func (r *resource) freeze(cmd adm.Command) error {

@@ -128,13 +128,19 @@ const usable64 = 64<<20 - 40<<10
 // does, between a client and a node.
 func proxy(t *testing.T, n *node) (uri string) {
 	t.Helper()
+	return proxyOf(t, n, "r0")
+}
+
+// proxyOf is proxy for an export of that name.
+func proxyOf(t *testing.T, n *node, export string) (uri string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "e2e")
 	if err != nil {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(dir, "nbd")
 	cmd := exec.Command("qemu-storage-daemon",
-		"--blockdev", "driver=nbd,node-name=pollux,server.type=unix,server.path="+n.path("nbd")+",export=r0,reconnect-delay=60,open-timeout=10",
+		"--blockdev", "driver=nbd,node-name=pollux,server.type=unix,server.path="+n.path("nbd")+",export="+export+",reconnect-delay=60,open-timeout=10",
 		"--nbd-server", "addr.type=unix,addr.path="+socket,
 		"--export", "type=nbd,id=e,node-name=pollux,name=r0,writable=on")
 	var out strings.Builder

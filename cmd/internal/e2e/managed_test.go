@@ -201,6 +201,7 @@ func TestFrozenIncarnation(t *testing.T) {
 	}
 	p.a.wait("the write waits", func(r adm.Resource) bool { return r.Volumes[0].AppPending > 0 })
 	p.a.refuses(adm.CmdSecondary, adm.Args{}, "held open")
+	p.a.refused(10, []string{"polluxha decides when I/O goes on", "--confirm=r0"}, "resume-io", "r0")
 	p.a.command(adm.CmdPromiseTerm, adm.Args{Term: 7}) // another node owns the data
 	p.a.refuses(adm.CmdUnexport, adm.Args{}, "have not come back", "term 7 has been promised")
 	p.a.command(adm.CmdSecondary, adm.Args{})
@@ -415,4 +416,61 @@ func TestEventOfALostPeer(t *testing.T) {
 	}
 	p.a.command(adm.CmdPromiseTerm, adm.Args{Term: 3})
 	await("the promise", func(r *adm.Resource) bool { return r.Term.Promised == 3 && r.Term.Frozen != "" })
+}
+
+// TestIncarnationOutlivesPolluxd: a hypervisor whose polluxd is killed and started
+// again connects anew, repeats what was not answered, and notices a pause only;
+// also while the peer is away, as long as this node was durably the only writer.
+func TestIncarnationOutlivesPolluxd(t *testing.T) {
+	begin(t, "fio", "qemu-storage-daemon")
+	p := newTermPair(t, options{size: 64 << 20, global: quick, settings: internal})
+	through := proxyOf(t, p.a, p.a.exportTo("one"))
+	l := startLoad(t, through, 4, 4*time.Second)
+	restart := func() {
+		t.Helper()
+		p.written()
+		p.a.kill()
+		p.a.start()
+		p.a.wait("Primary again", func(r adm.Resource) bool { return r.Role == "Primary" && r.WaitsToResume == "" })
+	}
+	restart()
+	p.wait("resynced", func(a, b adm.Resource) bool { return healthy(a) && healthy(b) })
+	p.b.kill()
+	p.a.wait("frozen", func(r adm.Resource) bool { return r.Term.Frozen != "" })
+	p.a.command(adm.CmdPrimary, adm.Args{Term: 2, Sole: true})
+	restart()
+	if st := p.a.status(); st.Term == nil || st.Term.Term != 2 || !st.Term.Sole || st.Incarnation != "one" {
+		t.Errorf("the only writer after a restart: %+v", st)
+	}
+	l.end()
+	l.verify(through)
+	p.b.start()
+	p.inSync()
+}
+
+// TestFrozenAfterRestart: an owner that shared its term, and is started again while
+// its peer is away, does not go on before its manager has a new term for it; its
+// client waits meanwhile.
+func TestFrozenAfterRestart(t *testing.T) {
+	begin(t, "fio", "qemu-storage-daemon")
+	p := newTermPair(t, options{size: 64 << 20, global: quick, settings: internal})
+	through := proxyOf(t, p.a, p.a.exportTo("one"))
+	l := startLoad(t, through, 4, 3*time.Second)
+	p.written()
+	p.a.kill()
+	p.b.kill()
+	p.a.start()
+	if st := p.a.status(); st.Role == "Primary" || st.WaitsToResume == "" || st.Incarnation != "one" {
+		t.Errorf("after the restart, alone: %+v", st)
+	}
+	p.a.refuses(adm.CmdPrimary, adm.Args{Term: 1}, "(-7)")
+	p.a.refuses(adm.CmdPrimary, adm.Args{Term: 1, Sole: true}, "not the only writer any more")
+	p.a.command(adm.CmdPrimary, adm.Args{Term: 2, Sole: true})
+	l.end()
+	l.verify(through)
+	p.b.start()
+	p.inSync()
+	if st := p.b.status(); st.Role != "Secondary" || st.Term.Promised != 2 {
+		t.Errorf("the other node: %+v", st)
+	}
 }
