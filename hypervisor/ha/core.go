@@ -160,7 +160,7 @@ func (c *Core) wakeUp() {
 	c.woke = c.now
 	c.note(Notice{Level: Warning, Topic: TopicNode, Node: c.self, Text: fmt.Sprintf("polluxha did not run for %d ms: it looks at everything again", c.now-c.last)})
 	c.lease.lostContact(c)
-	c.lease.nextRenew, c.lease.nextObserve = 0, 0
+	c.lease.nextRenew, c.lease.nextObserve, c.leader.viewed = 0, 0, false
 	c.dirtyAll()
 }
 

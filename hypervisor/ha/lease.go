@@ -43,7 +43,7 @@ func (c *Core) keepLease() {
 			l.renewing = c.give(Order{Kind: Renew, Session: c.session, Timeout: c.askTimeout()}, func(e Event) { c.renewed(sent, e) })
 		}
 		if l.until != 0 && c.now >= l.until && !l.lost {
-			l.lost = true
+			l.lost, c.leader.viewed = true, false
 			c.note(Notice{Level: Critical, Topic: TopicLease, Node: c.self, Text: "this node's lease has ended: the arbiter was not reached in time"})
 			c.dirtyAll()
 		}
@@ -56,7 +56,7 @@ func (c *Core) keepLease() {
 	case c.now-c.begun < c.askTimeout() && !l.viewed:
 	case !c.cfg.Arbiter.Automatic():
 		text = "no arbiter: protected against disk loss, not against host loss"
-	case !l.reachable:
+	case !l.reachable && (c.now-l.since >= c.askTimeout() || !c.leaseGood()):
 		text = "no arbitration, no automatic failover: the arbiter can't be reached: " + orElse(l.detail, "no answer") + "; running services go on as long as their peers are connected"
 	}
 	level := Critical

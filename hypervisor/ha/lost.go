@@ -33,9 +33,16 @@ func (c *Core) overdue(s *service, r *resource) verdict {
 	if c.leaseGood() || r.unsafeAt == 0 {
 		return verdict{}
 	}
-	// A lease that ended long ago while the peer was connected: the other node waits
-	// for longer than this after it lost the connection.
-	end := max(c.lease.until, r.unsafeAt+c.cfg.Timing.TTL/2)
+	end := c.lease.until
+	if end == 0 { // when an earlier process's lease ended is not known
+		end = c.begun + c.askTimeout()
+	}
+	const same = 1000 // milliseconds: what is found out just after a pause happened in it
+	if r.unsafeAt > end && (c.woke == 0 || r.unsafeAt-c.woke > same) {
+		// The lease ended long ago, while the peer was connected: the other node waits
+		// for longer than this after it lost the connection.
+		end = r.unsafeAt + c.cfg.Timing.TTL/2
+	}
 	if c.now < end {
 		c.wake(s, end)
 		s.waits = true

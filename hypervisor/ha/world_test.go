@@ -20,7 +20,7 @@ type world struct {
 	seq                int
 	hosts              []*host
 	disks              []*pair
-	arb                arb
+	arb                *arb           // of all hosts, where leases decide
 	acked              map[string]int // highest number that a guest of the service was told is written
 	cut                map[string]bool
 	log                []string
@@ -39,6 +39,7 @@ type host struct {
 	w       *world
 	name    string
 	core    *Core
+	arb     *arb
 	alive   bool // power
 	ha      bool // polluxha runs
 	asleep  bool // stopped: nothing of it runs
@@ -118,9 +119,13 @@ func testConfig(kind ArbiterKind) Config {
 func newWorld(t *testing.T, cfg Config) *world {
 	t.Helper()
 	w := &world{t: t, cfg: cfg, now: 1000, acked: map[string]int{}, cut: map[string]bool{}}
-	w.arb = arb{up: true, records: map[string]arbiter.Record{}, leases: map[string]*leaseOf{}}
+	w.arb = newArb()
 	for _, n := range cfg.Nodes {
-		w.hosts = append(w.hosts, &host{w: w, name: n.Name, vms: map[string]*vm{}, health: Health{MemoryBytes: 8 << 30, FreeBytes: 6 << 30}})
+		own := w.arb
+		if !cfg.Arbiter.HasLeases() {
+			own = newArb()
+		}
+		w.hosts = append(w.hosts, &host{w: w, name: n.Name, arb: own, vms: map[string]*vm{}, health: Health{MemoryBytes: 8 << 30, FreeBytes: 6 << 30}})
 	}
 	for _, r := range cfg.Resources {
 		p := &pair{w: w, name: r.Name}
@@ -345,6 +350,7 @@ func (h *host) sendBeat() {
 		if o != h && h.w.linked(h.name, o.name) {
 			h.w.after(2, func() {
 				if o.alive && o.ha && !o.asleep {
+					o.arb.hear(b)
 					o.step(Event{Kind: Heartbeat, Node: h.name, Beat: b})
 				}
 			})
@@ -455,7 +461,7 @@ func (h *host) obey(o Order) {
 
 func (h *host) askArbiter(o Order, done func(Tick, func() Event)) {
 	w := h.w
-	if !w.arb.up || !w.linked(h.name, "W") {
+	if !h.arb.up || h.arb == w.arb && !w.linked(h.name, "W") {
 		done(o.Timeout, func() Event {
 			if o.Kind == Claim {
 				return Event{Kind: ClaimDone, Outcome: Unreachable, Err: "no answer"}
@@ -468,13 +474,29 @@ func (h *host) askArbiter(o Order, done func(Tick, func() Event)) {
 		})
 		return
 	}
-	done(8, func() Event { return w.arb.answer(w.now, h.name, o) })
+	done(8, func() Event { return h.arb.answer(w.now, h.name, o) })
+}
+
+func newArb() *arb {
+	return &arb{up: true, records: map[string]arbiter.Record{}, leases: map[string]*leaseOf{}}
+}
+
+// hear is how nodes without a common arbiter learn of one another's records.
+func (a *arb) hear(b Beat) {
+	if len(a.leases) > 0 {
+		return
+	}
+	for _, cp := range b.Copies {
+		if isNewer(cp.Record, a.record(cp.Resource)) {
+			a.records[cp.Resource] = cp.Record
+		}
+	}
 }
 
 func (a *arb) alive(now Tick, node string) arbiter.Lease {
 	l := a.leases[node]
 	if l == nil {
-		return arbiter.Lease{Node: node}
+		return arbiter.Lease{Node: node, Alive: len(a.leases) == 0} // without leases nobody is known to be dead
 	}
 	return arbiter.Lease{Node: node, Session: l.session, Alive: now < l.until}
 }

@@ -215,6 +215,9 @@ func (h *host) startVM(o Order) string {
 			if s.role != Primary || s.inc != o.Incarnation {
 				return p.name + ": refused: not exported to this incarnation"
 			}
+			if p.frozen(s) != "" || s.reads {
+				continue // a start that was overtaken: it reads nothing
+			}
 			if s.data < h.w.acked[p.vm] && !h.w.mayLose {
 				h.w.t.Errorf("%d %s: started on %s with stale data: %d of %d", h.w.now, o.Service, h.name, s.data, h.w.acked[p.vm])
 			}
