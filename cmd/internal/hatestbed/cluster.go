@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/pollux-project/pollux/protocol/adm"
@@ -93,8 +94,30 @@ func (s *Site) form(ctx context.Context) error {
 		if err := h.order(ctx, adm.HARequest{Cmd: adm.HAClusterJoin, Args: adm.HAArgs{Token: t.Token}}, &joined); err != nil {
 			return fmt.Errorf("%s joins: %w", h.Name, err)
 		}
+		if err := s.meets(ctx, h); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// meets waits until the first node and a new one see each other and reach the
+// arbiter: only then may the next join.
+func (s *Site) meets(ctx context.Context, h *Host) error {
+	return s.waitFor(ctx, joinPatience, h.Name+" as a member that is well", func() bool {
+		for _, asked := range []*Host{s.Hosts[0], h} {
+			c, err := asked.cluster(ctx)
+			if err != nil || !c.Arbiter.Reachable || !slices.ContainsFunc(c.Nodes, func(n adm.HANode) bool { return n.Name == h.Name }) {
+				return false
+			}
+			for _, n := range c.Nodes {
+				if !n.Online || n.State == adm.NodeError {
+					return false
+				}
+			}
+		}
+		return true
+	})
 }
 
 // order is ask for what takes its time.

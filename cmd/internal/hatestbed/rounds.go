@@ -18,7 +18,6 @@ import (
 const (
 	outcomeLimit = 60 * time.Second
 	settleLimit  = 120 * time.Second
-	bootPatience = 60 * time.Second
 	// overlapLimit is how long two machines may run at once when a stopped host
 	// wakes: a third of a lease, by when its manager has looked at the clock.
 	overlapLimit = 2 * time.Second
@@ -127,7 +126,7 @@ func runHalf(ctx context.Context, cfg Config, arbiter Arbiter, list []fault, rep
 	if err := s.BringUp(ctx); err != nil {
 		return err
 	}
-	if _, err := s.Customer.Wait(ctx, time.Time{}, func(Acked) bool { return true }); err != nil {
+	if err := s.settled(ctx, settleLimit); err != nil {
 		return fmt.Errorf("the machine does not come up: %w", err)
 	}
 	for _, f := range list {
