@@ -215,6 +215,19 @@ func TestVMHash(t *testing.T) {
 		}
 		seen[h] = more
 	}
+	for _, path := range []string{"/etc/pollux.d/v.toml", "/home/x/v.toml"} {
+		v, err := ParseVM(path, []byte(base+"console = 'log'\nlocal-disk = [ { path = 'swap', size = '1G' } ]"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h := v.Hash(); seen[h] != "" && seen[h] != "relative paths" {
+			t.Errorf("%s: the hash of %q", path, seen[h])
+		} else if len(seen) > 0 && seen[h] == "" && path == "/home/x/v.toml" {
+			t.Error("the same file in another directory has another hash")
+		} else {
+			seen[h] = "relative paths"
+		}
+	}
 	if want := "9a6c08ea92723107"; same != want {
 		t.Errorf("the hash of a description is %s, was %s: nodes of two versions would not agree", same, want)
 	}

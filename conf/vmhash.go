@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -29,8 +30,25 @@ func (v *VM) canonical() string {
 	base.Failback, base.Units = v.Failback, v.Units // others depend on these two
 	base.settle(&tomlFile{})
 	base.Name, base.Failback, base.Units = "", DefaultVM().Failback, nil
-	canonical(&b, "", reflect.ValueOf(v).Elem(), reflect.ValueOf(base).Elem())
+	canonical(&b, "", reflect.ValueOf(v.besideFile()).Elem(), reflect.ValueOf(base).Elem())
 	return b.String()
+}
+
+// besideFile is v with the paths below its file's directory relative to that, as
+// they may stand in the file: it need not lie in the same directory on both nodes.
+func (v *VM) besideFile() *VM {
+	c := *v
+	c.LocalDisks = slices.Clone(v.LocalDisks)
+	paths := []*string{&c.Boot.Kernel, &c.Boot.Initrd, &c.Boot.Firmware, &c.Console}
+	for i := range c.LocalDisks {
+		paths = append(paths, &c.LocalDisks[i].Path)
+	}
+	for _, p := range paths {
+		if rest, below := strings.CutPrefix(*p, filepath.Dir(v.File)+"/"); below && v.File != "" {
+			*p = rest
+		}
+	}
+	return &c
 }
 
 func canonical(b *strings.Builder, key string, v, base reflect.Value) {
