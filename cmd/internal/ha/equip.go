@@ -120,35 +120,32 @@ func (e *equipment) status(ctx context.Context, resource string) (adm.Resource, 
 	return adm.Resource{}, fmt.Errorf("polluxd does not know resource %s", resource)
 }
 
-// closePoll is how often polluxd is asked whether it has noticed the end of a VM. Our own.
-const closePoll = 10 * time.Millisecond
+// closeLimit bounds the wait for polluxd to end the exports of a VM that is gone.
+// It waits 2 s itself for requests that are frozen. Our own.
+const closeLimit = 3 * time.Second
 
-// closed returns when polluxd has no client of these disks any more. A polluxd that
-// does not run has none.
+// closed ends the exports of a VM whose process is gone, so that nothing of it is
+// on its way to the disk any more. Requests that are frozen stay with polluxd: their
+// incarnation is over all the same. A polluxd that does not run has no client.
 func (e *equipment) closed(ctx context.Context, disks []hypervisor.Disk) error {
+	ctx, cancel := context.WithTimeout(ctx, closeLimit)
+	defer cancel()
+	seen := map[string]bool{}
+	var errs []error
 	for _, d := range disks {
-		name, _, _ := strings.Cut(d.Export, "/")
-		name, _, _ = strings.Cut(name, "@")
-		if name == "" {
-			continue // a local disk
+		volume, incarnation, ok := strings.Cut(d.Export, "@")
+		name, _, _ := strings.Cut(volume, "/")
+		if !ok || seen[name] {
+			continue // a local disk, or nobody's incarnation
 		}
-		for {
-			r, err := e.status(ctx, name)
-			open := 0
-			for _, v := range r.Volumes {
-				open += v.OpenCount
-			}
-			if open == 0 || notThere(err) {
-				break
-			}
-			select {
-			case <-ctx.Done():
-				return fmt.Errorf("polluxd still has a client of %s: %w", name, ctx.Err())
-			case <-time.After(closePoll):
-			}
+		seen[name] = true
+		err := e.storage.do(ctx, adm.Request{Cmd: adm.CmdUnexport, Resource: name, Args: adm.Args{Incarnation: incarnation}}, nil)
+		var refused *adm.Error
+		if err != nil && !errors.As(err, &refused) && !notThere(err) {
+			errs = append(errs, fmt.Errorf("polluxd has not ended the exports of %s: %w", name, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // hooks runs the node's program and the VM's for what has happened.

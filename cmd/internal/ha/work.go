@@ -114,8 +114,13 @@ func (g *guestWork) stop(ctx context.Context) error {
 	if !g.vm.Graceful && !g.vm.IsUnits() {
 		return g.kill(ctx)
 	}
-	err := g.hv.Stop(ctx, g.vm.Name, g.vm.StopTimeout.Duration)
-	if errors.Is(err, hypervisor.ErrNotRunning) {
+	return goneIs(g.hv.Stop(ctx, g.vm.Name, g.vm.StopTimeout.Duration))
+}
+
+// goneIs is nil if the VM is gone, however slow polluxd is: what it still has of the
+// VM's requests is ended by the next export, or by the demotion.
+func goneIs(err error) error {
+	if errors.Is(err, hypervisor.ErrNotRunning) || errors.Is(err, hypervisor.ErrDisksOpen) {
 		return nil
 	}
 	return err
@@ -123,11 +128,7 @@ func (g *guestWork) stop(ctx context.Context) error {
 
 // kill implements workload.
 func (g *guestWork) kill(ctx context.Context) error {
-	err := g.hv.Kill(ctx, g.vm.Name)
-	if errors.Is(err, hypervisor.ErrNotRunning) {
-		return nil
-	}
-	return err
+	return goneIs(g.hv.Kill(ctx, g.vm.Name))
 }
 
 // look implements workload.
