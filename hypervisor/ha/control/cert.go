@@ -232,6 +232,54 @@ func parseKey(text []byte) (*ecdsa.PrivateKey, error) {
 	return key, nil
 }
 
+// Names returns for whom a certificate is that one of roots has signed: the node
+// that a cluster's CA has signed it for (id is the cluster's then, and the time is
+// not looked at), or the names in a certificate of somebody else's CA.
+func Names(roots *x509.CertPool, certs []*x509.Certificate) (id string, names []string, err error) {
+	if len(certs) == 0 {
+		return "", nil, errors.New("it shows no certificate")
+	}
+	leaf := certs[0]
+	opts := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	for _, more := range certs[1:] {
+		opts.Intermediates.AddCert(more)
+	}
+	id, node := whose(leaf)
+	if id != "" {
+		opts.CurrentTime = notBefore.AddDate(1, 0, 0)
+	}
+	if _, err := leaf.Verify(opts); err != nil {
+		return "", nil, err
+	}
+	if id != "" {
+		return id, []string{node}, nil
+	}
+	return "", append([]string{leaf.Subject.CommonName}, leaf.DNSNames...), nil
+}
+
+// SelfSigned makes a certificate and its key, in PEM, for a server that clients
+// know by its fingerprint.
+func SelfSigned(name string) (cert, key []byte, err error) {
+	private, key, err := newKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	n, err := serialNumber()
+	if err != nil {
+		return nil, nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: n, Subject: pkix.Name{CommonName: name}, NotBefore: notBefore, NotAfter: notAfter,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames: []string{name}, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		return nil, nil, fmt.Errorf("sign a certificate: %w", err)
+	}
+	return certPEM(der), key, nil
+}
+
 // signed says whether the cluster's CA has signed a certificate, whatever the time.
 func (i *Identity) signed(leaf *x509.Certificate) error {
 	_, err := leaf.Verify(x509.VerifyOptions{

@@ -128,7 +128,7 @@ func (s Store) found(c *conf.Cluster, files memberFiles) error {
 		if len(f.text) == 0 {
 			continue
 		}
-		if err := writeFile(f.path, f.text); err != nil {
+		if err := WriteFile(f.path, f.text); err != nil {
 			return err
 		}
 	}
@@ -141,7 +141,7 @@ func (s Store) found(c *conf.Cluster, files memberFiles) error {
 	if err := syncDir(filepath.Dir(s.Dir)); err != nil {
 		return err
 	}
-	return writeFile(s.File, c.Text())
+	return WriteFile(s.File, c.Text())
 }
 
 // Load reads who this node is, and its cluster. Without one the error wraps
@@ -199,7 +199,7 @@ func (s Store) loadFile() (*conf.Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writeFile(s.File, text); err != nil {
+	if err := WriteFile(s.File, text); err != nil {
 		return nil, err
 	}
 	return conf.LoadCluster(s.File)
@@ -207,10 +207,10 @@ func (s Store) loadFile() (*conf.Cluster, error) {
 
 // Save replaces cluster.toml. It is on disk when Save returns.
 func (s Store) Save(c *conf.Cluster) error {
-	if err := writeFile(s.copyFile(), c.Text()); err != nil {
+	if err := WriteFile(s.copyFile(), c.Text()); err != nil {
 		return err
 	}
-	return writeFile(s.File, c.Text())
+	return WriteFile(s.File, c.Text())
 }
 
 // Retire forgets the cluster: keys are removed, the rest is kept under another
@@ -264,9 +264,9 @@ func readSecret(path string) ([]byte, error) {
 	return readSmall(path)
 }
 
-// writeFile replaces a file, mode 0600: whatever happens there is the old one or
+// WriteFile replaces a file, mode 0600: whatever happens there is the old one or
 // the new one, and the new one is on disk when it returns.
-func writeFile(path string, text []byte) (err error) {
+func WriteFile(path string, text []byte) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-") // mode 0600
 	if err != nil {

@@ -137,7 +137,7 @@ func (s Store) addToken(p pending) error {
 	if err != nil {
 		return fmt.Errorf("encode a token: %w", err)
 	}
-	return writeFile(s.tokenFile(p.ID), b)
+	return WriteFile(s.tokenFile(p.ID), b)
 }
 
 // tokens lists those that are good; the files of others are removed.
