@@ -93,6 +93,9 @@ func startMember(n *node, c *configuration) (_ *member, err error) {
 	}
 	m.closers = append(m.closers, e.close)
 	p.work, p.hook, p.peers = e.work, e.hooks, m
+	if n.work != nil {
+		p.work = n.work
+	}
 	saved, err := p.saved.load()
 	if err != nil {
 		return nil, err

@@ -24,10 +24,11 @@ import (
 type node struct {
 	settings *conf.Daemon
 	log      zerolog.Logger
-	hup      <-chan os.Signal // nil: none
-	protect  bool             // this process is polluxha's own: tell systemd
-	args     []string         // of the command line, for a start anew
-	ready    func()           // called once everything is started; may be nil
+	hup      <-chan os.Signal        // nil: none
+	protect  bool                    // this process is polluxha's own: tell systemd
+	args     []string                // of the command line, for a start anew
+	ready    func()                  // called once everything is started; may be nil
+	work     func(*conf.VM) workload // of tests, in the place of hypervisors
 
 	boot    string
 	session string

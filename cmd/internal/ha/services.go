@@ -61,9 +61,12 @@ func (m *manager) watchServices() {
 	wanted := map[string]bool{}
 	for _, v := range m.conf.vms {
 		wanted[v.Name] = true
+		if !m.conf.isMine(v) {
+			continue
+		}
 		work := m.work(v)
 		if work == nil {
-			continue // this node has no copy of it
+			continue // the core hears of no state, and starts nothing
 		}
 		if old := m.services[v.Name]; old != nil {
 			if old.vm.Hash() == v.Hash() {
