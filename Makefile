@@ -100,6 +100,14 @@ sim: ## SEEDS=10000 simulated histories of two nodes; SEED=N replays one
 sim-selftest: ## plant bugs, one at a time, and see the simulation find each within a minute (BUGS=more for the rest, BUGS=name)
 	$(GO) test ./replication/repltest/selftest -v -run '^Test(OverlaysApply|SelfTest)$$' -count=1 -timeout 4h -bugs=$(BUGS)
 
+.PHONY: ha-sim
+ha-sim: ## SEEDS=10000 simulated histories of failover, and 10,000 hours without one; SEED=N replays one
+	$(GO) test ./hypervisor/ha/hatest -run '^Test$(if $(SEED),Sim$$,(Sim|NoFalseFailover)$$)' -timeout 0 -count=1 -v $(if $(SEED),-seed=$(SEED),-seeds=$(SEEDS) -hours=10000)
+
+.PHONY: ha-selftest
+ha-selftest: ## plant bugs of failover, one at a time, and see its simulation find each within a minute (BUGS=name)
+	$(GO) test ./replication/repltest/selftest -v -run '^Test(OverlaysApply|SelfTest)$$' -count=1 -timeout 4h -bugs=$(if $(filter ten,$(BUGS)),ha,$(BUGS))
+
 .PHONY: crash
 crash: ## power cuts at every durable step of two nodes and of their metadata
 	$(GO) test -tags invariants ./replication -run 'Crash' -timeout 60m -every

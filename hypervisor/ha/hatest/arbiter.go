@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/pollux-project/pollux/hypervisor/ha"
 	"github.com/pollux-project/pollux/hypervisor/ha/arbiter"
 )
 
@@ -64,6 +65,7 @@ func (a *Arbiter) store(rec arbiter.Record) {
 	} else {
 		a.records[i] = rec
 	}
+	a.changed()
 	a.w.trace("arbiter: %s: term %d of %s, in sync %v released %v", rec.Resource, rec.Term, rec.Owner, rec.InSync, rec.Released)
 	for _, p := range a.w.Pairs {
 		if p.name != rec.Resource {
@@ -79,10 +81,17 @@ func (a *Arbiter) store(rec arbiter.Record) {
 		}
 		p.w.SetRecord(rec.Term, owner, in)
 	}
+	if rec.Resource == ha.LeaderResource { // no replica knows its terms
+		return
+	}
 	if high := a.highest[rec.Resource]; rec.Term < high || rec.Term == high && !rec.Released {
 		a.w.fail("arbiter: %s: a grant of term %d, and term %d was granted before", rec.Resource, rec.Term, high)
 	}
 	a.highest[rec.Resource] = max(a.highest[rec.Resource], rec.Term)
+}
+
+// changed: their Watch tells all that they reach.
+func (a *Arbiter) changed() {
 	for _, h := range a.w.Hosts { // their Watch
 		a.w.net.send(management, a.end, h.id, h.manager.arbiterChanged)
 	}

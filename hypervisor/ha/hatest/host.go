@@ -19,7 +19,7 @@ type Host struct {
 	skew   int64 // ms that its monotonic clock is ahead
 	asleep int64 // until when everything on it is stopped
 	stood  int64 // µs of that time in which its clock stood still, too
-	woke   int64
+	woke   int64 // since when it can know what time it is
 	kept   []func()
 
 	addresses  map[int]bool // of services that are on h
@@ -139,6 +139,7 @@ func (h *Host) Pause(ms int64, still bool) {
 		h.woke = w.now
 		if still {
 			h.stood += ms * millisecond
+			h.woke += ms * millisecond // so long it may take its lease for good
 		}
 		w.trace("%s: goes on", h.name)
 		kept := h.kept

@@ -157,6 +157,9 @@ func (m *manager) carryOut(orders []ha.Order) {
 		if m.w.ring != nil && o.Kind != ha.SendBeat && o.Kind != ha.Renew && o.Kind != ha.TellLease && o.Kind != ha.Observe {
 			m.w.trace("%s: < %s", m.h.name, orderText(&o))
 		}
+		if m.w.resting != nil {
+			m.w.resting(m.h, &o)
+		}
 		if o.Kind == ha.Persist {
 			rest := slices.Clone(orders[i+1:])
 			m.persist(o, func() { m.carryOut(rest) })

@@ -231,10 +231,31 @@ func (w *World) mend() {
 		}
 	}
 	for _, s := range w.Services {
-		if s.gaveUp() {
+		if s.neglected() {
 			w.operatorStarts(s)
 		}
 	}
+	for _, h := range w.Hosts {
+		if w.standsBy(h) {
+			w.operatorOnline(h)
+		}
+	}
+}
+
+// standsBy reports whether a manager takes h for drained: the operator's word that
+// it is online again has not reached all.
+func (w *World) standsBy(h *Host) bool {
+	for _, o := range w.Hosts {
+		if o.manager.core == nil {
+			continue
+		}
+		for _, n := range o.manager.core.Snapshot().Nodes {
+			if n.Name == h.name && n.Standby {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // at is the VM of s that runs, nil if none does, or two.
@@ -245,14 +266,15 @@ func (s *Service) at() *VM {
 	return nil
 }
 
-// gaveUp reports whether a manager has used up a service's restarts.
-func (s *Service) gaveUp() bool {
+// neglected reports whether a manager has used up a service's restarts, or has not
+// heard that the operator wants it again.
+func (s *Service) neglected() bool {
 	for _, h := range s.w.Hosts {
 		if h.manager.core == nil || !s.has(h) {
 			continue
 		}
 		for _, st := range h.manager.core.Snapshot().Services {
-			if st.Name == s.name && st.State == ha.StateFailed {
+			if st.Name == s.name && (st.State == ha.StateFailed || st.Target == ha.TargetStopped) {
 				return true
 			}
 		}

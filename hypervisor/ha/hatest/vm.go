@@ -129,7 +129,7 @@ func (v *VM) connected(p *Pair) bool {
 // somebody else, leaves the guest waiting; its client tries again and again.
 func (v *VM) write() {
 	w := v.svc.w
-	if v.phase != vmRunning && v.phase != vmStopping || v.under {
+	if v.phase != vmRunning && v.phase != vmStopping || v.under || w.resting != nil {
 		return
 	}
 	pause := w.dice.between(30*millisecond, 120*millisecond)

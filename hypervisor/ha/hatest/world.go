@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pollux-project/pollux/hypervisor/ha"
 	"github.com/pollux-project/pollux/replication/repltest"
 )
 
@@ -33,7 +34,9 @@ type World struct {
 	ring    []string // the last lines of the trace; nil: nobody reads them
 	failure error
 	decide  func() decider // nil: ha.Core
-	calm    int64          // until then virtual machines write often
+	// resting: storage is left out, and the VMs with it; every order is shown to it.
+	resting func(*Host, *ha.Order)
+	calm    int64 // until then virtual machines write often
 }
 
 // Memory is what a World is made of. One World after the other may have it.
@@ -98,6 +101,9 @@ func (w *World) RunUntil(ms int64, done func() bool) bool {
 			at = min(at, w.queue[0].at)
 		}
 		for _, p := range w.Pairs {
+			if w.resting != nil {
+				break
+			}
 			if t, ok := p.w.Next(); ok && t <= at && t <= end {
 				if next == nil || t < at {
 					at, next = t, p

@@ -17,7 +17,7 @@ const root = "../../.."
 type bug struct {
 	name  string // ten/skip_barrier_wait
 	title string
-	finds string // sim, crash or script
+	finds string // sim, hasim, crash or script
 	files []overlayFile
 }
 
@@ -27,12 +27,17 @@ type overlayFile struct {
 	hunks [][2]string
 }
 
-// loadBugs reads the bugs below replication/testdata/selftest.
+// loadBugs reads the bugs below replication/testdata/selftest, and those of
+// failover.
 func loadBugs(t *testing.T) []bug {
 	t.Helper()
-	paths, err := filepath.Glob(root + "/replication/testdata/selftest/*/*.txt")
-	if err != nil || len(paths) == 0 {
-		t.Fatalf("no planted bugs: %v", err)
+	var paths []string
+	for _, pattern := range []string{"/replication/testdata/selftest/*/*.txt", "/hypervisor/ha/hatest/testdata/ha/*.txt"} {
+		more, err := filepath.Glob(root + pattern)
+		if err != nil || len(more) == 0 {
+			t.Fatalf("no planted bugs: %v", err)
+		}
+		paths = append(paths, more...)
 	}
 	var bugs []bug
 	for _, p := range paths {
@@ -98,8 +103,8 @@ func parseBug(name, text string) (bug, error) {
 		return b, fmt.Errorf("the last hunk has no >>>>")
 	case b.title == "" || len(b.files) == 0:
 		return b, fmt.Errorf("no title or no file")
-	case !slices.Contains([]string{"sim", "crash", "script"}, b.finds):
-		return b, fmt.Errorf("found by %q: sim, crash or script", b.finds)
+	case !slices.Contains([]string{"sim", "hasim", "crash", "script"}, b.finds):
+		return b, fmt.Errorf("found by %q: sim, hasim, crash or script", b.finds)
 	}
 	return b, nil
 }

@@ -20,8 +20,8 @@ import (
 )
 
 var (
-	bugsFlag = flag.String("bugs", "", "the planted bugs to be found: ten, more, all, or names separated by commas; none without it")
-	byFlag   = flag.String("by", "", "what is to find them: sim, crash, script, or any of several separated by commas; otherwise what each bug says")
+	bugsFlag = flag.String("bugs", "", "the planted bugs to be found: ten, more, ha, all, or names separated by commas; none without it")
+	byFlag   = flag.String("by", "", "what is to find them: sim, hasim, crash, script, or any of several separated by commas; otherwise what each bug says")
 	hunt     = flag.Duration("hunt", 0, "how long TestHunt simulates, in time of a processor")
 	from     = flag.Uint64("from", 1, "the first seed of TestHunt")
 	limit    = flag.Duration("limit", time.Minute, "how long one bug may take to be found, in time of a processor")
@@ -32,6 +32,7 @@ type method struct{ pkg, test string }
 
 var methods = map[string]method{
 	"sim":    {"replication/repltest/selftest", "^TestHunt$"},
+	"hasim":  {"hypervisor/ha/hatest", "^TestHunt$"},
 	"crash":  {"replication", "^TestCrashPoints$"},
 	"script": {"replication", "^TestScripts$"},
 }
@@ -72,10 +73,7 @@ func TestSelfTest(t *testing.T) {
 		group, short, _ := strings.Cut(b.name, "/")
 		return slices.Contains(names, "all") || slices.Contains(names, group) || slices.Contains(names, b.name) || slices.Contains(names, short)
 	}
-	honest, err := build(t.TempDir(), methods["sim"].pkg, "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	honest := map[string]string{}
 	var table []string
 	for _, b := range loadBugs(t) {
 		if !wanted(b) {
@@ -87,7 +85,13 @@ func TestSelfTest(t *testing.T) {
 		}
 		found := false
 		for _, method := range by {
-			how, took, err := b.hunt(t.TempDir(), method, honest)
+			if pkg := methods[method].pkg; honest[pkg] == "" {
+				var err error
+				if honest[pkg], err = build(t.TempDir(), pkg, ""); err != nil {
+					t.Fatal(err)
+				}
+			}
+			how, took, err := b.hunt(t.TempDir(), method, honest[methods[method].pkg])
 			if err != nil {
 				t.Errorf("%s: %v", b.name, err)
 				break
@@ -166,7 +170,7 @@ func (b bug) hunt(dir, by, honest string) (how string, took time.Duration, err e
 	}
 	for first := "1"; ; {
 		var args []string
-		if by == "sim" {
+		if hunts(by) {
 			args = []string{"-from=" + first, "-hunt=" + (*limit - took).String()}
 		}
 		out, more, err := m.run(binary, args...)
@@ -175,7 +179,7 @@ func (b bug) hunt(dir, by, honest string) (how string, took time.Duration, err e
 			return "", took, err
 		}
 		seed := failing.FindStringSubmatch(out)
-		if by != "sim" || seed == nil {
+		if !hunts(by) || seed == nil {
 			return verdict(out), took, nil
 		}
 		same, _, err := m.run(honest, "-from="+seed[1], "-hunt=0s")
@@ -186,6 +190,9 @@ func (b bug) hunt(dir, by, honest string) (how string, took time.Duration, err e
 		first = strconv.FormatUint(n+1, 10)
 	}
 }
+
+// hunts reports whether a method goes from seed to seed.
+func hunts(by string) bool { return methods[by].test == "^TestHunt$" }
 
 var failing = regexp.MustCompile(`history (\d+):`)
 
