@@ -156,5 +156,5 @@ func (n *Node) Generation(vol int) uint64 {
 // Fail ends the history: somebody beside w has found that a promise is broken.
 func (w *World) Fail(format string, args ...any) { w.fail(format, args...) }
 
-// Trace adds a line to the kept trace.
-func (w *World) Trace(format string, args ...any) { w.trace(format, args...) }
+// TraceTo has each line of the trace given to tell, without the time.
+func (w *World) TraceTo(tell func(line string)) { w.tell = tell }

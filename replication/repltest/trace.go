@@ -17,6 +17,8 @@ const shortTrace = 200
 
 func (w *World) trace(format string, args ...any) {
 	switch {
+	case w.tell != nil:
+		w.tell(fmt.Sprintf(format, args...))
 	case w.tracing:
 		fmt.Fprintf(&w.out, format+"\n", args...)
 	case w.ring != nil:
@@ -35,7 +37,7 @@ func (w *World) LastTrace() string { return strings.Join(w.ring, "\n") }
 
 // traced reports whether anybody reads what is traced. Whoever must compose it
 // asks first.
-func (w *World) traced() bool { return w.tracing || w.ring != nil }
+func (w *World) traced() bool { return w.tracing || w.ring != nil || w.tell != nil }
 
 func (w *World) tracePacket(n *Node, sock drbd.Socket, b, data []byte) {
 	if !w.traced() {
@@ -51,7 +53,7 @@ func (w *World) tracePacket(n *Node, sock drbd.Socket, b, data []byte) {
 		w.fail("%s sends a header that does not decode: %v", n.name, err)
 		return
 	}
-	if w.ring != nil && (h.Command == drbd.CmdPing || h.Command == drbd.CmdPingAck) {
+	if !w.tracing && (h.Command == drbd.CmdPing || h.Command == drbd.CmdPingAck) {
 		return // they would fill it while the nodes are at rest
 	}
 	vol := ""

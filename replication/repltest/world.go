@@ -79,6 +79,7 @@ type World struct {
 	tracing    bool
 	crash      crashPlan
 	ring       []string // the last lines of the trace, for a failed simulation
+	tell       func(string)
 	failure    error
 	terms      *termModel // what was promised of terms; nil if there are none
 	steps      int

@@ -84,7 +84,7 @@ func (a *Arbiter) store(rec arbiter.Record) {
 	if rec.Resource == ha.LeaderResource { // no replica knows its terms
 		return
 	}
-	if high := a.highest[rec.Resource]; rec.Term < high || rec.Term == high && !rec.Released {
+	if high := a.highest[rec.Resource]; !rec.Released && rec.Term <= high {
 		a.w.fail("arbiter: %s: a grant of term %d, and term %d was granted before", rec.Resource, rec.Term, high)
 	}
 	a.highest[rec.Resource] = max(a.highest[rec.Resource], rec.Term)

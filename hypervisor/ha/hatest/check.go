@@ -20,18 +20,16 @@ type stop struct {
 // has to have ended the older one by then, µs.
 const overlapLimit = 2 * second
 
+// checkStart: it is wanted, and by a name that no other start had, so that an older
+// VM is refused that wakes up.
 func (w *World) checkStart(v *VM) {
+	if slices.Contains(v.svc.used, v.inc) {
+		w.fail("%s: %v is started as %s, and so was another one before", v.h.name, v, v.inc)
+	}
+	v.svc.used = append(v.svc.used, v.inc)
 	if st := v.svc.stopped; st.on && slices.Contains(st.hosts, v.h) {
 		w.fail("%s: %v is started, but its operator has stopped it", v.h.name, v)
 	}
-}
-
-// exported: polluxd exports a resource to one VM.
-func (w *World) checkExport(p *Pair, h *Host, inc string) {
-	if p.used[inc] {
-		w.fail("%s: %s is exported as %s, and that was another start of the VM", h.name, p.name, inc)
-	}
-	p.used[inc] = true
 }
 
 // checkContent: what serves a VM that has started holds every record that was
@@ -58,7 +56,8 @@ func (v *VM) runs() bool {
 }
 
 // checkRunning: of two VMs of one service, the older one stands still, or its
-// manager has not had time to end it since the host woke or the manager started.
+// manager has not had time to end it since the host woke or the manager started: one
+// that has just been started gives its arbiter half a lease to answer.
 func (w *World) checkRunning(s *Service) {
 	var older, younger *VM
 	for _, v := range s.vms {
@@ -88,7 +87,7 @@ func (w *World) judgeOverlap(older, younger *VM, limit int64) {
 		return
 	}
 	m := older.h.manager
-	if !m.able(w.now - limit) {
+	if !m.able(w.now-limit) || w.now < m.since+w.cfg.ttl()/2+limit {
 		w.after(limit/4, func() { w.judgeOverlap(older, younger, limit) })
 		return
 	}

@@ -111,6 +111,7 @@ var faults = []*fault{
 		w.trace("%s: a disk fails", h.name)
 		p := h.pairs[d.pick(len(h.pairs))]
 		p.node(h).FailDisk()
+		p.diskLost = true
 		return lasting(d), h.attachDisks
 	}},
 	{"state cannot be written", func(w *World, h *Host, d *dice) (int64, func()) {

@@ -162,7 +162,6 @@ func (m *manager) polluxd(o ha.Order, done func(error)) {
 				end(err)
 			})
 		case ha.Export:
-			w.checkExport(p, h, o.Incarnation)
 			p.export[i] = o.Incarnation
 			end(nil)
 		case ha.Unexport:

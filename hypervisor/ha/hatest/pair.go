@@ -19,6 +19,7 @@ type Pair struct {
 	name        string
 	service     int
 	forced      bool // the operator has forced a copy that may be stale
+	diskLost    bool // a disk has failed
 	w           *repltest.World
 	world       *World
 	hosts       [2]*Host
@@ -26,14 +27,13 @@ type Pair struct {
 	touched     bool
 	seen        [2]repltest.Observation
 	role        [2]formerRole
-	export      [2]string       // the incarnation that polluxd exports, "" if none
-	client      [2]*client      // that has it open
-	frozen      [2]bool         // reads wait, too: the manager wants it so
-	leaseFrozen [2]bool         // I/O waits: the lease is over and the manager gone
-	used        map[string]bool // every incarnation so far
-	acked       [slots]uint32   // of each slot the youngest acknowledged write
-	begun       [slots]int64    // when that was submitted, µs
-	count       int             // of all acknowledged ones
+	export      [2]string     // the incarnation that polluxd exports, "" if none
+	client      [2]*client    // that has it open
+	frozen      [2]bool       // reads wait, too: the manager wants it so
+	leaseFrozen [2]bool       // I/O waits: the lease is over and the manager gone
+	acked       [slots]uint32 // of each slot the youngest acknowledged write
+	begun       [slots]int64  // when that was submitted, µs
+	count       int           // of all acknowledged ones
 }
 
 // formerRole is RES.role in the state directory: what a polluxd that is started
@@ -58,7 +58,7 @@ func newPair(w *World, name string, service int, hosts [2]int, mem *repltest.Mem
 		n.TimeoutMS, n.KoCount, n.PingIntMS = 2000, 3, 3000
 		c.Disk[i].CMaxRateKiB = 100000
 	}
-	p := &Pair{name: name, service: service, world: w, w: repltest.NewJudged(c, mem), used: map[string]bool{}}
+	p := &Pair{name: name, service: service, world: w, w: repltest.NewJudged(c, mem)}
 	for i, h := range hosts {
 		p.hosts[i] = w.Hosts[h]
 		w.Hosts[h].pairs = append(w.Hosts[h].pairs, p)
@@ -109,12 +109,13 @@ func (p *Pair) relink(silent bool) {
 	}
 }
 
-// look tells the managers what has changed, and takes up what was broken.
-func (p *Pair) look() {
+// look tells the managers what has changed, if anything has, and takes up what was
+// broken.
+func (p *Pair) look() (changed bool) {
 	p.touched = false
 	if err := p.w.Err(); err != nil {
 		p.world.fail("%s: %v", p.name, err)
-		return
+		return true
 	}
 	for i, n := range p.w.Nodes {
 		o := n.Observe()
@@ -124,7 +125,9 @@ func (p *Pair) look() {
 		was := p.seen[i]
 		p.seen[i] = o
 		p.changed(i, was, o)
+		changed = true
 	}
+	return changed
 }
 
 // changed: node i's process shows something new.

@@ -28,9 +28,6 @@ func newScene(t *testing.T, change ...func(*Config)) *scene {
 	}
 	w := newWorld(cfg, &Memory{})
 	w.KeepTrace()
-	for _, p := range w.Pairs {
-		p.w.KeepTrace()
-	}
 	for _, h := range w.Hosts {
 		h.Boot()
 	}

@@ -82,9 +82,6 @@ func (r *Simulator) Run(seed uint64) error {
 		h := &history{plan: p, w: newWorld(p.cfg, &r.mem)}
 		if trace {
 			h.w.KeepTrace()
-			for _, p := range h.w.Pairs {
-				p.w.KeepTrace()
-			}
 		}
 		h.run()
 		return h
@@ -204,9 +201,7 @@ func (w *World) victim(role int, seed uint64) *Host {
 }
 
 // mend is what operators do who read the messages: everything is switched on,
-// disks are attached, a resource that has given up looks for its peer again. Only
-// where somebody has forced a stale copy there may be a split brain, and then the
-// changes of the one that does not serve are thrown away.
+// disks are attached, a resource that has given up looks for its peer again.
 func (w *World) mend() {
 	for _, h := range w.Hosts {
 		h.Boot()
@@ -221,14 +216,7 @@ func (w *World) mend() {
 		if p.cut {
 			w.fail("%s: still cut", p.name)
 		}
-		for i, h := range p.hosts {
-			n := p.node(h)
-			if o := n.Observe(); o.Life == 0 || o.State[pairVolume].Conn != drbd.StandAlone {
-				continue
-			}
-			discard := p.forced && w.Services[p.service].at() != nil && w.Services[p.service].at().h != h && p.seen[i].State[pairVolume].Role != drbd.Primary
-			n.Command(replication.Command{Kind: replication.CmdConnect, Force: discard}, nil)
-		}
+		p.reconnect()
 	}
 	for _, s := range w.Services {
 		if s.neglected() {
@@ -239,6 +227,25 @@ func (w *World) mend() {
 		if w.standsBy(h) {
 			w.operatorOnline(h)
 		}
+	}
+}
+
+// reconnect has a node look for its peer that has given up. After a copy was forced,
+// or a diskless Primary has lost the one it used, there may be a split brain: then
+// the changes of the copy are thrown away that does not serve.
+func (p *Pair) reconnect() {
+	v := p.world.Services[p.service].at()
+	for i, h := range p.hosts {
+		n := p.node(h)
+		if o := n.Observe(); o.Life == 0 || o.State[pairVolume].Conn != drbd.StandAlone {
+			continue
+		}
+		discard := v != nil && v.h != h && p.seen[i].State[pairVolume].Role != drbd.Primary && (p.forced || p.diskLost)
+		if discard {
+			p.world.checkContent(v)
+			p.w.Forced()
+		}
+		n.Command(replication.Command{Kind: replication.CmdConnect, Force: discard}, nil)
 	}
 }
 
@@ -259,11 +266,17 @@ func (w *World) standsBy(h *Host) bool {
 }
 
 // at is the VM of s that runs, nil if none does, or two.
-func (s *Service) at() *VM {
-	if len(s.vms) == 1 && s.vms[0].phase == vmRunning && s.vms[0].h.running() {
-		return s.vms[0]
+func (s *Service) at() (at *VM) {
+	for _, v := range s.vms {
+		switch {
+		case v.phase != vmRunning || !v.h.running():
+		case at != nil:
+			return nil
+		default:
+			at = v
+		}
 	}
-	return nil
+	return at
 }
 
 // neglected reports whether a manager has used up a service's restarts, or has not
@@ -302,6 +315,9 @@ func (w *World) unsettled() string {
 		v := s.at()
 		if v == nil {
 			return fmt.Sprintf("%s does not run: %v", s.name, s.vms)
+		}
+		if len(s.vms) > 1 {
+			return fmt.Sprintf("%s exists twice: %v", s.name, s.vms)
 		}
 		if w.now-v.acked > 4*second {
 			return fmt.Sprintf("%v has not written for %d ms", v, (w.now-v.acked)/millisecond)

@@ -17,8 +17,9 @@ type Service struct {
 	serial  int   // of its VMs
 	vms     []*VM // that exist
 	stopped stop
-	wish    int // number of what the operator wanted last
-	started int // how often it was started
+	wish    int      // number of what the operator wanted last
+	started int      // how often it was started
+	used    []string // incarnations
 }
 
 // A VM is one process of a hypervisor.

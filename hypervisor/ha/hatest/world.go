@@ -89,7 +89,7 @@ func (w *World) shake(at int64) {
 func (w *World) Run(ms int64) { w.RunUntil(ms, nil) }
 
 // RunUntil lets at most so many milliseconds pass, until done, which is asked
-// after each event of this World, not of the storage.
+// after each event of this World, and when storage shows something new.
 func (w *World) RunUntil(ms int64, done func() bool) bool {
 	end := w.now + ms*millisecond
 	if done != nil && done() {
@@ -117,7 +117,9 @@ func (w *World) RunUntil(ms int64, done func() bool) bool {
 		if next != nil {
 			w.shake(at)
 			next.w.Step()
-			next.look()
+			if next.look() && done != nil && done() {
+				return true
+			}
 			continue
 		}
 		it := w.queue.pop()
@@ -166,8 +168,20 @@ var TraceLines = shortTrace
 
 const shortTrace = 400
 
-// KeepTrace has the last lines of the trace kept; Trace returns them.
-func (w *World) KeepTrace() { w.ring = []string{} }
+// KeepTrace has the last lines of the trace kept; Trace returns them. Of storage it
+// has what changes; of a whole history (TraceLines) all.
+func (w *World) KeepTrace() {
+	w.ring = []string{}
+	for _, p := range w.Pairs {
+		p.w.TraceTo(func(line string) {
+			_, what, _ := strings.Cut(line, " ")
+			word, _, _ := strings.Cut(what, " ")
+			if TraceLines > shortTrace || word == "report" || word == "disconnect" || word == "command-done" || strings.HasPrefix(line, "FAILED") {
+				w.trace("%s: storage: %s", p.name, line)
+			}
+		})
+	}
+}
 
 // Trace is the end of the kept trace.
 func (w *World) Trace() string { return strings.Join(w.ring, "\n") }

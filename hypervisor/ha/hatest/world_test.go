@@ -33,9 +33,6 @@ func newStage(t *testing.T, seed uint64) *stage {
 	w := newWorld(cfg, &Memory{})
 	w.decide = func() decider { return &puppet{map[ha.OrderID]ha.Event{}} }
 	w.KeepTrace()
-	for _, p := range w.Pairs {
-		p.w.KeepTrace()
-	}
 	for _, h := range w.Hosts {
 		h.Boot()
 	}
@@ -168,7 +165,8 @@ func TestChecksNotice(t *testing.T) {
 		s.order(0, ha.Order{Kind: ha.KillService, Service: "vm0"})
 		s.order(0, ha.Order{Kind: ha.Unexport, Resource: "r0a"})
 		s.order(0, ha.Order{Kind: ha.Export, Resource: "r0a", Incarnation: "one"})
-		s.wrong("that was another start of the VM")
+		s.order(0, ha.Order{Kind: ha.StartService, Service: "vm0", Incarnation: "one"})
+		s.wrong("so was another one before")
 	})
 	t.Run("a stopped service that is started", func(t *testing.T) {
 		s := newStage(t, 0)
