@@ -95,9 +95,20 @@ func (c *Core) refuse(cmd *Command, s *service) string {
 	case cmd.Verb == MoveVerb && cmd.Node == at:
 		return "it runs on " + at + " already"
 	case cmd.Verb != FailoverVerb && cmd.Verb != ResumeSoleVerb:
-		return ""
+		return c.unheard(s.nodes[0], s.nodes[1])
 	}
 	return c.refuseForce(cmd, s)
+}
+
+// unheard is why no order is taken yet: this node has just been started, and another
+// one may know of later orders, which would undo it.
+func (c *Core) unheard(nodes ...string) string {
+	for _, name := range nodes {
+		if n := c.node(name); name != c.self && n != nil && n.at == 0 && !c.isGone(n) {
+			return fmt.Sprintf("this node has just been started and has not heard of %s, which may know of later orders: try again in some seconds, or give the order on %s", name, name)
+		}
+	}
+	return ""
 }
 
 func (c *Core) nodeCommand(cmd Command) {
@@ -105,6 +116,12 @@ func (c *Core) nodeCommand(cmd Command) {
 	if n == nil || n.cfg.Witness {
 		c.answer(&cmd, true, "", fmt.Sprintf("node %s: it is no data node of the cluster", cmd.Node))
 		return
+	}
+	for _, o := range c.nodes {
+		if why := c.unheard(o.cfg.Name); why != "" && !o.cfg.Witness {
+			c.answer(&cmd, true, "", "node "+cmd.Node+": "+why)
+			return
+		}
 	}
 	c.note(Notice{Level: Info, Topic: TopicOperator, Node: cmd.Node, Text: fmt.Sprintf("%s %s", cmd.Verb, cmd.Node)})
 	switch cmd.Verb {

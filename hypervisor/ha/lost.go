@@ -95,8 +95,26 @@ func (c *Core) endNow(s *service) {
 	for i := len(s.res) - 1; i >= 0; i-- {
 		done = c.letGo(s.res[i]) && done
 	}
-	if done {
+	switch {
+	case done:
 		s.holdOff = c.now + 500
 		c.ends(s)
+	case c.mayGoOn(s):
+		c.note(Notice{Level: Info, Topic: TopicService, Service: s.name, Text: s.name + ": the arbiter answers again: this node goes on with what is frozen"})
+		c.ends(s)
 	}
+}
+
+// mayGoOn reports whether nothing speaks against s here any more but that polluxd
+// can't demote what is frozen: what was written and never acknowledged ends only by a
+// new term. This node still owns it, so it asks for one.
+func (c *Core) mayGoOn(s *service) bool {
+	frozen := false
+	for _, r := range s.res {
+		if !c.lease.reachable || !c.leaseGood() || !c.isMine(r) || r.known.behind || r.busy != 0 || c.overdue(s, r).text != "" {
+			return false
+		}
+		frozen = frozen || r.st.Role == Primary && r.st.Frozen != "" && r.problem != ""
+	}
+	return frozen
 }

@@ -277,7 +277,7 @@ func (c *Core) letGo(r *resource) bool {
 // need not.
 func (c *Core) release(r *resource) bool {
 	switch {
-	case !c.isMine(r):
+	case !c.isMine(r) || r.known.behind && !r.peerEqual(): // who has an old record's word may be stale
 		return r.claiming == 0
 	case r.claiming != 0 || r.busy != 0:
 		return false

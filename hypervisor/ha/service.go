@@ -246,7 +246,7 @@ func (c *Core) adopt(s *service, w *Wish) {
 	s.want, s.wasUp, s.hooked, s.undo = wantUp, s.seen.Phase != PhaseStopped, s.seen.Phase != PhaseStopped, false
 	s.startedAt = c.now
 	s.inc = s.seen.Incarnation
-	if s.inc == "" {
+	if s.inc == "" && s.exists() {
 		s.inc = s.res[0].st.Incarnation
 	}
 	s.acted = max(s.acted, w.Version)
@@ -257,7 +257,7 @@ func (c *Core) adopt(s *service, w *Wish) {
 // counts may take them over at once.
 func (c *Core) giveBack(s *service) {
 	for _, r := range s.res {
-		if c.isMine(r) && r.st.Up && r.st.Role == Secondary && c.leaseGood() && !r.known.behind && (r.st.Connected || r.cfg.Protocol == "C") {
+		if c.isMine(r) && r.st.Up && r.st.Role == Secondary && c.leaseGood() && (!r.known.behind || r.peerEqual()) && (r.st.Connected || r.cfg.Protocol == "C") {
 			c.release(r)
 		}
 	}

@@ -63,9 +63,12 @@ func (c *Core) actedAt(s *service, name string) uint64 {
 // sentence is what is not as it should be with s: this node's view if it has one,
 // else what its nodes say.
 func (c *Core) sentence(s *service) verdict {
-	_, at := c.overall(s)
-	if s.why.text != "" && (at == "" || at == c.self) {
+	state, at := c.overall(s)
+	if s.why.text != "" && (at == "" || at == c.self || state == StateUnknown) {
 		return s.why
+	}
+	if state == StateUnknown && at != "" {
+		return verdict{Warning, at + " is silent, and had it last", ""}
 	}
 	for _, name := range s.nodes {
 		if n := c.node(name); name != c.self && (at == "" || at == name) {

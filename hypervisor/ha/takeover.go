@@ -10,9 +10,10 @@ func (c *Core) mayTake(s *service, w *Wish) bool {
 	switch {
 	case s.force != "":
 		return true
-	case c.isStandby(c.self) || c.leaving():
+	case c.runsThere(s), c.leaving():
 		return false
-	case c.runsThere(s):
+	case c.isStandby(c.self):
+		s.say(Info, c.self+" is standby", "polluxadm node online "+c.self)
 		return false
 	case s.failed && w.Version <= s.acted:
 		s.say(Critical, "its restarts on this node are used up", "polluxadm vm start "+s.name)
