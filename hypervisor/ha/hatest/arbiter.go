@@ -68,18 +68,9 @@ func (a *Arbiter) store(rec arbiter.Record) {
 	a.changed()
 	a.w.trace("arbiter: %s: term %d of %s, in sync %v released %v", rec.Resource, rec.Term, rec.Owner, rec.InSync, rec.Released)
 	for _, p := range a.w.Pairs {
-		if p.name != rec.Resource {
-			continue
+		if p.name == rec.Resource && !p.forced {
+			p.record(rec)
 		}
-		var in [2]bool
-		owner := -1
-		for k, h := range p.hosts {
-			in[k] = rec.Counts(h.name)
-			if h.name == rec.Owner {
-				owner = k
-			}
-		}
-		p.w.SetRecord(rec.Term, owner, in)
 	}
 	if rec.Resource == ha.LeaderResource { // no replica knows its terms
 		return
@@ -97,6 +88,19 @@ func (a *Arbiter) changed() {
 	}
 }
 
+// record tells storage which copies have to hold everything from now on.
+func (p *Pair) record(rec arbiter.Record) {
+	var in [2]bool
+	owner := -1
+	for k, h := range p.hosts {
+		in[k] = rec.Counts(h.name)
+		if h.name == rec.Owner {
+			owner = k
+		}
+	}
+	p.w.SetRecord(rec.Term, owner, in)
+}
+
 func (a *Arbiter) lease(node string) arbiter.Lease {
 	for _, l := range a.leases {
 		if l.node == node {
@@ -112,9 +116,6 @@ func (a *Arbiter) acquire(c arbiter.Claim) (arbiter.Record, error) {
 	if err != nil {
 		a.w.trace("arbiter: refuses %s: %v", c.Node, err)
 		return next, err
-	}
-	if c.Force {
-		a.w.forced(c)
 	}
 	a.store(next)
 	a.granted = append(a.granted, grant{c.Node, next})

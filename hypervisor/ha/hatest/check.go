@@ -1,10 +1,6 @@
 package hatest
 
-import (
-	"slices"
-
-	"github.com/pollux-project/pollux/hypervisor/ha/arbiter"
-)
+import "slices"
 
 // What is checked beside what storage itself checks: that a VM starts on data
 // that has everything (checkContent), that none runs twice (checkRunning), that a
@@ -36,10 +32,18 @@ func (w *World) checkStart(v *VM) {
 // acknowledged.
 func (w *World) checkContent(v *VM) {
 	for _, p := range v.svc.pairs {
+		if p.forced {
+			p.forgive(v.h)
+		}
 		if lost, age := p.missing(v.h); lost > 0 {
 			w.fail("%s: %v starts on stale data: %s lacks %d acknowledged records, the oldest is %d ms old", v.h.name, v, p.name, lost, age/millisecond)
 		}
 	}
+}
+
+// forced reports whether an operator has forced a copy of s.
+func (s *Service) forced() bool {
+	return slices.ContainsFunc(s.pairs, func(p *Pair) bool { return p.forced })
 }
 
 // gone is end for a VM whose host is no more.
@@ -70,7 +74,7 @@ func (w *World) checkRunning(s *Service) {
 			younger = v
 		}
 	}
-	if younger == nil {
+	if younger == nil || s.forced() {
 		return
 	}
 	w.trace("%v runs beside %v", younger, older)
@@ -83,7 +87,7 @@ func (w *World) checkRunning(s *Service) {
 }
 
 func (w *World) judgeOverlap(older, younger *VM, limit int64) {
-	if !older.runs() || !younger.runs() {
+	if !older.runs() || !younger.runs() || older.svc.forced() {
 		return
 	}
 	m := older.h.manager
@@ -94,16 +98,11 @@ func (w *World) judgeOverlap(older, younger *VM, limit int64) {
 	w.fail("%s: %v runs, and %v still does after %d ms, whose manager could have ended it", younger.h.name, younger, older, limit/millisecond)
 }
 
-// forced: the operator answers for what a copy lacks.
-func (w *World) forced(c arbiter.Claim) {
-	for _, p := range w.Pairs {
-		if p.name != c.Resource {
-			continue
-		}
-		for _, h := range p.hosts {
-			if h.name == c.Node {
-				p.forgive(h)
-			}
-		}
-	}
+// forced: the operator says that only h's copy of a resource counts, whatever that
+// lacks, and that no other VM runs. Until everything is mended nothing is said of
+// what is acknowledged by whom.
+func (p *Pair) force(h *Host) {
+	p.forced = true
+	p.w.SetRecord(0, -1, [2]bool{})
+	p.forgive(h)
 }

@@ -72,6 +72,9 @@ func (m *manager) operatorForces(s *Service) {
 	if !s.has(m.h) {
 		return
 	}
+	for _, p := range s.pairs {
+		p.force(m.h)
+	}
 	m.command(ha.Command{
 		Verb: ha.FailoverVerb, Service: s.name, PeerIsDown: s.pairs[0].peer(m.h).name, Force: true, Confirm: s.name,
 	})

@@ -240,7 +240,6 @@ func (p *Pair) forgive(h *Host) {
 			}
 		}
 	}
-	p.forced = true
 	p.w.Forced()
 }
 

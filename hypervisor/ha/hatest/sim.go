@@ -62,6 +62,7 @@ type Simulator struct {
 	Seconds  int64 // that passed in them
 	Starts   int   // of VMs
 	Records  int   // that were acknowledged
+	Splits   int   // split brains that an operator had to end
 	mem      Memory
 }
 
@@ -100,6 +101,7 @@ func (r *Simulator) Run(seed uint64) error {
 func (r *Simulator) count(w *World) {
 	r.Events += w.steps
 	r.Seconds += w.now / second
+	r.Splits += w.splits
 	for _, s := range w.Services {
 		r.Starts += s.started
 	}
@@ -176,7 +178,11 @@ func (h *history) round(r *round) {
 	w.trace("---- everything is mended")
 	for range 3 {
 		w.mend()
-		if w.failure != nil || w.RunUntil(comesBack/3, w.settled) {
+		if w.failure != nil {
+			return
+		}
+		if w.RunUntil(comesBack/3, w.settled) {
+			w.forget()
 			return
 		}
 	}
@@ -230,20 +236,32 @@ func (w *World) mend() {
 	}
 }
 
-// reconnect has a node look for its peer that has given up. After a copy was forced,
-// or a diskless Primary has lost the one it used, there may be a split brain: then
-// the changes of the copy are thrown away that does not serve.
+// reconnect has a node look for its peer that has given up: a split brain. Then the
+// changes of the copy are thrown away that does not serve. That may be only where a
+// copy was forced, where a diskless Primary has lost the one it used, or where a
+// frozen Primary began a generation for its returning peer just when that took over:
+// it has the sole-writer mark of none, so it has answered nothing that the other lacks.
 func (p *Pair) reconnect() {
 	v := p.world.Services[p.service].at()
-	for i, h := range p.hosts {
+	given := false
+	for i := range p.hosts {
+		given = given || p.seen[i].Life != 0 && p.seen[i].State[pairVolume].Conn == drbd.StandAlone
+	}
+	for _, h := range p.hosts {
 		n := p.node(h)
-		if o := n.Observe(); o.Life == 0 || o.State[pairVolume].Conn != drbd.StandAlone {
+		o := n.Observe()
+		if !given || o.Life == 0 {
 			continue
 		}
-		discard := v != nil && v.h != h && p.seen[i].State[pairVolume].Role != drbd.Primary && (p.forced || p.diskLost)
+		discard := v != nil && v.h != h && o.State[pairVolume].Role != drbd.Primary
+		if discard && o.Term.Marked && !p.forced && !p.diskLost {
+			p.world.fail("%s: %s and %s have both written alone: a split brain", p.name, h.name, v.h.name)
+		}
 		if discard {
+			p.world.splits++
 			p.world.checkContent(v)
 			p.w.Forced()
+			n.Command(replication.Command{Kind: replication.CmdDisconnect}, nil)
 		}
 		n.Command(replication.Command{Kind: replication.CmdConnect, Force: discard}, nil)
 	}
@@ -263,6 +281,18 @@ func (w *World) standsBy(h *Host) bool {
 		}
 	}
 	return false
+}
+
+// forget begins anew with what the arbiter says, after operators have forced things.
+func (w *World) forget() {
+	for _, p := range w.Pairs {
+		if p.forced {
+			p.forced = false
+			p.forgive(w.Services[p.service].at().h)
+			p.record(w.Arbiter.record(p.name))
+		}
+		p.diskLost = false
+	}
 }
 
 // at is the VM of s that runs, nil if none does, or two.
@@ -349,6 +379,7 @@ func (w *World) stuck(when string, ms int64) {
 // stopAll has the operator stop every VM: they stay stopped, and both copies are
 // equal at rest.
 func (w *World) stopAll() {
+	w.Run(3000) // the managers have heard of each other
 	for _, s := range w.Services {
 		w.Hosts[s.hosts[0]].manager.operatorStops(s)
 	}

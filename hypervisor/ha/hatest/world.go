@@ -31,6 +31,7 @@ type World struct {
 	dice    *dice // nil: no chance
 	net     network
 	steps   int
+	splits  int      // split brains that an operator has ended
 	ring    []string // the last lines of the trace; nil: nobody reads them
 	failure error
 	decide  func() decider // nil: ha.Core
