@@ -99,6 +99,7 @@ func playHistory(t *testing.T, seed int) {
 			h.startHA()
 		}
 	}
+	w.run(3000) // the managers have heard of each other
 	for _, h := range w.hosts[:2] {
 		h.step(Event{Kind: Commanded, Command: Command{ID: 10, Verb: OnlineVerb, Node: h.name}})
 	}

@@ -42,6 +42,10 @@ func (n *network) cut(l lane, i, j, by int, silent bool) {
 	}
 }
 
+// maxArbiterJitter is what a healthy arbiter's messages may take longer, µs: question
+// and answer have to fit into a quarter of a lease.
+const maxArbiterJitter = 300 * millisecond
+
 // send has f happen where j is when what i sends arrives. A message that is under
 // way when the network is cut still arrives.
 func (n *network) send(l lane, i, j int, f func()) {
@@ -52,6 +56,10 @@ func (n *network) send(l lane, i, j int, f func()) {
 	if n.w.dice.chance(0.02) {
 		d += n.w.dice.between(0, 40*millisecond)
 	}
-	d += n.w.dice.between(0, max(n.late[i], n.w.cfg.Jitter))
+	jitter := n.w.cfg.Jitter
+	if arbiter := n.w.cfg.Hosts; i == arbiter || j == arbiter {
+		jitter = min(jitter, maxArbiterJitter)
+	}
+	d += n.w.dice.between(0, max(n.late[i], jitter))
 	n.w.after(d, f)
 }
