@@ -18,6 +18,9 @@ const forcedGap = 1000
 func (r *resource) primary(eng engineAPI, args adm.Args) error {
 	manager := r.runningSpec().Manager
 	switch {
+	case args.Term != 0 && args.Force && args.Confirm == r.name:
+		r.log.Warn().Bool("audit", true).Uint64("term", args.Term).Bool("sole", args.Sole).Msg("promotion of a copy that may lack writes, by an operator's word")
+		return eng.ForceTerm(args.Term, args.Sole)
 	case args.Term != 0:
 		return eng.PrimaryWithTerm(args.Term, args.Sole)
 	case manager == "":

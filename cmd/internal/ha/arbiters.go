@@ -2,8 +2,10 @@ package ha
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/pollux-project/pollux/conf"
 	"github.com/pollux-project/pollux/hypervisor/ha/arbiter/etcd"
 	"github.com/pollux-project/pollux/hypervisor/ha/arbiter/etcd/embedded"
+	"github.com/pollux-project/pollux/hypervisor/ha/arbiter/witness"
 	"github.com/pollux-project/pollux/hypervisor/ha/control"
 )
 
@@ -27,6 +30,8 @@ func (m *member) startArbiter(c *configuration, id *control.Identity) (*arbiterP
 	switch kind := c.cluster.Arbiter.Kind; kind {
 	case conf.ArbiterEtcd:
 		err = m.startEtcd(c, parts)
+	case conf.ArbiterWitness:
+		err = startWitness(c, id, parts)
 	default:
 		err = fmt.Errorf("arbiter %q", kind)
 	}
@@ -35,6 +40,31 @@ func (m *member) startArbiter(c *configuration, id *control.Identity) (*arbiterP
 	}
 	m.closers = append(m.closers, func() { parts.Arbiter.Close() })
 	return parts, nil
+}
+
+// startWitness makes the client of pollux-witness.
+func startWitness(c *configuration, id *control.Identity, parts *arbiterParts) error {
+	w := c.cluster.Arbiter.Witness
+	cfg := witness.ClientConfig{
+		Address: w.Address, Fingerprint: w.Fingerprint, Certificate: id.TLSCertificate(), TTL: c.cluster.Arbiter.TTL.Duration,
+	}
+	var err error
+	if w.CA != "" {
+		if cfg.CA, err = os.ReadFile(w.CA); err != nil {
+			return fmt.Errorf("arbiter.witness.ca: %w", err)
+		}
+	}
+	if w.Cert != "" {
+		if cfg.Certificate, err = tls.LoadX509KeyPair(w.Cert, w.Key); err != nil {
+			return fmt.Errorf("arbiter.witness.cert: %w", err)
+		}
+	}
+	client, err := witness.NewClient(cfg)
+	if err != nil {
+		return err
+	}
+	parts.Arbiter = client
+	return nil
 }
 
 func (m *member) startEtcd(c *configuration, parts *arbiterParts) error {

@@ -49,6 +49,8 @@ type parts struct {
 	arbiter  arbiter.Arbiter
 	peers    peers
 	work     func(v *conf.VM) workload // of this node; nil if it has no copy
+	ips      addresses
+	leaderIP floating // of the cluster's leader; zero: none
 	saved    store[ha.Saved]
 	events   *eventLog
 	audit    *auditLog

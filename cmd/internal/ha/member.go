@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 
 	"time"
@@ -92,7 +93,8 @@ func startMember(n *node, c *configuration) (_ *member, err error) {
 		return nil, err
 	}
 	m.closers = append(m.closers, e.close)
-	p.work, p.hook, p.peers = e.work, e.hooks, m
+	p.work, p.hook, p.peers, p.ips = e.work, e.hooks, m, vips{e.vips}
+	p.leaderIP = floating{c.cluster.LeaderIP.Prefix, c.cluster.LeaderInterface}
 	if n.work != nil {
 		p.work = n.work
 	}
@@ -174,7 +176,7 @@ func (m *member) reload(ctx context.Context) error {
 	if !m.do(ctx, func() { old = m.conf }) {
 		return errStopping
 	}
-	if !reflect.DeepEqual(old.cluster.Arbiter, c.cluster.Arbiter) || !reflect.DeepEqual(old.cluster.Fences, c.cluster.Fences) {
+	if beginsAnew(old.cluster, c.cluster) {
 		if _, err := c.coreOrLess(time.Now(), true); err != nil {
 			return err
 		}
@@ -191,6 +193,14 @@ func (m *member) reload(ctx context.Context) error {
 		err = m.channel.Reload(c.cluster)
 	}
 	return err
+}
+
+// beginsAnew reports whether a change of the cluster's file is more than a running
+// member can follow: who decides, and how.
+func beginsAnew(old, c *conf.Cluster) bool {
+	twoNodes := !c.Arbiter.Leases() && !slices.Equal(old.DataNodes(), c.DataNodes())
+	return twoNodes || !reflect.DeepEqual(old.Arbiter, c.Arbiter) || !reflect.DeepEqual(old.Fences, c.Fences) ||
+		old.LeaderIP != c.LeaderIP || old.LeaderInterface != c.LeaderInterface
 }
 
 // unfit says why this node can't take part in a change of the members now.

@@ -69,18 +69,6 @@ func (m *manager) reportStorage(s ha.Storage) {
 // manages reports whether a resource belongs to a VM of this configuration.
 func (m *manager) manages(resource string) bool { return m.conf.vmOf(resource) != nil }
 
-// primaries are the resources that are Primary here.
-func (m *manager) primaries() []string {
-	var names []string
-	for name, s := range m.stores {
-		if s.Role == ha.Primary {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
 // storageOf is polluxd's status as the core sees it.
 func storageOf(r adm.Resource) ha.Storage {
 	s := ha.Storage{

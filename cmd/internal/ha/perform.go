@@ -132,7 +132,7 @@ func (m *manager) begin(o ha.Order) {
 	case ha.FreezeReads:
 		m.worker(done(m.toStorage))
 	case ha.TellLease:
-		m.lanes.do("told lease", done(m.tellLease(m.primaries())))
+		m.lanes.do("told lease", done(m.tellLease))
 	case ha.StartService, ha.StopService, ha.KillService, ha.AddIPs, ha.RemoveIPs:
 		m.toService(ctx, o, done)
 	case ha.Fence:
@@ -207,6 +207,9 @@ func (m *manager) toStorage(ctx context.Context, o ha.Order) error {
 		req.Cmd, req.Args.Term = adm.CmdPromiseTerm, o.Term
 	case ha.Promote:
 		req.Cmd, req.Args.Term, req.Args.Sole = adm.CmdPrimary, o.Term, o.Sole
+		if o.Force {
+			req.Args.Force, req.Args.Confirm = true, o.Resource // its operator has typed the VM's name
+		}
 	case ha.Demote:
 		req.Cmd = adm.CmdSecondary
 	case ha.Export:
@@ -239,18 +242,10 @@ func (m *manager) lookAt(ctx context.Context, resource string) error {
 	return nil
 }
 
-// tellLease tells polluxd until when this node's lease lasts.
-func (m *manager) tellLease(primaries []string) func(context.Context, ha.Order) error {
-	return func(ctx context.Context, o ha.Order) error {
-		var errs []error
-		for _, name := range primaries {
-			left := max(1, int64(o.Until)-m.clock.now())
-			errs = append(errs, m.storage.do(ctx, adm.Request{
-				Cmd: adm.CmdLease, Resource: name, Args: adm.Args{LeaseMS: min(uint64(left), adm.MaxLeaseMS)},
-			}, nil))
-		}
-		return errors.Join(errs...)
-	}
+// tellLease tells polluxd until when this node's lease lasts, for all resources.
+func (m *manager) tellLease(ctx context.Context, o ha.Order) error {
+	left := max(1, int64(o.Until)-m.clock.now())
+	return m.storage.do(ctx, adm.Request{Cmd: adm.CmdLease, Args: adm.Args{LeaseMS: min(uint64(left), adm.MaxLeaseMS)}}, nil)
 }
 
 // withAdvice is a refusal of polluxd with its next step, for the core's sentences.

@@ -223,6 +223,10 @@ func (p *prober) apply(seen *ha.Seen) {
 // toService carries out an order about a service. A kill ends the start or stop
 // that is under way.
 func (m *manager) toService(ctx context.Context, o ha.Order, done func(func(context.Context, ha.Order) error) func()) {
+	if o.Service == ha.LeaderResource {
+		m.lanes.do("leader", done(m.leaderAddress))
+		return
+	}
 	w := m.services[o.Service]
 	if w == nil {
 		m.refuse(o, fmt.Errorf("vm %s: it is not configured on this node", o.Service))
@@ -234,6 +238,14 @@ func (m *manager) toService(ctx context.Context, o ha.Order, done func(func(cont
 	}
 	m.lanes.do("vm "+o.Service, done(w.perform))
 	_ = ctx
+}
+
+// leaderAddress adds or removes the cluster's own floating address.
+func (m *manager) leaderAddress(ctx context.Context, o ha.Order) error {
+	if o.Kind == ha.AddIPs {
+		return m.ips.take(ctx, m.leaderIP)
+	}
+	return m.ips.remove(ctx, m.leaderIP.prefix.Addr())
 }
 
 func (w *watcher) perform(ctx context.Context, o ha.Order) error {
