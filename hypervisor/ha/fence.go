@@ -7,7 +7,7 @@ import (
 
 // fenced: a node is off, confirmed.
 func (c *Core) fenced(n *node, by string) {
-	n.fenced, n.missed = true, ""
+	n.fenced, n.fencedAt, n.missed = true, c.now, ""
 	c.note(Notice{Level: Warning, Topic: TopicFence, Node: n.cfg.Name, Text: fmt.Sprintf("%s is off, says %s", n.cfg.Name, by)})
 	c.alarm(Notice{Key: "fence/" + n.cfg.Name})
 	c.dirtyAll()
@@ -67,9 +67,10 @@ func (c *Core) shotDue(n *node) (due Tick, term uint64) {
 		at := max(r.lostAt, c.woke) + t.Deadtime
 		switch w := c.wish(r.svc); {
 		case r.svc.want == wantUp && r.st.Role == Primary && c.isMine(r) && !r.st.Sole:
-		case r.svc.want == wantIdle && w.Target == TargetStarted && r.rec.Owner == n.cfg.Name && !r.rec.Released && r.rec.Counts(c.self) &&
-			r.svc.ready && c.isGone(n) && !c.isStandby(c.self):
-			at = max(at, n.at+t.Deadtime) + t.fenceDelay()
+		case r.svc.want == wantIdle && w.Target == TargetStarted && r.rec.Counts(c.self) && r.svc.ready && c.isGone(n) && !c.isStandby(c.self):
+			if at = max(at, n.at+t.Deadtime); r.rec.Owner != c.self {
+				at += t.fenceDelay()
+			}
 		default:
 			continue
 		}

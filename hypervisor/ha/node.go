@@ -9,16 +9,17 @@ import (
 
 // node is what this node knows of another one; of itself, the configuration only.
 type node struct {
-	cfg    Node
-	beat   Beat
-	at     Tick // when the last beat came; 0: never
-	links  []bool
-	online bool // as it was told last
-	late   bool
-	fenced bool // confirmed to be off, and not heard of since
-	shot   OrderID
-	missed string // why the last shot failed
-	lostAt Tick   // when its data connections were lost, as far as a decision waits for it
+	cfg      Node
+	beat     Beat
+	at       Tick // when the last beat came; 0: never
+	links    []bool
+	online   bool // as it was told last
+	late     bool
+	fenced   bool // confirmed to be off, and not heard of since
+	fencedAt Tick
+	shot     OrderID
+	missed   string // why the last shot failed
+	lostAt   Tick   // when its data connections were lost, as far as a decision waits for it
 
 	lease     arbiter.Lease
 	leaseKnow bool
@@ -81,8 +82,8 @@ func (c *Core) heard(n *node, link int, b Beat) {
 	n.link(link, true)
 	n.at = c.now
 	same := b.Session == n.beat.Session && b.Seq == n.beat.Seq
-	if b.Session != n.beat.Session || n.fenced {
-		n.fenced, n.missed = false, "" // it is back
+	if b.Session != n.beat.Session || n.fenced && c.now-n.fencedAt > 2*c.cfg.Timing.Keepalive {
+		n.fenced, n.missed = false, "" // it is back, or was never off; a beat may be late
 	}
 	if same || b.Session == n.beat.Session && b.Seq < n.beat.Seq {
 		return // what came over a slower link

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -28,10 +29,21 @@ func TestHistories(t *testing.T) {
 
 func playHistory(t *testing.T, seed int) {
 	rng := rand.New(rand.NewPCG(uint64(seed), 1))
-	w := started(t, testConfig(ArbiterEtcd))
+	cfg := testConfig(ArbiterEtcd)
+	switch seed % 4 {
+	case 1:
+		cfg = withTwo(cfg)
+	case 2:
+		cfg = withThree(cfg)
+	case 3:
+		cfg = testConfig(ArbiterFence)
+	}
+	w := started(t, cfg)
+	pick := func() string { return cfg.Services[rng.IntN(len(cfg.Services))].Name }
+	data := len(w.hosts) - 1
 	links := [][2]string{{"a", "b"}, {"a", "W"}, {"b", "W"}, {"a", "w"}, {"b", "w"}}
 	for range 4 + rng.IntN(12) {
-		h := w.hosts[rng.IntN(2)]
+		h := w.hosts[rng.IntN(data)]
 		switch rng.IntN(13) {
 		case 0, 1:
 			if h.alive {
@@ -67,12 +79,12 @@ func playHistory(t *testing.T, seed int) {
 				})
 			}
 		case 9:
-			if h.runs() && h.vms["web"].running {
-				h.endVM("web")
+			if name := pick(); h.runs() && h.vms[name] != nil && h.vms[name].running {
+				h.endVM(name)
 			}
 		case 10:
 			verb := []Verb{MoveVerb, StopVerb, StartVerb, RestartVerb, StartVerb}[rng.IntN(5)]
-			h.step(Event{Kind: Commanded, Command: Command{ID: 9, Verb: verb, Service: "web"}})
+			h.step(Event{Kind: Commanded, Command: Command{ID: 9, Verb: verb, Service: pick()}})
 		case 11:
 			for _, l := range links {
 				w.setLink(l[0], l[1], true)
@@ -101,14 +113,39 @@ func playHistory(t *testing.T, seed int) {
 	}
 	w.run(3000) // the managers have heard of each other
 	for _, h := range w.hosts[:2] {
+	for _, h := range w.hosts {
 		h.step(Event{Kind: Commanded, Command: Command{ID: 10, Verb: OnlineVerb, Node: h.name}})
 	}
 	w.run(3000)
-	w.hosts[0].step(Event{Kind: Commanded, Command: Command{ID: 11, Verb: StartVerb, Service: "web"}})
-	w.until("web runs", 180000, func() bool { return w.runsOn("web") != "" })
-	w.until("both copies count", 60000, func() bool { return len(w.arb.records["r0"].InSync) == 2 })
+	for _, s := range cfg.Services {
+		w.hosts[0].step(Event{Kind: Commanded, Command: Command{ID: 11, Verb: StartVerb, Service: s.Name}})
+	}
+	all := func() bool {
+		for _, s := range cfg.Services {
+			if w.runsOn(s.Name) == "" {
+				return false
+			}
+		}
+		return true
+	}
+	w.until("all run", 180000, all)
+	for _, h := range w.hosts {
+		if !h.alive { // a shot that was under way
+			h.on()
+		}
+	}
+	w.until("both copies count", 60000, func() bool {
+		for _, r := range cfg.Resources {
+			for _, h := range w.hosts {
+				if slices.Contains(r.Nodes[:], h.name) && len(h.arb.record(r.Name).InSync) != 2 {
+					return false
+				}
+			}
+		}
+		return true
+	})
 	w.run(30000)
-	if w.runsOn("web") == "" {
+	if !all() {
 		t.Errorf("it does not stay up\n%s", w.describe())
 	}
 	for _, h := range w.hosts {
@@ -116,4 +153,16 @@ func playHistory(t *testing.T, seed int) {
 			t.Errorf("%s: alarms that stand: %s", h.name, a)
 		}
 	}
+}
+
+// withThree has three data nodes, and a service for each pair of them.
+func withThree(cfg Config) Config {
+	cfg.Nodes = []Node{{Name: "a"}, {Name: "b"}, {Name: "c"}, {Name: "w", Witness: true}}
+	cfg.Resources = append(slices.Clone(cfg.Resources), Resource{Name: "r1", Nodes: [2]string{"b", "c"}, Protocol: "C"}, Resource{Name: "r2", Nodes: [2]string{"a", "c"}, Protocol: "C"})
+	for i, name := range []string{"db", "mail"} {
+		s := cfg.Services[0]
+		s.Name, s.Resources, s.Prefer = name, []string{fmt.Sprint("r", i+1)}, nil
+		cfg.Services = append(slices.Clone(cfg.Services), s)
+	}
+	return cfg
 }

@@ -100,6 +100,15 @@ func (c *Core) claimable(s *service, r *resource) (set []string, v verdict) {
 	case st.TermUnknown != "" && !equal:
 		return no(Critical, "connect "+peer, "this copy may not be the newest: %s", st.TermUnknown)
 	}
+	if !st.Connected && !rec.Sole() && !r.peer.fenced {
+		// No third party keeps the record: the other node's may let it go on alone, too.
+		switch {
+		case c.cfg.Arbiter == ArbiterFence:
+			return no(Critical, c.fenceAdvice(r.peer), "%s is not connected, and not confirmed to be off", peer)
+		case c.cfg.Arbiter == ArbiterManual && rec.Owner != c.self:
+			return no(Critical, c.forceAdvice(r, peer), "%s had it last and is not connected, and there is no arbiter", peer)
+		}
+	}
 	switch {
 	case rec.Owner == c.self && rec.Sole():
 		if !r.met && !st.Marked && !st.Connected {
@@ -175,8 +184,6 @@ func (c *Core) ownerLives(s *service, r *resource) verdict {
 			return verdict{Info, fmt.Sprintf("%s: %s owns term %d", r.name, name, rec.Term), ""}
 		}
 		return verdict{Critical, fmt.Sprintf("%s: %s is silent, and failover is manual", r.name, name), c.forceAdvice(r, name)}
-	case c.cfg.Arbiter == ArbiterFence:
-		return verdict{Warning, fmt.Sprintf("%s: %s owns term %d, and is not confirmed to be off", r.name, name, rec.Term), c.fenceAdvice(n)}
 	case !c.lease.reachable:
 		return verdict{Critical, r.name + ": the arbiter can't be reached: " + orElse(c.lease.detail, "no answer"), "look at polluxadm cluster status"}
 	case n.lease.Alive || !n.leaseKnow:
