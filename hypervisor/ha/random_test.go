@@ -112,7 +112,6 @@ func playHistory(t *testing.T, seed int) {
 		}
 	}
 	w.run(3000) // the managers have heard of each other
-	for _, h := range w.hosts[:2] {
 	for _, h := range w.hosts {
 		h.step(Event{Kind: Commanded, Command: Command{ID: 10, Verb: OnlineVerb, Node: h.name}})
 	}
