@@ -258,6 +258,11 @@ func ReadCA(path string) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
+	return ParseCA(path, text)
+}
+
+// ParseCA is ReadCA for a text; path is for messages.
+func ParseCA(path string, text []byte) (*x509.Certificate, error) {
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != "CERTIFICATE" {
 		return nil, fmt.Errorf("%s does not begin with a certificate in PEM: it is ca.pem of a node of the cluster", path)
