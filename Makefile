@@ -59,7 +59,7 @@ install: ## copy programs, manual pages and systemd units to DESTDIR/PREFIX (def
 	@test -x bin/polluxd || { echo 'make install: bin/ is empty: run "make build" first' >&2; exit 1; }
 	install -d '$(DESTDIR)$(PREFIX)/sbin' '$(DESTDIR)$(PREFIX)/share/man/man8' '$(DESTDIR)$(PREFIX)/share/man/man5' \
 		'$(DESTDIR)$(PREFIX)/lib/systemd/system'
-	install -m 0755 bin/polluxd bin/polluxha bin/polluxadm bin/polluxmeta '$(DESTDIR)$(PREFIX)/sbin/'
+	install -m 0755 bin/polluxd bin/polluxha bin/polluxadm bin/polluxmeta bin/pollux-witness '$(DESTDIR)$(PREFIX)/sbin/'
 	install -m 0644 docs/*.8 '$(DESTDIR)$(PREFIX)/share/man/man8/'
 	install -m 0644 docs/*.5 '$(DESTDIR)$(PREFIX)/share/man/man5/'
 	@for unit in scripts/systemd/*.service; do \

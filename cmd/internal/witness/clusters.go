@@ -48,6 +48,9 @@ func (p *program) add(words []string) int {
 	if err := os.MkdirAll(p.caDir(), 0o700); err != nil {
 		return p.fail(exitEnvironment, "%v", err)
 	}
+	if err := p.handOver(p.caDir()); err != nil {
+		return p.fail(exitEnvironment, "%v", err)
+	}
 	file := filepath.Join(p.caDir(), name+".pem")
 	switch known, err := p.known(ca, file); {
 	case err != nil:
@@ -55,12 +58,30 @@ func (p *program) add(words []string) int {
 	case known:
 		fmt.Fprintf(p.stdout, "cluster %s is known already\n", name)
 	default:
-		if err := control.WriteFile(file, text); err != nil {
+		err := control.WriteFile(file, text)
+		if err == nil {
+			err = p.handOver(file)
+		}
+		if err != nil {
 			return p.fail(exitEnvironment, "%v", err)
 		}
 		fmt.Fprintf(p.stdout, "added cluster %s, CA %s\n", name, ca)
 	}
 	return p.reload()
+}
+
+// handOver gives a file to the account that the witness runs under, which is the
+// owner of the state directory: root may have made it.
+func (p *program) handOver(path string) error {
+	fi, err := os.Stat(p.dir)
+	if err != nil {
+		return err
+	}
+	owner, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok || os.Geteuid() != 0 {
+		return nil
+	}
+	return os.Lchown(path, int(owner.Uid), int(owner.Gid))
 }
 
 // readCA reads the first certificate of a file, and returns it in PEM with its
