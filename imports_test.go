@@ -57,7 +57,9 @@ var rules = []rule{
 	{folder: "hypervisor/qemu", allow: []string{"hypervisor", "golang.org/x/sys/unix"}},
 	{folder: "hypervisor/ha", pure: true, allow: []string{"hypervisor/ha/arbiter"}},
 	{folder: "hypervisor/ha/arbiter", allow: []string{"hypervisor/ha/arbiter"}},
-	{folder: "hypervisor/ha/arbiter/arbitertest", allow: []string{"hypervisor/ha/arbiter", "github.com/google/go-cmp/cmp"}},
+	{folder: "hypervisor/ha/arbiter/fence", allow: []string{"hypervisor/ha/arbiter", "hypervisor/ha/arbiter/pair"}},
+	{folder: "hypervisor/ha/arbiter/manual", allow: []string{"hypervisor/ha/arbiter/pair"}},
+	{folder: "hypervisor/ha/arbiter/pair/pairtest", allow: []string{"hypervisor/ha/arbiter", "hypervisor/ha/arbiter/arbitertest", "hypervisor/ha/arbiter/pair"}},
 	{folder: "hypervisor/ha/arbiter/etcd", allow: []string{
 		"hypervisor/ha/arbiter", "go.etcd.io/etcd/api/v3/etcdserverpb", "go.etcd.io/etcd/api/v3/mvccpb", "go.etcd.io/etcd/api/v3/v3rpc/rpctypes",
 		"go.etcd.io/etcd/client/v3", "go.uber.org/zap", "google.golang.org/grpc/codes", "google.golang.org/grpc/status",
