@@ -363,6 +363,12 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 	ns.Peer, ns.Pdsk = ps.Role, real // 8
 	ns.PeerISP = ps.AftrISP || ps.UserISP
 	if (ns.Conn == drbd.Connected || ns.Conn == drbd.WFBitMapS) && ns.Disk == drbd.Negotiating {
+		if real < drbd.Negotiating && r.isStale(v, v.uuids.Current) { // there is no copy to resync it from any more
+			r.lastError = fmt.Sprintf("volume %d: the disk lacks what this Primary has written to the peer since, and the peer's disk is gone", v.num)
+			r.report("%s", r.lastError)
+			r.failDisk(v, "attach refused: "+r.lastError)
+			return nil
+		}
 		ns.Disk = v.negDisk
 	}
 	if r.suspFen && r.fencePending && real == drbd.Consistent && os.Conn < drbd.Connected { // 9

@@ -38,12 +38,12 @@ var features = []*feature{
 	&twoPrimariesFeature,
 	&integrityFeature,
 	&resizeFeature,
+	&lossFeature,
 	&termFeature,
 	&hangFeature,
 	&optionsFeature,
 	&blocksFeature,
 	&kernelPeerFeature,
-	&lossFeature,
 }
 
 // allTroubles returns those of all features, and the sum of their weights.

@@ -12,7 +12,7 @@ import (
 var termFeature = feature{
 	name: "term",
 	choose: func(d *dice, c *Config) {
-		if c.Features&drbd.FeatureTerm == 0 || c.Net[0].Protocol != 'C' || c.Net[0].AllowTwoPrimaries || !c.Synced || !d.chance(0.4) {
+		if c.Features&drbd.FeatureTerm == 0 || c.Net[0].Protocol != 'C' && c.Net[0].MaxLossBytes == 0 || c.Net[0].OnCongestion != replication.CongestionBlock || c.Net[0].AllowTwoPrimaries || !c.Synced || !d.chance(0.4) {
 			return
 		}
 		c.Terms, c.FenceAgent, c.Stonith = true, false, false
@@ -361,6 +361,9 @@ func (t *termModel) acknowledged(n *Node, q *Request) {
 	snap := n.res.Snapshot(t.w.Tick()).Term
 	if !snap.Owned || snap.Override {
 		return
+	}
+	if p := t.w.Nodes[1-n.id]; !n.safeSince(q.start) && n.link != nil && p.link == n.link {
+		return // protocol A or B: what the peer may lack of it is lossModel's
 	}
 	m := t.w.Model
 	holds := func(x *Node) bool {
