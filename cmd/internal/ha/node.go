@@ -37,8 +37,9 @@ type node struct {
 	changed chan struct{} // the membership has changed: become what the files say now
 	retire  atomic.Bool   // this node was taken out of its cluster
 
-	mu     sync.Mutex
-	member *member // nil: in no cluster
+	mu      sync.Mutex
+	member  *member       // nil: in no cluster
+	settled chan struct{} // closed while member is what it is going to be for now
 }
 
 // run is the order of start; stop is its reverse.
@@ -59,7 +60,7 @@ func (n *node) run(ctx context.Context) error {
 	if n.boot, err = service.BootID(); err != nil {
 		return err
 	}
-	n.session, n.changed = newSession(), make(chan struct{}, 1)
+	n.session, n.changed, n.settled = newSession(), make(chan struct{}, 1), make(chan struct{})
 	n.events, err = openEventLog(n.statePath("ha-events.jsonl"), n.settings.NodeName, bootClock{}, n.logFull)
 	if err != nil {
 		return err
@@ -97,7 +98,7 @@ func (n *node) serve(ctx context.Context) error {
 		if err != nil { // a file that was right when we started: go on telling what is wrong
 			n.log.Error().Err(err).Msg("this node can't be a member of its cluster")
 		}
-		n.set(m)
+		n.set(m, true)
 		if !told {
 			told = true
 			if n.protect {
@@ -109,7 +110,7 @@ func (n *node) serve(ctx context.Context) error {
 			}
 		}
 		err = n.wait(ctx, m)
-		n.set(nil)
+		n.set(nil, false)
 		if m != nil {
 			m.stop()
 		}
@@ -141,11 +142,43 @@ func (n *node) become() (*member, error) {
 	return startMember(n, c)
 }
 
-func (n *node) set(m *member) {
+// set tells commands whom to ask; those that come while it is not final wait.
+func (n *node) set(m *member, final bool) {
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.member = m
-	n.mu.Unlock()
+	if final {
+		close(n.settled)
+	} else {
+		n.settled = make(chan struct{})
+	}
 }
+
+// answering is the member to ask, nil if this node is in no cluster.
+func (n *node) answering(ctx context.Context) (*member, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	for {
+		n.mu.Lock()
+		m, settled := n.member, n.settled
+		n.mu.Unlock()
+		select {
+		case <-settled:
+			return m, nil
+		default:
+		}
+		select {
+		case <-settled:
+		case <-ctx.Done():
+			return nil, &adm.Error{
+				Exit: adm.ExitEnvironment, Text: "polluxha is starting, or takes up a change of the cluster", Advice: "try again; its log says what it waits for (journalctl -u polluxha)",
+			}
+		}
+	}
+}
+
+// settleTime is how long a command waits for a start. Our own.
+const settleTime = 10 * time.Second
 
 func (n *node) current() *member {
 	n.mu.Lock()
@@ -246,7 +279,10 @@ func (n *node) errNoCluster() error {
 
 // handle implements handler.
 func (n *node) handle(ctx context.Context, from caller, req adm.HARequest, progress func(adm.HAProgress)) (any, error) {
-	m := n.current()
+	m, err := n.answering(ctx)
+	if err != nil {
+		return nil, err
+	}
 	switch req.Cmd {
 	case adm.HAHello:
 		name := ""
