@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -88,5 +91,49 @@ func TestAskAgent(t *testing.T) {
 				t.Errorf("askAgent = %v, want %v", err, context.DeadlineExceeded)
 			}
 		})
+	}
+}
+
+// The real agent answers; stopped, it does not, and what it owes is no answer to
+// the next question.
+func TestAskRealAgent(t *testing.T) {
+	program, err := exec.LookPath("qemu-ga")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("%v; CI must have it", err)
+		}
+		t.Skipf("%v; scripts/bootstrap installs it", err)
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "agent")
+	cmd := exec.Command(program, "--method=unix-listen", "--path="+path, "--statedir="+dir, "--pidfile="+filepath.Join(dir, "pid"))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed, so it failed
+	}()
+	ask := func(limit time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		return askAgent(ctx, path)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ask(time.Second) != nil; time.Sleep(10 * time.Millisecond) { // it tells nobody when it listens
+		if time.Now().After(deadline) {
+			t.Fatalf("the agent does not answer: %v", ask(time.Second))
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if err := ask(200 * time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a stopped agent: %v, want %v", err, context.DeadlineExceeded)
+	}
+	if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := ask(5 * time.Second); err != nil {
+		t.Errorf("after that: %v", err)
 	}
 }
