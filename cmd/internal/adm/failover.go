@@ -147,6 +147,9 @@ func (s *steps) boot(ctx context.Context) error {
 	err := s.step("vm "+s.m.vm.Name+": boot", func() error {
 		limited, cancel := context.WithTimeout(ctx, bootTimeout)
 		defer cancel()
+		if err := localDisks(s.m.vm); err != nil {
+			return err
+		}
 		return s.m.hv.Start(limited, s.m.guest())
 	})
 	if err != nil {

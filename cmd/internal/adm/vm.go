@@ -189,6 +189,9 @@ func (a *app) machine(name string) (*machine, error) {
 	if err := vms[i].CheckResources(c); err != nil {
 		return nil, a.asConfigError(err)
 	}
+	if err := runsAlone(vms[i]); err != nil {
+		return nil, err
+	}
 	if d.NBD.Socket == "" {
 		return nil, &adm.Error{
 			Exit: adm.ExitRefused, Text: fmt.Sprintf("vm %s: polluxd has no NBD unix socket", name),
@@ -223,6 +226,9 @@ func (m *machine) guest() hypervisor.Guest {
 	}
 	for _, d := range v.Disks() {
 		g.Disks = append(g.Disks, hypervisor.Disk{Socket: m.nbd, Export: d.Export(), ReadOnly: d.ReadOnly})
+	}
+	for _, d := range v.LocalDisks {
+		g.Disks = append(g.Disks, hypervisor.Disk{Path: d.Path})
 	}
 	switch kind, name := v.NetworkKind(); kind {
 	case "user":
