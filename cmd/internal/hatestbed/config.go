@@ -69,6 +69,7 @@ memory = "192M"
 network = "tap:%s"
 console = "console.log"
 stop-timeout = "40s"
+target-role = "stopped"
 extra-args = ["-no-reboot"]
 
 [boot]

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/pollux-project/pollux/protocol/adm"
 )
 
 // What a round waits for.
@@ -178,7 +180,7 @@ func (s *Site) StartManager(ctx context.Context, h *Host) error {
 
 // Move is the planned move to the other host.
 func (s *Site) Move(ctx context.Context, p *Host) error {
-	if _, err := s.Adm(ctx, p, "vm", "move", vmName, s.other(p).Name); err != nil {
+	if err := p.order(ctx, adm.HARequest{Cmd: adm.HAVMMove, VM: vmName, Node: s.other(p).Name}, nil); err != nil {
 		return fmt.Errorf("planned move: %w", err)
 	}
 	return nil

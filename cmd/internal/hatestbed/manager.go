@@ -91,6 +91,9 @@ func (s *Site) unwell(ctx context.Context) string {
 			return why
 		}
 	}
+	if len(s.Customer.Acked(time.Now().Add(-answerPatience))) == 0 {
+		return "the client gets no acknowledgements"
+	}
 	return ""
 }
 

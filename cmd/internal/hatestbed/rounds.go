@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/pollux-project/pollux/protocol/adm"
 )
 
 // How long things may take before a round has failed: generous, the bars are
@@ -124,6 +126,9 @@ func runHalf(ctx context.Context, cfg Config, arbiter Arbiter, list []fault, rep
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	if err := s.BringUp(ctx); err != nil {
+		return err
+	}
+	if err := s.Hosts[0].order(ctx, adm.HARequest{Cmd: adm.HAVMStart, VM: vmName}, nil); err != nil {
 		return err
 	}
 	if err := s.settled(ctx, settleLimit); err != nil {

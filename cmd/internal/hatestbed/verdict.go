@@ -10,6 +10,7 @@ import (
 
 	"github.com/pollux-project/pollux/cmd/internal/demo/records"
 	"github.com/pollux-project/pollux/cmd/internal/demo/storage"
+	"github.com/pollux-project/pollux/protocol/adm"
 )
 
 // The files that the guest writes.
@@ -125,7 +126,7 @@ func (s *Site) finish(ctx context.Context, rep *Report) error {
 	if p == nil {
 		return errors.New("at the end there is not one Primary")
 	}
-	if _, err := s.Adm(ctx, p, "vm", "stop", vmName); err != nil {
+	if err := p.order(ctx, adm.HARequest{Cmd: adm.HAVMStop, VM: vmName}, nil); err != nil {
 		return err
 	}
 	if boots := s.consoles[p.Name].Boots(); len(boots) == 0 || !boots[len(boots)-1].Halted {
