@@ -67,17 +67,12 @@ type Measured struct {
 // was found wrong is in its Faults.
 func Run(ctx context.Context, cfg Config) (rep *Report, err error) {
 	rep = &Report{}
-	for _, file := range []string{
-		filepath.Join(cfg.Bin, "polluxd"), filepath.Join(cfg.Bin, "polluxha"), filepath.Join(cfg.Bin, "polluxadm"),
-		filepath.Join(cfg.Bin, "pollux-witness"), filepath.Join(cfg.Guest, "vmlinuz"), filepath.Join(cfg.Guest, "initramfs.cpio"),
-	} {
-		if _, err := os.Stat(file); err != nil {
-			return rep, fmt.Errorf("%w; 'make ha' makes it", err)
-		}
-	}
 	halves := []Arbiter{ArbiterEtcd, ArbiterWitness}
 	if cfg.Arbiter != "" {
 		halves = []Arbiter{cfg.Arbiter}
+	}
+	if err := cfg.check(halves); err != nil {
+		return rep, err
 	}
 	random := rand.New(rand.NewPCG(cfg.Seed, 0)) //nolint:gosec // a seed is to repeat the rounds
 	for i, arbiter := range halves {
@@ -90,6 +85,23 @@ func Run(ctx context.Context, cfg Config) (rep *Report, err error) {
 		}
 	}
 	return rep, nil
+}
+
+// check looks for what the rounds need.
+func (cfg *Config) check(halves []Arbiter) error {
+	files := []string{
+		filepath.Join(cfg.Bin, "polluxd"), filepath.Join(cfg.Bin, "polluxha"), filepath.Join(cfg.Bin, "polluxadm"),
+		filepath.Join(cfg.Guest, "vmlinuz"), filepath.Join(cfg.Guest, "initramfs.cpio"),
+	}
+	if slices.Contains(halves, ArbiterWitness) {
+		files = append(files, filepath.Join(cfg.Bin, "pollux-witness"))
+	}
+	for _, file := range files {
+		if _, err := os.Stat(file); err != nil {
+			return fmt.Errorf("%w; 'make ha' makes it", err)
+		}
+	}
+	return nil
 }
 
 // draw mixes the kinds: each comes once before any comes twice.
