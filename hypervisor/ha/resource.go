@@ -189,6 +189,10 @@ func (c *Core) keep(r *resource) bool {
 		// grant of the smaller set is refused by it.
 		c.claimBoth(r)
 		return fine
+	case r.rec.Sole() && st.Connected && st.Disk == UpToDate && st.PeerDisk == UpToDate && st.DirtyBytes > 0:
+		r.svc.say(Warning, fmt.Sprintf("%s: %s is connected and UpToDate, and %d KiB may differ there: it does not count", r.name, r.peer.cfg.Name, (st.DirtyBytes+1023)/1024),
+			fmt.Sprintf("polluxadm disconnect %s, then connect: the resync ends that", r.name))
+		return fine
 	default:
 		return fine
 	}

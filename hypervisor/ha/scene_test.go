@@ -462,3 +462,23 @@ func failback(cfg Config) Config {
 	cfg.Services[0].Failback, cfg.Services[0].WindowFrom, cfg.Services[0].WindowTo = FailbackWindow, 3, 30
 	return cfg
 }
+
+// What has become equal counts again, also while nothing runs.
+func TestIdleOwnerCountsThePeerAgain(t *testing.T) {
+	w := started(t, testConfig(ArbiterEtcd))
+	a, b := w.host("a"), w.host("b")
+	b.off()
+	w.run(5000)
+	a.commanded(Command{Verb: StopVerb, Service: "web", NoWait: true})
+	w.run(3000)
+	if r := w.arb.records["r0"]; !r.Sole() || !r.Released {
+		t.Fatalf("record %+v", r)
+	}
+	b.on()
+	w.until("both count", 10_000, func() bool { return len(w.arb.records["r0"].InSync) == 2 })
+	w.until("and it is released", 5000, func() bool { return w.arb.records["r0"].Released })
+	a.off()
+	w.run(1000)
+	b.commanded(Command{Verb: StartVerb, Service: "web"})
+	w.until("b starts it", 20_000, func() bool { return w.runsOn("web") == "b" })
+}

@@ -254,9 +254,14 @@ func (c *Core) adopt(s *service, w *Wish) {
 }
 
 // giveBack releases the terms of an owner that does not use them: another copy that
-// counts may take them over at once.
+// counts may take them over at once. One that has become equal counts again before.
 func (c *Core) giveBack(s *service) {
 	for _, r := range s.res {
+		if r.rec.Owner == c.self && r.rec.Sole() && !r.known.behind && r.st.Role == Secondary && r.st.PeerRole == Secondary && r.peerEqual() &&
+			c.leaseGood() && c.lease.reachable && r.claiming == 0 && r.busy == 0 && c.now >= r.retryAt {
+			c.claimBoth(r)
+			continue
+		}
 		if c.isMine(r) && r.st.Up && r.st.Role == Secondary && c.leaseGood() && (!r.known.behind || r.peerEqual()) && (r.st.Connected || r.cfg.Protocol == "C") {
 			c.release(r)
 		}
@@ -321,6 +326,13 @@ func (c *Core) own(s *service, r *resource) bool {
 		return c.keep(r)
 	case c.now < r.retryAt:
 		c.wake(s, r.retryAt)
+		return false
+	case r.st.Role == Primary && r.rec.Owner == c.self: // it was released, as it seems by a request that came late
+		if r.peerEqual() {
+			c.claimBoth(r)
+		} else {
+			c.claimAlone(r)
+		}
 		return false
 	case r.st.Role == Primary: // nobody owns it: it was promoted before there was an arbiter
 		if r.rec.Term == 0 && r.known.viewed && r.peerEqual() {
