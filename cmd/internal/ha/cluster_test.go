@@ -458,3 +458,48 @@ func TestClusterGoesOnAlone(t *testing.T) {
 		t.Errorf("the peer's death held I/O up for %v", p)
 	}
 }
+
+// A drill kills the owner's node for a while, and says how long a client waited.
+func TestClusterDrill(t *testing.T) {
+	hosts := newCluster(t)
+	a, b := hosts[0], hosts[1]
+	drill := adm.HARequest{Cmd: adm.HADrill, VM: "web", Args: adm.HAArgs{Kill: "primary"}}
+	for _, tt := range []struct {
+		on   *host
+		want string
+	}{{a, "on b"}, {b, "without any warning"}} {
+		if err := tt.on.try(drill, nil); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("on %s, not confirmed: %v, want %q", tt.on.name, err, tt.want)
+		}
+	}
+	drill.Args.Confirm = "web"
+	last := a.acked()
+	var result adm.HADrillResult
+	b.ask(drill, &result)
+	t.Logf("%+v", result)
+	if result.From != "a" || result.To != "b" || result.OutageMS <= 0 || len(result.Marks) < 3 {
+		t.Errorf("the result is %+v", result)
+	}
+	until(t, 20*time.Second, "writes on b", func() string {
+		if b.acked() <= last {
+			return fmt.Sprint(b.acked())
+		}
+		return ""
+	})
+	if _, ok := a.guest().running(); ok {
+		t.Error("the guest runs on a as well")
+	}
+	// polluxha of a is the same process all the time, and a member again afterwards.
+	until(t, time.Minute, "a to be back", func() string {
+		var c adm.HACluster
+		if err := a.try(adm.HARequest{Cmd: adm.HAClusterStatus}, &c); err != nil {
+			return err.Error()
+		}
+		for _, n := range c.Nodes {
+			if !n.Online {
+				return n.Name + ": " + n.Why
+			}
+		}
+		return ""
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -284,18 +285,23 @@ func playDead(settings *conf.Daemon, hold time.Duration, kill func(ctx context.C
 	<-ctx.Done()
 }
 
-// lockHolder is the process that has written itself into a lock file and is a polluxd; else 0.
+// lockHolder is the process that holds a lock file and has written itself into it; 0
+// if nobody holds it.
 func lockHolder(path string) int {
-	text, err := os.ReadFile(path)
+	f, err := os.Open(path)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
+		return 0
+	}
+	text, err := io.ReadAll(io.LimitReader(f, 32))
 	if err != nil {
 		return 0
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil || pid <= 1 {
-		return 0
-	}
-	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	if err != nil || strings.TrimSpace(string(comm)) != "polluxd" {
 		return 0
 	}
 	return pid

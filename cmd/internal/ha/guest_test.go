@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +24,10 @@ import (
 	"github.com/pollux-project/pollux/conf"
 	"github.com/pollux-project/pollux/hypervisor/ha"
 )
+
+// drillHold is how long a test's node plays dead: until the other one has taken over,
+// no longer.
+const drillHold = 15 * time.Second
 
 // role is the environment variable by which the test's program becomes another one.
 const role = "POLLUX_HA_TEST"
@@ -42,12 +47,24 @@ func TestMain(m *testing.M) {
 
 // managerMain is polluxha with guests that are processes of this test.
 func managerMain(settings string) int {
+	hold := time.Duration(0)
+	if text, ok := strings.CutPrefix(settings, "-drill-hold="); ok {
+		hold, _ = time.ParseDuration(text) // written by us
+		settings = os.Args[2]
+	}
 	d, err := readSettings(settings, true)
+	if err == nil && hold > 0 {
+		playDead(d, min(hold, drillHold), (&processWork{dir: filepath.Dir(settings), name: "web"}).kill, zerolog.Nop())
+		err = restart(os.Args[1:])
+	}
 	if err == nil {
 		var log zerolog.Logger
 		if log, err = service.NewLogger(os.Stderr, "debug", "console"); err == nil {
-			n := &node{settings: d, log: log}
+			n := &node{settings: d, log: log, args: []string{settings}}
 			n.work = func(v *conf.VM) workload {
+				if os.Getenv("POLLUX_HA_GUESTS") == "none" { // 200 processes would be what is measured
+					return &noWork{}
+				}
 				return &processWork{dir: filepath.Dir(settings), name: v.Name, nbd: d.NBD.Socket, export: v.Disks()[0].Export()}
 			}
 			err = n.run(context.Background())
@@ -56,6 +73,42 @@ func managerMain(settings string) int {
 	fmt.Fprintln(os.Stderr, err)
 	return 1
 }
+
+// A noWork is a guest that is nothing at all.
+type noWork struct {
+	mu          sync.Mutex
+	incarnation string
+}
+
+func (w *noWork) set(incarnation string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.incarnation = incarnation
+	return nil
+}
+
+func (w *noWork) look(context.Context) (ha.Seen, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.incarnation == "" {
+		return ha.Seen{Phase: ha.PhaseStopped}, nil
+	}
+	return ha.Seen{Phase: ha.PhaseRunning, Incarnation: w.incarnation}, nil
+}
+
+func (w *noWork) watch(ctx context.Context, _ func()) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (w *noWork) start(_ context.Context, incarnation string) error { return w.set(incarnation) }
+func (w *noWork) stop(context.Context) error                        { return w.set("") }
+func (w *noWork) kill(context.Context) error                        { return w.set("") }
+func (w *noWork) check(context.Context) error                       { return nil }
+func (w *noWork) probe(context.Context) error                       { return nil }
+func (w *noWork) addressesFree(context.Context) error               { return nil }
+func (w *noWork) addIPs(context.Context) error                      { return nil }
+func (w *noWork) removeIPs(context.Context) error                   { return nil }
 
 // A processWork is a guest that is a process of its own: it outlives its manager.
 type processWork struct{ dir, name, nbd, export string }

@@ -210,6 +210,9 @@ func (m *member) unfit(ctx context.Context, change control.Change) error {
 		return err
 	}
 	for _, v := range s.Services {
+		if change.Leaves == "" {
+			continue
+		}
 		if v.State == ha.StateStarting || v.State == ha.StateStopping || v.State == ha.StateMoving {
 			return fmt.Errorf("vm %s is %s: wait until it is not", v.Name, v.State)
 		}
