@@ -102,3 +102,18 @@ func TestClaims(t *testing.T) {
 		}
 	}
 }
+
+// Whatever the network sends: a claim names somebody else's six bytes, or nobody.
+func FuzzClaims(f *testing.F) {
+	f.Add(arpAnnouncements(macB, ip4)[0])
+	f.Add(arpProbe(macB, ip4))
+	f.Add(ndAnnouncement(macB, ip6))
+	f.Add(ndProbe(macB, ip6))
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		for _, mac := range []net.HardwareAddr{arpClaim(frame, macA, ip4), ndClaim(frame, macA, ip6)} {
+			if mac != nil && (len(mac) != ethernetAddr || bytes.Equal(mac, noMAC) && !bytes.Contains(frame, noMAC)) {
+				t.Errorf("%x is a claim of %v", frame, mac)
+			}
+		}
+	})
+}
