@@ -25,8 +25,6 @@ type Config struct {
 	// CA, Cert and Key are PEM files. CA without the others: etcd asks for no
 	// certificate. Needed with https.
 	CA, Cert, Key string
-	// ServerName is what etcd's certificate has to be for; "" for the endpoint's host.
-	ServerName string
 
 	// User and Password are for an etcd with authentication.
 	User, Password string
@@ -97,7 +95,7 @@ func (c *Config) tlsConfig() (*tls.Config, error) {
 	if c.CA == "" && c.Cert == "" {
 		return nil, nil
 	}
-	t := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.ServerName}
+	t := &tls.Config{MinVersion: tls.VersionTLS12}
 	if c.CA != "" {
 		pem, err := os.ReadFile(c.CA)
 		if err != nil {

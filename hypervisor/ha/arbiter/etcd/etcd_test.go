@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -104,6 +105,7 @@ func acquire(t testing.TB, a *etcd.Arbiter, c arbiter.Claim) (arbiter.Record, ti
 // TestMembersFail: one of three dies, whichever, and claims go on; two die, and
 // nothing is known; they come back, and nothing was lost.
 func TestMembersFail(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, true)
 	c.start(t, 0, 1, 2)
 	c.ready(t, 0, 1, 2)
@@ -158,6 +160,7 @@ func TestMembersFail(t *testing.T) {
 // TestUserAndPassword: a user with a role for the prefix is all that is needed, and
 // a wrong password is told at once.
 func TestUserAndPassword(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, false)
 	c.start(t, 0)
 	c.ready(t, 0)
@@ -213,4 +216,24 @@ func TestUserAndPassword(t *testing.T) {
 		}
 		t.Logf("%s, after %v: %v", what, time.Since(began).Round(time.Millisecond), err)
 	}
+}
+
+// BenchmarkClaim is one claim with three voters on loopback, TLS, each with its own log.
+func BenchmarkClaim(b *testing.B) {
+	c := newCluster(b, 3, true)
+	c.start(b, 0, 1, 2)
+	c.ready(b, 0, 1, 2)
+	a := open(b, c.client("a"))
+	rec, _ := acquire(b, a, first("a"))
+	var times []time.Duration
+	for b.Loop() {
+		claim := first("a")
+		claim.Seen = rec.Term
+		var took time.Duration
+		rec, took = acquire(b, a, claim)
+		times = append(times, took)
+	}
+	slices.Sort(times)
+	b.ReportMetric(float64(times[len(times)/2].Microseconds()), "median-us")
+	b.ReportMetric(float64(times[len(times)*99/100].Microseconds()), "p99-us")
 }

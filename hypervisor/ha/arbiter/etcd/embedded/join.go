@@ -17,8 +17,9 @@ import (
 
 // Our own constants.
 const (
-	askLimit    = 5 * time.Second // for one change of the members
-	promotePoll = time.Second     // a newcomer catches up in seconds
+	askLimit    = 5 * time.Second  // for one question
+	addLimit    = 20 * time.Second // for a change of the members
+	promotePoll = time.Second      // a newcomer catches up in seconds
 )
 
 // client connects to members that run already.
@@ -64,7 +65,7 @@ func Join(ctx context.Context, c Config, endpoints ...string) (*Member, error) {
 
 // add makes this node a member without a vote, unless it is one.
 func (c *Config) add(ctx context.Context, etcd *clientv3.Client) (id uint64, cluster string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	ctx, cancel := context.WithTimeout(ctx, addLimit)
 	defer cancel()
 	now, err := etcd.MemberList(ctx)
 	if err != nil {
@@ -83,7 +84,11 @@ func (c *Config) add(ctx context.Context, etcd *clientv3.Client) (id uint64, clu
 				return 0, "", fmt.Errorf("not while %w", err)
 			}
 		}
-		added, err := etcd.MemberAddAsLearner(ctx, []string{c.PeerURL})
+		var added *clientv3.MemberAddResponse
+		err := whenHealthy(ctx, func() (err error) {
+			added, err = etcd.MemberAddAsLearner(ctx, []string{c.PeerURL})
+			return err
+		})
 		if err != nil {
 			return 0, "", err
 		}
@@ -103,6 +108,22 @@ func (c *Config) add(ctx context.Context, etcd *clientv3.Client) (id uint64, clu
 	return id, list(all), nil
 }
 
+// whenHealthy makes a change of the members. etcd refuses that for 5 s after they
+// have found each other (etcdserver.HealthInterval): then it is tried again.
+func whenHealthy(ctx context.Context, change func() error) error {
+	for {
+		err := change()
+		if !errors.Is(err, rpctypes.ErrUnhealthy) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(promotePoll):
+		}
+	}
+}
+
 func healthy(ctx context.Context, etcd *clientv3.Client, m *etcdserverpb.Member) error {
 	switch {
 	case m.Name == "" || len(m.ClientURLs) == 0:
@@ -110,6 +131,8 @@ func healthy(ctx context.Context, etcd *clientv3.Client, m *etcdserverpb.Member)
 	case m.IsLearner:
 		return fmt.Errorf("%s is still learning", m.Name)
 	}
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
 	s, err := etcd.Status(ctx, m.ClientURLs[0])
 	switch {
 	case err != nil:
@@ -149,7 +172,7 @@ func Remove(ctx context.Context, c Config, name string, endpoints ...string) err
 		return err
 	}
 	defer etcd.Close()
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	ctx, cancel := context.WithTimeout(ctx, addLimit)
 	defer cancel()
 	now, err := etcd.MemberList(ctx)
 	if err != nil {
@@ -159,7 +182,10 @@ func Remove(ctx context.Context, c Config, name string, endpoints ...string) err
 		if m.Name != name {
 			continue
 		}
-		if _, err := etcd.MemberRemove(ctx, m.ID); err != nil {
+		if err := whenHealthy(ctx, func() error {
+			_, err := etcd.MemberRemove(ctx, m.ID)
+			return err
+		}); err != nil && !errors.Is(err, rpctypes.ErrMemberNotFound) {
 			return fmt.Errorf("embedded etcd: removing %s: %w", name, err)
 		}
 	}

@@ -74,6 +74,10 @@ func start(c Config, cluster, state string) (*Member, error) {
 	return m, nil
 }
 
+// startLimit is for reading the data, and for the other members to answer one that
+// joins; our own choice.
+const startLimit = time.Minute
+
 // run starts etcd on a goroutine of its own: where etcd means to end the process,
 // only that goroutine ends.
 func (m *Member) run(cfg *embed.Config) error {
@@ -82,13 +86,18 @@ func (m *Member) run(cfg *embed.Config) error {
 		err := errors.New("etcd gave up") // unless a value comes below
 		defer func() {
 			if r := recover(); r != nil {
-				err = fmt.Errorf("etcd gave up: %v", r)
+				err = fmt.Errorf("the data there are damaged, or of another version (%v): take this member out of the cluster, move the directory away, and join anew", r)
 			}
 			done <- err
 		}()
 		m.etcd, err = embed.StartEtcd(cfg)
 	}()
-	err := <-done
+	var err error
+	select {
+	case err = <-done:
+	case <-time.After(startLimit):
+		return fmt.Errorf("etcd does not start within %v: is its directory in use?", startLimit)
+	}
 	select {
 	case f := <-m.failed:
 		return errors.Join(f, err)
