@@ -119,7 +119,7 @@ func TestIncarnation(t *testing.T) {
 		t.Error("the connection has outlived polluxd")
 	}
 	p.a.start()
-	p.a.wait("Primary again", func(r adm.Resource) bool { return r.Role == "Primary" })
+	p.a.wait("Primary again", func(r adm.Resource) bool { return r.Role == "Primary" && r.WaitsToResume == "" })
 	second()
 	c = p.a.client(name)
 	if err := c.write(0); err != nil {
@@ -425,7 +425,7 @@ func TestIncarnationOutlivesPolluxd(t *testing.T) {
 	begin(t, "fio", "qemu-storage-daemon")
 	p := newTermPair(t, options{size: 64 << 20, global: quick, settings: internal})
 	through := proxyOf(t, p.a, p.a.exportTo("one"))
-	l := startLoad(t, through, 4, 4*time.Second)
+	l := startLoad(t, through, 8, 8*time.Second)
 	restart := func() {
 		t.Helper()
 		p.written()
