@@ -35,14 +35,14 @@ func TestMain(m *testing.M) {
 
 // witnessHost is a host with a witness, as a process.
 type witnessHost struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	addr netip.AddrPort
 	cmd  *exec.Cmd
 	log  *bytes.Buffer
 }
 
-func free(t *testing.T) netip.AddrPort {
+func free(t testing.TB) netip.AddrPort {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -86,7 +86,7 @@ func (h *witnessHost) call(args ...string) (int, string) {
 	return code, out.String()
 }
 
-func newWitnessHost(t *testing.T) *witnessHost {
+func newWitnessHost(t testing.TB) *witnessHost {
 	t.Helper()
 	h := &witnessHost{t: t, dir: t.TempDir(), addr: free(t)}
 	h.start()
@@ -98,7 +98,7 @@ func newWitnessHost(t *testing.T) *witnessHost {
 	return h
 }
 
-func newCluster(t *testing.T, name string) (control.Store, *control.Identity) {
+func newCluster(t testing.TB, name string) (control.Store, *control.Identity) {
 	t.Helper()
 	dir := t.TempDir()
 	s := control.Store{Dir: filepath.Join(dir, "cluster"), File: filepath.Join(dir, "cluster.toml")}
@@ -271,4 +271,83 @@ func TestManual(t *testing.T) {
 			t.Errorf("docs/pollux-witness.8 does not explain %s", word)
 		}
 	}
+}
+
+// BenchmarkIdle is what the process needs while two nodes with 200 resources renew
+// and watch, and nothing happens: memory, and share of a processor.
+func BenchmarkIdle(b *testing.B) {
+	h := newWitnessHost(b)
+	office, id := newCluster(b, "office")
+	if code, out := h.call("add", "office", office.CAFile()); code != 0 {
+		b.Fatal(out)
+	}
+	_, out := h.call("status")
+	c, err := witness.NewClient(witness.ClientConfig{
+		Address: h.addr, Fingerprint: regexp.MustCompile(`sha256:[0-9a-f]{64}`).FindString(out), Certificate: id.TLSCertificate(), TTL: 6 * time.Second,
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close() //nolint:errcheck // nothing to lose
+	var names []string
+	for i := range 200 {
+		names = append(names, fmt.Sprintf("vm-%d", i))
+		if _, err := c.Acquire(b.Context(), arbiter.Claim{Resource: names[i], Node: "a", Session: "s", InSync: []string{"a"}, Members: []string{"a"}}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(b.Context())
+	defer cancel()
+	for range 2 {
+		go c.Watch(ctx, func() {})
+	}
+	const seconds = 20
+	for b.Loop() {
+		before := cpuTime(b, h.cmd.Process.Pid)
+		for i := range seconds {
+			if i%2 == 0 { // TTL/3, of two nodes
+				for range 2 {
+					if err := c.Renew(ctx, "a", "s"); err != nil {
+						b.Fatal(err)
+					}
+				}
+				if _, err := c.Observe(ctx, names...); err != nil {
+					b.Fatal(err)
+				}
+			}
+			time.Sleep(time.Second) // it is the time that is measured
+		}
+		b.ReportMetric(100*(cpuTime(b, h.cmd.Process.Pid)-before).Seconds()/seconds, "%cpu")
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.cmd.Process.Pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	var kib float64
+	if _, err := fmt.Sscan(regexp.MustCompile(`VmHWM:\s+(\d+)`).FindStringSubmatch(string(text))[1], &kib); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(kib/1024, "MiB-peak")
+}
+
+// cpuTime is that of a process, user and system.
+func cpuTime(b *testing.B, pid int) time.Duration {
+	b.Helper()
+	var all time.Duration
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil || len(tasks) == 0 {
+		b.Fatal("no threads", err)
+	}
+	for _, task := range tasks {
+		text, err := os.ReadFile(task)
+		if err != nil {
+			continue // it has ended
+		}
+		var ns int64
+		if _, err := fmt.Sscan(string(text), &ns); err != nil {
+			b.Fatal(err)
+		}
+		all += time.Duration(ns)
+	}
+	return all
 }

@@ -238,9 +238,12 @@ func (ch *Channel) apply(c *conf.Cluster) {
 	}
 	for _, addr := range links {
 		if ch.listeners[addr] == nil {
+			// The first try is made here, so that who comes at once is heard.
 			l := &listener{addr: addr}
+			nl, err := net.Listen("tcp", addr.String())
+			l.l = nl
 			ch.listeners[addr] = l
-			ch.wg.Go(func() { ch.listen(l) })
+			ch.wg.Go(func() { ch.listen(l, nl, err) })
 		}
 	}
 	for name, p := range ch.peers {
@@ -317,6 +320,12 @@ func (l *listener) close() {
 	}
 }
 
+func (l *listener) done() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.isClosed
+}
+
 // set hands an open one over; it reports whether it is still wanted.
 func (l *listener) set(nl net.Listener) bool {
 	l.mu.Lock()
@@ -325,23 +334,16 @@ func (l *listener) set(nl net.Listener) bool {
 	return !l.isClosed
 }
 
-func (ch *Channel) listen(l *listener) {
+// listen accepts on nl, or says why there is none and tries again, until the
+// listener is closed.
+func (ch *Channel) listen(l *listener, nl net.Listener, err error) {
 	told := ""
-	for ch.ctx.Err() == nil {
-		var lc net.ListenConfig
-		nl, err := lc.Listen(ch.ctx, "tcp", l.addr.String())
+	for {
 		if err == nil {
-			if !l.set(nl) {
-				nl.Close()
-				return
-			}
 			told = ""
 			err = ch.accept(nl)
 		}
-		l.mu.Lock()
-		isClosed := l.isClosed
-		l.mu.Unlock()
-		if isClosed || ch.ctx.Err() != nil {
+		if l.done() || ch.ctx.Err() != nil {
 			return
 		}
 		if err.Error() != told {
@@ -350,7 +352,13 @@ func (ch *Channel) listen(l *listener) {
 		}
 		select {
 		case <-ch.ctx.Done():
+			return
 		case <-time.After(time.Second):
+		}
+		nl, err = net.Listen("tcp", l.addr.String())
+		if err == nil && !l.set(nl) {
+			nl.Close()
+			return
 		}
 	}
 }
