@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/pollux-project/pollux/hypervisor/ha/arbiter"
@@ -285,13 +286,13 @@ func TestDamagedLog(t *testing.T) {
 	good := bytes.Clone(d.inodes[logName].data)
 	lines := bytes.SplitAfter(good, []byte("\n"))
 	for name, text := range map[string][]byte{
-		"a changed byte": bytes.Replace(bytes.Clone(good), []byte(`"term":2`), []byte(`"term":9`), 1),
-		"a missing line": slices.Concat(lines[0], lines[1], lines[3], lines[4]),
-		"zeros":          slices.Concat(lines[0], make([]byte, 50), lines[3], lines[4]),
+		"is damaged, and good ones follow": bytes.Replace(bytes.Clone(good), []byte(`"term":2`), []byte(`"term":9`), 1),
+		"lines are missing":                slices.Concat(lines[0], lines[1], lines[3], lines[4]),
+		"line 2 is damaged":                slices.Concat(lines[0], make([]byte, 50), []byte("\n"), lines[3], lines[4]),
 	} {
 		d.inodes[logName] = &inode{data: bytes.Clone(text)}
-		if _, err := openStore(d); err == nil {
-			t.Errorf("%s: it is served", name)
+		if _, err := openStore(d); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%v, want %q", err, name)
 		}
 		if !bytes.Equal(d.inodes[logName].data, text) {
 			t.Errorf("%s: it was changed", name)
