@@ -11,10 +11,15 @@ import (
 	"time"
 
 	"github.com/pollux-project/pollux/conf"
+	"github.com/pollux-project/pollux/hypervisor/ha/arbiter"
 	"github.com/pollux-project/pollux/hypervisor/ha/arbiter/etcd"
 	"github.com/pollux-project/pollux/hypervisor/ha/arbiter/etcd/embedded"
+	arbfence "github.com/pollux-project/pollux/hypervisor/ha/arbiter/fence"
+	"github.com/pollux-project/pollux/hypervisor/ha/arbiter/manual"
+	"github.com/pollux-project/pollux/hypervisor/ha/arbiter/pair"
 	"github.com/pollux-project/pollux/hypervisor/ha/arbiter/witness"
 	"github.com/pollux-project/pollux/hypervisor/ha/control"
+	"github.com/pollux-project/pollux/hypervisor/ha/fence"
 )
 
 // startArbiter makes the arbiter that the cluster's file names. That it can't be
@@ -32,6 +37,8 @@ func (m *member) startArbiter(c *configuration, id *control.Identity) (*arbiterP
 		err = m.startEtcd(c, parts)
 	case conf.ArbiterWitness:
 		err = startWitness(c, id, parts)
+	case conf.ArbiterManual, conf.ArbiterFence:
+		err = m.startPair(c, parts)
 	default:
 		err = fmt.Errorf("arbiter %q", kind)
 	}
@@ -41,6 +48,127 @@ func (m *member) startArbiter(c *configuration, id *control.Identity) (*arbiterP
 	m.closers = append(m.closers, func() { parts.Arbiter.Close() })
 	return parts, nil
 }
+
+// startPair makes the arbiter that the two data nodes are together: with fence agents,
+// or with a person who decides. A cluster that has one data node so far has none.
+func (m *member) startPair(c *configuration, parts *arbiterParts) error {
+	var peer string
+	switch names := c.cluster.DataNodes(); {
+	case c.cluster.Node(c.self()).Kind == conf.NodeWitness:
+		return fmt.Errorf("arbiter %q is two data nodes, and %s is a witness: choose etcd", c.cluster.Arbiter.Kind, c.self())
+	case len(names) == 1:
+		parts.Arbiter = alone{c.cluster.Arbiter.TTL.Duration}
+		return nil
+	case len(names) != 2:
+		return fmt.Errorf("arbiter %q is for two data nodes, and there are %d: choose etcd or witness", c.cluster.Arbiter.Kind, len(names))
+	default:
+		peer = otherOf(names, c.self())
+	}
+	cfg := pair.Config{
+		Cluster: c.cluster.ID, Node: c.self(), Peer: peer, File: m.node.statePath("ha-records.json"), Boot: m.node.boot,
+		TTL: c.cluster.Arbiter.TTL.Duration, Caller: pairCaller{m, peer},
+	}
+	if c.cluster.Arbiter.Kind == conf.ArbiterManual {
+		a, err := manual.New(cfg)
+		if err != nil {
+			return err
+		}
+		parts.Arbiter, m.serveArbiter = a, a.Serve
+		return nil
+	}
+	devices, err := fenceDevices(c)
+	if err != nil {
+		return err
+	}
+	a, err := arbfence.New(arbfence.Config{Pair: cfg, Switch: devices})
+	if err != nil {
+		return err
+	}
+	parts.Arbiter, m.serveArbiter, parts.fence = a, a.Serve, a.Fence
+	parts.selfTest = func() *time.Time { return lastTest(devices) }
+	m.selfTests(devices)
+	return nil
+}
+
+// fenceDevices are the agents of the cluster's file.
+func fenceDevices(c *configuration) (*fence.Devices, error) {
+	var list []fence.Device
+	for _, f := range c.cluster.Fences {
+		node := f.Node
+		if n := c.cluster.Node(f.Node); n != nil {
+			node = n.Name
+		}
+		list = append(list, fence.Device{Node: node, Agent: f.Agent, Options: f.Options})
+	}
+	return fence.New(list)
+}
+
+// selfTestEvery is how often each fence agent is asked whether it could shoot. Our own.
+const selfTestEvery = 15 * time.Minute
+
+func (m *member) selfTests(devices *fence.Devices) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		devices.SelfTest(ctx, selfTestEvery)
+	}()
+	m.closers = append(m.closers, func() {
+		cancel()
+		<-done
+	})
+}
+
+// lastTest is when the oldest of the last self-tests ended; nil if one failed, or was
+// not made yet.
+func lastTest(devices *fence.Devices) *time.Time {
+	var oldest *time.Time
+	for _, t := range devices.Tests() {
+		if t.Err != nil || t.At.IsZero() {
+			return nil
+		}
+		if oldest == nil || t.At.Before(*oldest) {
+			at := t.At.UTC()
+			oldest = &at
+		}
+	}
+	return oldest
+}
+
+// A pairCaller brings requests of this node's half of the arbiter to the other one.
+type pairCaller struct {
+	m    *member
+	peer string
+}
+
+func (p pairCaller) Call(ctx context.Context, request []byte) ([]byte, error) {
+	ch := p.m.channel.Load()
+	if ch == nil {
+		return nil, control.ErrNotConnected
+	}
+	return ch.Request(ctx, p.peer, methodArbiter, request, nil)
+}
+
+// methodArbiter carries what two nodes have to agree upon, without a third.
+const methodArbiter = "arbiter"
+
+// alone is the arbiter of a cluster that has one data node so far: it can't be reached.
+type alone struct{ ttl time.Duration }
+
+var errAlone = fmt.Errorf("%w: the cluster has one data node so far: polluxadm cluster token, and join on the other", arbiter.ErrUnreachable)
+
+func (alone) Acquire(context.Context, arbiter.Claim) (arbiter.Record, error) {
+	return arbiter.Record{}, errAlone
+}
+func (alone) Renew(context.Context, string, string) error           { return errAlone }
+func (alone) Release(context.Context, string, string, uint64) error { return errAlone }
+func (alone) Resign(context.Context, string, string) error          { return errAlone }
+func (alone) Observe(context.Context, ...string) (arbiter.View, error) {
+	return arbiter.View{}, errAlone
+}
+func (alone) Watch(ctx context.Context, _ func()) { <-ctx.Done() }
+func (a alone) TTL() time.Duration                { return a.ttl }
+func (alone) Close() error                        { return nil }
 
 // startWitness makes the client of pollux-witness.
 func startWitness(c *configuration, id *control.Identity, parts *arbiterParts) error {

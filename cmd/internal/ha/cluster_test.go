@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/pollux-project/pollux/cmd/internal/metacli"
+	"github.com/pollux-project/pollux/conf"
 	"github.com/pollux-project/pollux/protocol/adm"
 )
 
@@ -34,16 +35,21 @@ type host struct {
 // network keeps tests that run at the same time apart: 127.X.Y.0/24.
 var network atomic.Int32
 
-// newCluster starts two data nodes and a witness with embedded etcd, and returns
-// when the VM runs. times are those of cluster.toml.
-func newCluster(t *testing.T) []*host {
+// newCluster starts two data nodes, with arbiter etcd also a witness, each with a
+// member of etcd, and returns when the VM runs.
+func newCluster(t *testing.T, arbiter string) []*host {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("runs real processes for seconds")
 	}
+	t.Parallel()
 	net := fmt.Sprintf("127.%d.%d", 20+os.Getpid()%200, network.Add(1))
 	var hosts []*host
-	for i, name := range []string{"a", "b", "c"} {
+	names := []string{"a", "b", "c"}
+	if arbiter != conf.ArbiterEtcd {
+		names = names[:2]
+	}
+	for i, name := range names {
 		h := &host{t: t, name: name, dir: filepath.Join(t.TempDir(), name), ip: fmt.Sprintf("%s.%d", net, i+1), witness: name == "c", procs: map[string]*exec.Cmd{}}
 		if err := os.MkdirAll(h.path("run"), 0o700); err != nil {
 			t.Fatal(err)
@@ -68,7 +74,7 @@ func newCluster(t *testing.T) []*host {
 		return r.Volumes[0].Disk == "UpToDate" && r.Volumes[0].PeerDisk == "UpToDate"
 	})
 	a.ask(adm.HARequest{Cmd: adm.HAClusterInit, Args: adm.HAArgs{
-		Cluster: "test", Links: []string{a.ip + ":7790"}, Arbiter: "etcd",
+		Cluster: "test", Links: []string{a.ip + ":7790"}, Arbiter: arbiter,
 		ArbiterOptions: map[string]string{
 			"ttl": "3s", "unsafe-short-ttl": "true", "keepalive": "200ms", "warntime": "1s", "deadtime": "3s", "initdead": "6s",
 		},
@@ -85,7 +91,8 @@ func newCluster(t *testing.T) []*host {
 	until(t, time.Minute, "the VM to run, well protected", func() string {
 		var vms adm.HAVMs
 		b.ask(adm.HARequest{Cmd: adm.HAVMStatus, VM: "web"}, &vms)
-		if vm := vms.VMs[0]; vm.State != adm.VMRunning || vm.Level != adm.HALevelOK || len(vm.Resources[0].InSync) != 2 {
+		vm := vms.VMs[0]
+		if vm.State != adm.VMRunning || vm.Level != adm.HALevelOK && arbiter != conf.ArbiterManual || len(vm.Resources[0].InSync) != 2 {
 			return fmt.Sprintf("%+v", vm)
 		}
 		return ""
@@ -350,7 +357,7 @@ func (h *host) pause(since time.Time) time.Duration {
 
 // A host dies: the other one takes over, and nothing that was acknowledged is lost.
 func TestClusterFailsOver(t *testing.T) {
-	hosts := newCluster(t)
+	hosts := newCluster(t, conf.ArbiterEtcd)
 	a, b := hosts[0], hosts[1]
 	until(t, 10*time.Second, "some writes", func() string {
 		if a.acked() < 100 {
@@ -409,7 +416,7 @@ func TestClusterFailsOver(t *testing.T) {
 // The peer dies: the Primary asks and goes on within half a second. Its manager
 // dies, is killed again and comes back: nothing is noticed.
 func TestClusterGoesOnAlone(t *testing.T) {
-	hosts := newCluster(t)
+	hosts := newCluster(t, conf.ArbiterEtcd)
 	a, b := hosts[0], hosts[1]
 
 	start := time.Now()
@@ -461,7 +468,7 @@ func TestClusterGoesOnAlone(t *testing.T) {
 
 // A drill kills the owner's node for a while, and says how long a client waited.
 func TestClusterDrill(t *testing.T) {
-	hosts := newCluster(t)
+	hosts := newCluster(t, conf.ArbiterEtcd)
 	a, b := hosts[0], hosts[1]
 	drill := adm.HARequest{Cmd: adm.HADrill, VM: "web", Args: adm.HAArgs{Kill: "primary"}}
 	for _, tt := range []struct {
@@ -502,4 +509,58 @@ func TestClusterDrill(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+// Without a third party: a node that loses its peer goes on, and the other one never
+// takes over by itself, only by an operator who answers for it by name.
+func TestClusterManual(t *testing.T) {
+	hosts := newCluster(t, conf.ArbiterManual)
+	a, b := hosts[0], hosts[1]
+	status := func() (vm adm.HAVM) {
+		var vms adm.HAVMs
+		b.ask(adm.HARequest{Cmd: adm.HAVMStatus, VM: "web"}, &vms)
+		return vms.VMs[0]
+	}
+	until(t, 10*time.Second, "some writes", func() string {
+		if a.acked() < 100 {
+			return fmt.Sprint(a.acked())
+		}
+		return ""
+	})
+	a.power()
+	last := a.acked()
+	until(t, 30*time.Second, "b to say that it is a person's turn", func() string {
+		if vm := status(); vm.State != adm.VMBlocked && vm.State != adm.VMUnknown {
+			return fmt.Sprintf("%+v", vm)
+		}
+		return ""
+	})
+	time.Sleep(5 * time.Second) // longer than all times of this cluster: nothing happens
+	if _, ok := b.guest().running(); ok {
+		t.Fatal("b has taken over by itself")
+	}
+	vm := status()
+	t.Logf("%s: %s %s; %s", vm.State, vm.Why, vm.Advice, vm.Protection)
+	if vm.Why == "" || !strings.Contains(vm.Protection, "not against") {
+		t.Errorf("it is told: %+v", vm)
+	}
+
+	failover := adm.HARequest{Cmd: adm.HAVMFailover, VM: "web", Args: adm.HAArgs{PeerIsDown: "a"}}
+	if err := b.try(failover, nil); err == nil || !strings.Contains(err.Error(), "web") {
+		t.Errorf("failover without the name: %v", err)
+	} else {
+		t.Logf("without the name: %v", err)
+	}
+	failover.Args.Confirm = "web"
+	b.ask(failover, nil)
+	until(t, 20*time.Second, "writes on b", func() string {
+		if b.acked() <= last {
+			return fmt.Sprintf("%d on b, %d on a", b.acked(), last)
+		}
+		return ""
+	})
+	audit, err := os.ReadFile(b.path("state/ha-audit.jsonl"))
+	if err != nil || !strings.Contains(string(audit), `"peer":"a"`) {
+		t.Errorf("the audit log has %q, %v", audit, err)
+	}
 }

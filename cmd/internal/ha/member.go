@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"time"
 
@@ -24,16 +25,18 @@ import (
 // A member is this node while it is in a cluster: a manager with all its parts.
 type member struct {
 	*manager
-	node      *node
-	store     control.Store
-	channel   *control.Channel
-	closers   []func() // of the parts, in the order in which they were made
-	ended     chan struct{}
-	follow    func(c *configuration) error // has the arbiter follow a change of the nodes; may be nil
-	endpoints []string
-	etcd      *etcdMember // of this process, or nil
-	err       error       // of the manager's run; set before ended is closed
-	cancel    context.CancelFunc
+	node    *node
+	store   control.Store
+	channel atomic.Pointer[control.Channel]
+	// serveArbiter answers the other node's half of an arbiter of two; nil: it is no such one.
+	serveArbiter func(ctx context.Context, request []byte) ([]byte, error)
+	closers      []func() // of the parts, in the order in which they were made
+	ended        chan struct{}
+	follow       func(c *configuration) error // has the arbiter follow a change of the nodes; may be nil
+	endpoints    []string
+	etcd         *etcdMember // of this process, or nil
+	err          error       // of the manager's run; set before ended is closed
+	cancel       context.CancelFunc
 }
 
 // vitalTime is how long the core may take between two steps before this node's
@@ -138,11 +141,17 @@ func (m *member) startChannel(id *control.Identity) error {
 		methodDrill: func(_ context.Context, from string, body []byte, _ func([]byte) error) ([]byte, error) {
 			return m.drillKill(from, body)
 		},
+		methodArbiter: func(ctx context.Context, _ string, body []byte, _ func([]byte) error) ([]byte, error) {
+			if m.serveArbiter == nil {
+				return nil, errors.New("the arbiter is another one here: compare cluster.toml")
+			}
+			return m.serveArbiter(ctx, body)
+		},
 	})
 	if err != nil {
 		return err
 	}
-	m.channel = ch
+	m.channel.Store(ch)
 	m.closers = append(m.closers, func() { ch.Close() })
 	return nil
 }
@@ -189,8 +198,8 @@ func (m *member) reload(ctx context.Context) error {
 	if err == nil && m.follow != nil {
 		err = m.follow(c)
 	}
-	if err == nil && clusterHash(m.channel.Cluster()) != clusterHash(c.cluster) {
-		err = m.channel.Reload(c.cluster)
+	if err == nil && clusterHash(m.channel.Load().Cluster()) != clusterHash(c.cluster) {
+		err = m.channel.Load().Reload(c.cluster)
 	}
 	return err
 }
@@ -270,20 +279,17 @@ func (m *member) summary() string {
 
 // setBeat, ask, links and version make the channel the manager's peers.
 func (m *member) setBeat(beat []byte) {
-	if m.channel == nil {
-		return
-	}
-	if err := m.channel.SetPayload(beat); err != nil {
+	if err := m.channel.Load().SetPayload(beat); err != nil {
 		m.log.Error().Err(err).Msg("the others hear of this node no more: too many VMs")
 	}
 }
 
 func (m *member) ask(ctx context.Context, node, method string, body []byte) ([]byte, error) {
-	return m.channel.Request(ctx, node, method, body, nil)
+	return m.channel.Load().Request(ctx, node, method, body, nil)
 }
 
 func (m *member) peer(node string) (control.Peer, bool) {
-	for _, p := range m.channel.Peers() {
+	for _, p := range m.channel.Load().Peers() {
 		if p.Node == node {
 			return p, true
 		}
@@ -311,7 +317,7 @@ func (m *member) token(req adm.HARequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := m.channel.NewToken(control.TokenRequest{Node: req.Node, Kind: req.Args.Kind, Links: links})
+	t, err := m.channel.Load().NewToken(control.TokenRequest{Node: req.Node, Kind: req.Args.Kind, Links: links})
 	if err != nil {
 		return nil, refused(err)
 	}
@@ -337,7 +343,7 @@ func (m *member) leave(ctx context.Context, req adm.HARequest, progress func(adm
 	if err := m.forgetVoter(ctx, c, req.Node); err != nil {
 		return refused(err)
 	}
-	if err := m.channel.Leave(ctx, req.Node); err != nil {
+	if err := m.channel.Load().Leave(ctx, req.Node); err != nil {
 		return refused(err)
 	}
 	m.events.add(adm.HAEvent{Kind: adm.HAEventOperator, Peer: req.Node, Text: fmt.Sprintf("node %s was taken out of the cluster", req.Node)})
@@ -404,7 +410,7 @@ func (n *node) meet(ctx context.Context) (any, error) {
 
 // apart says what keeps the nodes from working together; "" if nothing does.
 func (m *member) apart(ctx context.Context) string {
-	for _, p := range m.channel.Peers() {
+	for _, p := range m.channel.Load().Peers() {
 		if p.State() != control.LinkOK {
 			return "there is no heartbeat of " + p.Node
 		}
