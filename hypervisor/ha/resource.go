@@ -86,6 +86,13 @@ func (r *resource) peerEqual() bool {
 		cp != nil && cp.DirtyBytes == 0 && cp.Disk == UpToDate && cp.Generation == st.Generation
 }
 
+// sameGeneration reports whether both copies are connected, UpToDate and of one
+// generation: blocks that are out of sync all the same wait for the next resync.
+func (r *resource) sameGeneration() bool {
+	st, cp := &r.st, r.peer.copy(r.name)
+	return st.Connected && st.Disk == UpToDate && st.PeerDisk == UpToDate && cp != nil && cp.Disk == UpToDate && cp.Generation == st.Generation
+}
+
 // whole reports whether this node's copy can be read and is of one moment.
 func (r *resource) whole() bool { return r.st.Disk == UpToDate || r.st.Disk == Consistent }
 

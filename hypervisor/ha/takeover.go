@@ -95,7 +95,7 @@ func (c *Core) claimable(s *service, r *resource) (set []string, v verdict) {
 		return no(Critical, "connect "+peer+" and wait for the resync", "this node's disk is %s", st.Disk)
 	case !rec.Counts(c.self):
 		return c.stale(r)
-	case len(rec.InSync) > 1 && !equal && rec.Generation != 0 && st.Generation != 0 && rec.Generation != st.Generation:
+	case len(rec.InSync) > 1 && !equal && !r.sameGeneration() && rec.Generation != 0 && st.Generation != 0 && rec.Generation != st.Generation:
 		return no(Critical, "connect "+peer, "this copy is of generation %016X, what counts under term %d is %016X", st.Generation, rec.Term, rec.Generation)
 	case st.TermUnknown != "" && !equal:
 		return no(Critical, "connect "+peer, "this copy may not be the newest: %s", st.TermUnknown)

@@ -82,6 +82,7 @@ func (m *manager) start() {
 	}
 	m.w.after(0, m.awake(m.ticks))
 	m.w.after(m.w.dice.between(0, 200*millisecond), m.awake(m.beats))
+	m.w.after(pollEvery, m.awake(m.polls))
 }
 
 func (m *manager) crash() {
@@ -199,6 +200,17 @@ func (m *manager) beats() {
 	m.sendBeats()
 	m.lookAtLinks()
 	m.w.after(int64(m.w.cfg.Timing.Keepalive)*millisecond, m.awake(m.beats))
+}
+
+// pollEvery is how often polluxha looks at what it knows by events, too, µs: not
+// every number of a status has one.
+const pollEvery = 10 * second
+
+func (m *manager) polls() {
+	for _, p := range m.h.pairs {
+		m.storage(p)
+	}
+	m.w.after(pollEvery, m.awake(m.polls))
 }
 
 func (m *manager) sendBeats() {

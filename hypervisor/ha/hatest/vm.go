@@ -83,7 +83,9 @@ func (h *Host) startVM(s *Service, inc string, done func(error)) {
 			done(fmt.Errorf("vm %s: a disk is not exported as %s", s.name, inc))
 			return
 		}
-		w.checkContent(v)
+		if h.woke <= v.since { // else it was overtaken while its host stood still: it is killed, checkRunning sees to that
+			w.checkContent(v)
+		}
 		v.enter(vmRunning)
 		done(nil)
 		v.write()
