@@ -30,9 +30,11 @@ func crashPoints(s repltest.Scenario, step repltest.DurableStep) []repltest.Cras
 // TestCrashPoints cuts the power of a node before and after each of its durable
 // steps, brings it back on what survived, and checks what was promised.
 func TestCrashPoints(t *testing.T) {
-	defer debug.SetGCPercent(debug.SetGCPercent(400)) // worlds are large and short-lived: half the time
+	percent := debug.SetGCPercent(400) // worlds are large and short-lived: half the time
+	t.Cleanup(func() { debug.SetGCPercent(percent) })
 	for _, s := range repltest.Scenarios() {
 		t.Run(s.Name, func(t *testing.T) {
+			t.Parallel()
 			steps, err := repltest.CountDurable(s)
 			if err != nil {
 				t.Fatalf("without a crash: %v", err)
