@@ -94,7 +94,7 @@ func play(ctx context.Context, cfg hatestbed.Config, control bool, source string
 		if err := hatestbed.BuildBlind(ctx, source, cfg.Bin, blind); err != nil {
 			return 0, err
 		}
-		cfg.Bin = blind
+		cfg.Bin, cfg.Control = blind, true
 		fmt.Fprintln(cfg.Out, "CONTROL: polluxd without the check of terms")
 	}
 	rep, err := hatestbed.Run(ctx, cfg)

@@ -136,6 +136,23 @@ func (h *Host) heartbeats() []string {
 
 var leads = regexp.MustCompile(`(\S+) leads`)
 
+// leader is the host whose member of etcd leads, as a host's polluxha knows; ""
+// if it doesn't.
+func (h *Host) leader(ctx context.Context) string {
+	if c, err := h.cluster(ctx); err == nil {
+		if m := leads.FindStringSubmatch(c.Arbiter.Detail); m != nil {
+			return m[1]
+		}
+	}
+	return ""
+}
+
+// led tells whether anybody believes that a host leads etcd. Then its death costs
+// an election, and the new leader lets all leases begin anew.
+func (s *Site) led(ctx context.Context, struck *Host) bool {
+	return s.Arbiter == ArbiterEtcd && slices.ContainsFunc(s.Hosts, func(h *Host) bool { return h.leader(ctx) == struck.Name })
+}
+
 // LeaderToPrimary brings etcd's leader and the machine to the same host.
 func (s *Site) LeaderToPrimary(ctx context.Context, _ *Host) error {
 	const tries = 6
@@ -144,15 +161,8 @@ func (s *Site) LeaderToPrimary(ctx context.Context, _ *Host) error {
 		if p == nil {
 			return errors.New("there is not one Primary")
 		}
-		c, err := p.cluster(ctx)
-		if err != nil {
-			return err
-		}
-		name := ""
-		if m := leads.FindStringSubmatch(c.Arbiter.Detail); m != nil {
-			name = m[1]
-		}
-		switch name {
+		var err error
+		switch p.leader(ctx) {
 		case p.Name:
 			return nil
 		case s.other(p).Name:
@@ -169,7 +179,7 @@ func (s *Site) LeaderToPrimary(ctx context.Context, _ *Host) error {
 			err = sleep(ctx, longHold) // polluxha looks for the leader every ten seconds
 		}
 		if err == nil {
-			err = s.settled(ctx, settleLimit)
+			err = s.settled(ctx, s.patience)
 		}
 		if err != nil {
 			return fmt.Errorf("bring etcd's leader and the machine together: %w", err)

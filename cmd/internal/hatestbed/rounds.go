@@ -20,6 +20,7 @@ import (
 const (
 	outcomeLimit = 60 * time.Second
 	settleLimit  = 120 * time.Second
+	controlLimit = 30 * time.Second // without the check of terms it may never be well again
 	// overlapLimit is how long two machines may run at once when a stopped host
 	// wakes: a third of a lease, by when its manager has looked at the clock.
 	overlapLimit = 2 * time.Second
@@ -36,6 +37,7 @@ type Config struct {
 	Seed    uint64
 	Arbiter Arbiter // "": half of the rounds each
 	Only    string  // faults whose name contains this; "": all
+	Control bool    // harm is wanted: nobody waits long for all to be well, and it ends the rounds
 	Out     io.Writer
 }
 
@@ -58,6 +60,7 @@ type Measured struct {
 	Resumed                           time.Duration // from detection to I/O alone
 	Gap                               time.Duration // the longest that the client saw
 	Both                              time.Duration
+	Led                               bool // the host that was struck led etcd
 	Missed                            bool // beyond the bar
 	Harm                              int  // lost records, and second writers
 	Faults                            []string
@@ -137,17 +140,20 @@ func runHalf(ctx context.Context, cfg Config, arbiter Arbiter, list []fault, rep
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	if cfg.Control {
+		s.patience = controlLimit
+	}
 	if err := s.BringUp(ctx); err != nil {
 		return err
 	}
 	if err := s.Hosts[0].order(ctx, adm.HARequest{Cmd: adm.HAVMStart, VM: vmName}, nil); err != nil {
 		return err
 	}
-	if err := s.settled(ctx, settleLimit); err != nil {
+	if err := s.settled(ctx, s.patience); err != nil {
 		return fmt.Errorf("the machine does not come up: %w", err)
 	}
 	for _, f := range list {
-		if err := s.settled(ctx, settleLimit); err != nil {
+		if err := s.settled(ctx, s.patience); err != nil {
 			return err
 		}
 		m := s.round(ctx, f)
@@ -157,8 +163,11 @@ func runHalf(ctx context.Context, cfg Config, arbiter Arbiter, list []fault, rep
 		m.Number, m.Arbiter = len(rep.Rounds)+1, arbiter
 		rep.add(m)
 		fmt.Fprintln(cfg.Out, m.line())
+		if cfg.Control && rep.SawHarm() {
+			return nil
+		}
 	}
-	if err := s.settled(ctx, settleLimit); err != nil {
+	if err := s.settled(ctx, s.patience); err != nil {
 		return err
 	}
 	return s.finish(ctx, rep)
@@ -196,6 +205,11 @@ func (s *Site) round(ctx context.Context, f fault) (m Measured) {
 		wrong(errors.Join(err, errors.New("the client gets no acknowledgements")))
 		return m
 	}
+	victim := p
+	if f.want == goesOn {
+		victim = s.other(p)
+	}
+	m.Led = s.led(ctx, victim)
 	s.Watcher.Overlap()
 	struck := time.Now()
 	if err := f.strike(s, ctx, p); err != nil {
@@ -214,7 +228,7 @@ func (s *Site) round(ctx context.Context, f fault) (m Measured) {
 			wrong(err)
 		}
 	}
-	if err := s.settled(ctx, settleLimit); err != nil {
+	if err := s.settled(ctx, s.patience); err != nil {
 		wrong(err)
 	}
 	s.inspect(ctx, f, struck, &m)
@@ -237,7 +251,11 @@ func (s *Site) await(ctx context.Context, f fault, p *Host, struck time.Time, m 
 		if f.want == moves {
 			return s.handover(p, struck, f.bar, m)
 		}
-		m.Missed = m.Kernel > f.bar
+		bar := f.bar
+		if m.Led {
+			bar = barLeader
+		}
+		m.Missed = m.Kernel > bar
 	case goesOn:
 		if f.bar > 0 {
 			if err := s.resumed(ctx, p, struck, f.bar, m); err != nil {
@@ -307,7 +325,7 @@ func (s *Site) resumed(ctx context.Context, p *Host, struck time.Time, bar time.
 	if lost := sight.First(struck, func(r Sight) bool { return r.Connection != "Connected" }); !lost.IsZero() {
 		m.Detected = lost.Sub(struck)
 		m.Resumed = alone.Sub(lost)
-		m.Missed = m.Resumed > bar
+		m.Missed = m.Resumed > bar && !m.Led // an arbiter in an election is not well
 	}
 	return nil
 }

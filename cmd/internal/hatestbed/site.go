@@ -26,6 +26,7 @@ type Site struct {
 	Bin, Guest string // directories of the programs, and of the guest's kernel
 	Dir        string
 	Arbiter    Arbiter
+	patience   time.Duration // until all is well again
 
 	Customer *Client // the machine's client
 	Watcher  *Watcher
@@ -40,7 +41,7 @@ type Site struct {
 // NewSite makes the rack and the disks, which are equal and hold an empty
 // filesystem. Nothing runs yet. Without an arbiter the resource is managed by hand.
 func NewSite(ctx context.Context, bin, guest, dir string, arbiter Arbiter) (s *Site, err error) {
-	s = &Site{Bin: bin, Guest: guest, Dir: dir, Arbiter: arbiter, consoles: map[string]*Console{}, sights: map[string]*Observer{}, daemons: map[string]map[string]*daemon{}}
+	s = &Site{Bin: bin, Guest: guest, Dir: dir, Arbiter: arbiter, patience: settleLimit, consoles: map[string]*Console{}, sights: map[string]*Observer{}, daemons: map[string]map[string]*daemon{}}
 	if s.Rack, err = NewRack(dir); err != nil {
 		return nil, err
 	}

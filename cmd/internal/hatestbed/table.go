@@ -22,6 +22,9 @@ func (m Measured) line() string {
 			fmt.Fprintf(&b, "  %s %s", t.name, seconds(t.d))
 		}
 	}
+	if m.Led {
+		b.WriteString("  (it led etcd)")
+	}
 	switch {
 	case len(m.Faults) > 0:
 		fmt.Fprintf(&b, "  WRONG: %s", strings.Join(m.Faults, "; "))
