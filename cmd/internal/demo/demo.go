@@ -14,10 +14,11 @@ import (
 
 	"github.com/pollux-project/pollux/cmd/internal/demo/records"
 	"github.com/pollux-project/pollux/cmd/internal/demo/storage"
+	"github.com/pollux-project/pollux/protocol/adm"
 )
 
 // How long things may take: generous, for emulated guests on a busy machine.
-// The whole story takes one minute on two idle cores.
+// The whole story takes a minute and a half on two idle cores.
 const (
 	wholeLimit = 170 * time.Second // the promise is three minutes
 	bootLimit  = 60 * time.Second
@@ -55,7 +56,8 @@ type demo struct {
 	rep         *report
 	dir         string
 	alpha, beta *node
-	fsBytes     int64
+	gamma       *node // the witness
+	killed      time.Time
 	highest     uint64   // the highest record acknowledged before the crash
 	faults      []string // what went wrong without ending the story
 	figures     figures
@@ -65,7 +67,7 @@ type demo struct {
 type figures struct {
 	acked, lost               int
 	journal                   string
-	promote, boot, outage     time.Duration
+	notice, boot, outage      time.Duration // of the failover, each from the kill on
 	resyncKiB, volumeKiB      uint64
 	initialSync, resync, back time.Duration
 }
@@ -78,7 +80,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		cfg.VolumeBytes = defaultVolumeBytes
 	}
 	d := &demo{cfg: cfg, rep: newReport(cfg.Out)}
-	if err := d.prepare(); err != nil {
+	if err := d.prepare(ctx); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, wholeLimit)
@@ -99,14 +101,14 @@ func Run(ctx context.Context, cfg Config) (err error) {
 }
 
 // prepare makes the directories. Paths get short names: unix sockets need that.
-func (d *demo) prepare() (err error) {
+func (d *demo) prepare(ctx context.Context) (err error) {
 	for _, path := range []*string{&d.cfg.Bin, &d.cfg.Guest} {
 		if *path, err = filepath.Abs(*path); err != nil {
 			return err
 		}
 	}
 	for _, file := range []string{
-		filepath.Join(d.cfg.Bin, "polluxd"), filepath.Join(d.cfg.Bin, "polluxadm"),
+		filepath.Join(d.cfg.Bin, "polluxd"), filepath.Join(d.cfg.Bin, "polluxha"), filepath.Join(d.cfg.Bin, "polluxadm"),
 		filepath.Join(d.cfg.Guest, "vmlinuz"), filepath.Join(d.cfg.Guest, "initramfs.cpio"),
 	} {
 		if _, err := os.Stat(file); err != nil {
@@ -116,14 +118,19 @@ func (d *demo) prepare() (err error) {
 	if d.dir, err = os.MkdirTemp(d.cfg.WorkDir, "pollux-demo-"); err != nil {
 		return err
 	}
-	if d.alpha, err = newNode("alpha", filepath.Join(d.dir, "alpha"), d.cfg.Bin); err != nil {
+	network, err := freeNetwork()
+	if err != nil {
 		return err
 	}
-	if d.beta, err = newNode("beta", filepath.Join(d.dir, "beta"), d.cfg.Bin); err != nil {
-		return err
+	for i, n := range []**node{&d.alpha, &d.beta, &d.gamma} {
+		name := []string{"alpha", "beta", "gamma"}[i]
+		if *n, err = newNode(name, filepath.Join(d.dir, name), d.cfg.Bin, fmt.Sprint(network, i+1)); err != nil {
+			return err
+		}
 	}
+	d.gamma.witness = true
 	d.figures.volumeKiB = uint64(d.cfg.VolumeBytes >> 10)
-	return configure([2]*node{d.alpha, d.beta}, d.cfg.Guest, d.cfg.VolumeBytes)
+	return configure(ctx, [2]*node{d.alpha, d.beta}, d.gamma, d.cfg.Guest, d.cfg.VolumeBytes)
 }
 
 // play is the story, one chapter after the other.
@@ -131,7 +138,7 @@ func (d *demo) play(ctx context.Context) error {
 	for _, chapter := range []func(context.Context) error{
 		d.startNodes,
 		d.syncFirst,
-		d.makeFilesystem,
+		d.formCluster,
 		d.bootOnAlpha,
 		d.killAlpha,
 		d.sabotage,
@@ -157,12 +164,14 @@ func (d *demo) fault(format string, args ...any) {
 }
 
 func (d *demo) startNodes(ctx context.Context) error {
-	d.rep.chapter("two nodes: alpha (%s) and beta (%s), a disk of %d MiB on each", d.alpha.address, d.beta.address, d.cfg.VolumeBytes>>20)
+	d.rep.chapter("two nodes, alpha and beta, a disk of %d MiB on each, and gamma, which only has a vote", d.cfg.VolumeBytes>>20)
 	for _, n := range []*node{d.alpha, d.beta} {
-		if _, err := n.adm(ctx, "create-md", resourceName); err != nil {
+		if _, err := n.adm(ctx, "create-md", "--force", resourceName); err != nil {
 			return err
 		}
-		if err := n.startDaemon(ctx); err != nil {
+	}
+	for _, n := range []*node{d.alpha, d.beta, d.gamma} {
+		if err := n.start(ctx); err != nil {
 			return err
 		}
 	}
@@ -175,16 +184,17 @@ func (d *demo) startNodes(ctx context.Context) error {
 }
 
 func (d *demo) syncFirst(ctx context.Context) error {
-	d.rep.chapter("alpha becomes Primary; everything is copied to beta once")
+	d.rep.chapter("alpha's disk, with an empty ext4, is copied to beta once")
 	began := time.Now()
-	if _, err := d.alpha.adm(ctx, "primary", "--force", resourceName); err != nil {
+	if _, err := d.alpha.adm(ctx, "primary", "--force", "--confirm="+resourceName, resourceName); err != nil {
 		return err
 	}
 	if err := d.waitSync(ctx, d.alpha); err != nil {
 		return err
 	}
 	d.figures.initialSync = time.Since(began)
-	return nil
+	_, err := d.alpha.adm(ctx, "secondary", resourceName)
+	return err
 }
 
 // waitSync shows polluxadm's own progress bar.
@@ -196,12 +206,6 @@ func (d *demo) waitSync(ctx context.Context, n *node) error {
 	cmd := n.admCommand(ctx, args...)
 	cmd.Stdout, cmd.Stderr = d.cfg.Out, d.cfg.Out
 	return n.admError(cmd.Run(), args, "")
-}
-
-func (d *demo) makeFilesystem(ctx context.Context) (err error) {
-	d.rep.chapter("an ext4 filesystem is put on the replicated disk, through its NBD export")
-	d.fsBytes, err = storage.MakeFilesystem(ctx, storage.NBDURI(d.alpha.nbdSocket(), resourceName), filepath.Join(d.dir, "ext4.img"))
-	return err
 }
 
 func (d *demo) bootOnAlpha(ctx context.Context) error {
@@ -217,7 +221,7 @@ func (d *demo) startVM(ctx context.Context, n *node) error {
 	if err := n.console.newRun(); err != nil {
 		return err
 	}
-	if err := n.admLines(ctx, d.said, "vm", "start", vmName); err != nil {
+	if err := d.order(ctx, n, adm.HARequest{Cmd: adm.HAVMStart, VM: vmName}); err != nil {
 		return err
 	}
 	_, err := d.checkBoot(ctx, n)
@@ -259,10 +263,11 @@ func (d *demo) killAlpha(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	vm := make(chan error, 1)
-	go func() { vm <- d.alpha.killVM(ctx) }()
-	err := errors.Join(d.alpha.killDaemon(), <-vm)
-	if err != nil {
+	if err := d.beta.console.newRun(); err != nil {
+		return err
+	}
+	d.killed = time.Now()
+	if err := d.alpha.die(ctx); err != nil {
 		return err
 	}
 	acks, err := d.alpha.console.acks()
@@ -272,7 +277,7 @@ func (d *demo) killAlpha(ctx context.Context) error {
 	for _, a := range acks {
 		d.highest = max(d.highest, a.Number)
 	}
-	d.rep.chapter("kill -9 of alpha's polluxd and VM, after %d acknowledged records", len(acks))
+	d.rep.chapter("kill -9 of everything on alpha: polluxd, polluxha with its member of etcd, the VM; after %d acknowledged records", len(acks))
 	return nil
 }
 
@@ -293,35 +298,23 @@ func (d *demo) sabotage(context.Context) error {
 	return nil
 }
 
+// failOver only watches: beta does it by itself.
 func (d *demo) failOver(ctx context.Context) error {
-	d.rep.chapter("failover to beta")
-	if out, err := d.beta.adm(ctx, "vm", "failover", vmName); err == nil {
-		return fmt.Errorf("on beta: a failover with the peer out of sight was not refused: %s", out)
-	}
-	d.rep.detail("refused as long as nobody vouches that alpha is down; so:")
-	if err := d.beta.console.newRun(); err != nil {
+	d.rep.chapter("beta takes over by itself, once alpha's lease has ended and the arbiter agrees")
+	if err := d.waitVM(ctx, d.beta, func(vm adm.HAVM) bool { return vm.Node == d.beta.name }); err != nil {
 		return err
 	}
-	began := time.Now()
-	each := func(line string) {
-		if d.figures.promote == 0 && strings.Contains(line, ": Primary") {
-			d.figures.promote = time.Since(began)
-		}
-		d.said(line)
-	}
-	if err := d.beta.admLines(ctx, each, "vm", "failover", vmName, "--peer-is-down", d.alpha.name); err != nil {
-		return err
-	}
+	d.figures.notice = time.Since(d.killed)
 	h, err := d.checkBoot(ctx, d.beta)
 	if err != nil {
 		return err
 	}
-	d.figures.boot = time.Since(began) - d.figures.promote
+	d.figures.boot = time.Since(d.killed)
 	d.figures.journal = h.journal
 	if err := d.letWrite(ctx, d.beta, 1); err != nil {
 		return err
 	}
-	d.figures.outage = time.Since(began)
+	d.figures.outage = time.Since(d.killed)
 	return d.letWrite(ctx, d.beta, recordsPerAct)
 }
 
@@ -336,7 +329,7 @@ func (d *demo) alphaReturns(ctx context.Context) error {
 	}
 	d.figures.resyncKiB = s.outOfSyncKiB()
 	began := time.Now()
-	if err := d.alpha.startDaemon(ctx); err != nil {
+	if err := d.alpha.start(ctx); err != nil {
 		return err
 	}
 	watching, stop := context.WithCancel(ctx)
@@ -373,9 +366,18 @@ func watchResync(ctx context.Context, n *node) (kib uint64) {
 }
 
 func (d *demo) switchBack(ctx context.Context) error {
-	d.rep.chapter("planned switch back: the VM is shut down on beta and started on alpha")
+	d.rep.chapter("planned move back: the VM is shut down on beta and started on alpha")
+	if err := d.waitCluster(ctx); err != nil {
+		return err
+	}
+	if err := d.alpha.console.newRun(); err != nil {
+		return err
+	}
 	began := time.Now()
-	if err := d.stopVM(ctx, d.beta); err != nil {
+	if err := d.order(ctx, d.beta, adm.HARequest{Cmd: adm.HAVMMove, VM: vmName, Node: d.alpha.name}); err != nil {
+		return err
+	}
+	if err := d.checkHalt(d.beta); err != nil {
 		return err
 	}
 	acks, err := d.beta.console.acks()
@@ -385,7 +387,7 @@ func (d *demo) switchBack(ctx context.Context) error {
 	for _, a := range acks {
 		d.highest = max(d.highest, a.Number)
 	}
-	if err := d.startVM(ctx, d.alpha); err != nil {
+	if _, err := d.checkBoot(ctx, d.alpha); err != nil {
 		return err
 	}
 	d.figures.back = time.Since(began)
@@ -394,9 +396,14 @@ func (d *demo) switchBack(ctx context.Context) error {
 
 // stopVM shuts the VM down and checks that it let go of its disk in order.
 func (d *demo) stopVM(ctx context.Context, n *node) error {
-	if err := n.admLines(ctx, d.said, "vm", "stop", vmName); err != nil {
+	if err := d.order(ctx, n, adm.HARequest{Cmd: adm.HAVMStop, VM: vmName}); err != nil {
 		return err
 	}
+	return d.checkHalt(n)
+}
+
+// checkHalt looks at how the guest that ran on n has ended.
+func (d *demo) checkHalt(n *node) error {
 	text, err := n.console.run()
 	if err != nil {
 		return err
@@ -408,7 +415,7 @@ func (d *demo) stopVM(ctx context.Context, n *node) error {
 }
 
 func (d *demo) endWell(ctx context.Context) error {
-	d.rep.chapter("the end: the VM is shut down, both nodes are stopped")
+	d.rep.chapter("the end: the VM is shut down, all nodes are stopped")
 	if err := d.stopVM(ctx, d.alpha); err != nil {
 		return err
 	}
@@ -421,7 +428,7 @@ func (d *demo) endWell(ctx context.Context) error {
 			d.fault("at the end %s isn't in sync", n.name)
 		}
 	}
-	return errors.Join(d.alpha.stopDaemon(), d.beta.stopDaemon())
+	return errors.Join(d.alpha.stop(), d.beta.stop(), d.gamma.stop())
 }
 
 // judge compares the client's log with the second node's disk.
@@ -454,7 +461,7 @@ func (d *demo) judge(ctx context.Context) error {
 	if err := storage.CheckFilesystem(ctx, d.beta.image()); err != nil {
 		d.fault("beta's filesystem: %v", err)
 	}
-	if at, err := storage.SameContent(d.alpha.image(), d.beta.image(), d.fsBytes); err != nil {
+	if at, err := storage.SameContent(d.alpha.image(), d.beta.image(), d.cfg.VolumeBytes-metadataBytes); err != nil {
 		return err
 	} else if at >= 0 {
 		d.fault("the two disks differ, first at byte %d", at)
@@ -472,11 +479,11 @@ func (d *demo) summary() {
 		{"records lost", fmt.Sprint(f.lost)},
 		{"journal after the crash", f.journal},
 		{"initial sync", fmt.Sprintf("%d KiB in %s", f.volumeKiB, seconds(f.initialSync))},
-		{"failover: to promote", seconds(f.promote)},
-		{"failover: to boot", seconds(f.boot)},
+		{"failover: to the decision", seconds(f.notice)},
+		{"failover: to the guest's journal", seconds(f.boot)},
 		{"failover: to the first new record", seconds(f.outage)},
 		{"resync of the first node", fmt.Sprintf("%d KiB in %s", f.resyncKiB, seconds(f.resync))},
-		{"planned switch back", seconds(f.back)},
+		{"planned move back", seconds(f.back)},
 	})
 	if len(d.faults) == 0 {
 		d.rep.verdict(true, "every acknowledged record is on the second node")
@@ -490,8 +497,10 @@ func (d *demo) cleanUp() error {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanLimit)
 	defer cancel()
 	var errs []error
-	for _, n := range []*node{d.alpha, d.beta} {
-		errs = append(errs, n.killVM(ctx), n.killDaemon())
+	for _, n := range []*node{d.alpha, d.beta, d.gamma} {
+		if n != nil {
+			errs = append(errs, n.die(ctx))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -15,15 +15,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/pollux-project/pollux/cmd/internal/demo/storage"
 	"github.com/pollux-project/pollux/hypervisor"
 	"github.com/pollux-project/pollux/hypervisor/qemu"
-)
-
-// Names in the story.
-const (
-	resourceName = "web"
-	vmName       = "web"
 )
 
 // Our own times.
@@ -33,115 +26,37 @@ const (
 	statusPoll  = 50 * time.Millisecond
 )
 
-// A node is one of the two computers: a directory with everything that is its
-// own, and its polluxd.
+// A node is one of the three computers: a directory with everything that is its
+// own, a loopback address, and its daemons. The witness has no polluxd.
 type node struct {
 	name    string
 	dir     string
-	address string // of the replication link
+	address string // on the loopback
 	bin     string // directory of the programs
+	witness bool
 	console console
 	hv      hypervisor.Hypervisor
-	daemon  *exec.Cmd // nil: doesn't run
-	ended   chan error
+	polluxd *process
+	manager *process // polluxha
 }
 
-func newNode(name, dir, bin string) (*node, error) {
-	address, err := freeAddress()
-	if err != nil {
-		return nil, err
-	}
+func newNode(name, dir, bin, address string) (*node, error) {
 	n := &node{name: name, dir: dir, bin: bin, address: address}
 	n.console.path = n.path("console.log")
+	var err error
 	n.hv, err = qemu.New(qemu.Config{RunDir: n.path("vm")})
 	return n, err
 }
 
 func (n *node) path(file string) string { return filepath.Join(n.dir, file) }
 func (n *node) image() string           { return n.path("disk.img") }
-func (n *node) nbdSocket() string       { return n.path("nbd.sock") }
 
-// freeAddress returns a loopback address that nobody listens on now.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
+// A process is a daemon of a node.
+type process struct {
+	cmd   *exec.Cmd
+	ended chan struct{} // closed when it has
+	err   error         // how, once ended is closed
 }
-
-// configure writes the node's files. The resource's and the VM's are the same
-// on both nodes, as they are on two real ones.
-func configure(nodes [2]*node, guest string, volumeBytes int64) error {
-	var on strings.Builder
-	for _, n := range nodes {
-		fmt.Fprintf(&on, "    on %s {\n        disk       %q;\n        address    ipv4 %s;\n    }\n", n.name, n.image(), n.address)
-	}
-	resource := fmt.Sprintf(resourceFile, resourceName, on.String())
-	vm := fmt.Sprintf(vmFile, vmName, resourceName, filepath.Join(guest, "vmlinuz"), filepath.Join(guest, "initramfs.cpio"))
-	for _, n := range nodes {
-		if err := os.Mkdir(n.dir, 0o700); err != nil {
-			return err
-		}
-		for name, text := range map[string]string{
-			"pollux.toml": fmt.Sprintf(settingsFile, n.name), "web.res": resource, "web.vm.toml": vm,
-		} {
-			if err := os.WriteFile(n.path(name), []byte(text), 0o600); err != nil {
-				return err
-			}
-		}
-		if err := storage.MakeImage(n.image(), volumeBytes); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Relative paths count from the file's directory: a whole node in one place.
-const settingsFile = `node-name = %q
-resource-files = ["*.res"]
-vm-files = ["*.vm.toml"]
-drbd-conf = ""
-control-socket = "polluxd.sock"
-state-dir = "state"
-
-[nbd]
-socket = "nbd.sock"
-
-[log]
-format = "console"
-`
-
-// Both nodes have one address here, so their names can't be told from it.
-const resourceFile = `global { disable-ip-verification; }
-
-resource %s {
-    device     /dev/drbd1 minor 1;
-    meta-disk  internal;
-    net {
-        protocol     C;
-        connect-int  1;
-    }
-    disk {
-        resync-rate  100M;
-        c-max-rate   200M;
-        c-min-rate   100M;
-    }
-%s}
-`
-
-const vmFile = `name = %q
-resources = [%q]
-memory = "192M"
-console = "console.log"
-stop-timeout = "40s"
-extra-args = ["-no-reboot"]
-
-[boot]
-kernel = %q
-initrd = %q
-cmdline = "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off"
-`
 
 // adm runs polluxadm on this node and returns both of its outputs.
 func (n *node) adm(ctx context.Context, args ...string) (string, error) {
@@ -177,7 +92,12 @@ func (n *node) admLines(ctx context.Context, each func(line string), args ...str
 }
 
 func (n *node) admCommand(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, filepath.Join(n.bin, "polluxadm"), append([]string{"--config", n.path("pollux.toml")}, args...)...)
+	return n.command(ctx, "polluxadm", args...)
+}
+
+// command is a program with this node's settings.
+func (n *node) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(n.bin, name), append([]string{"--config", n.path("pollux.toml")}, args...)...)
 	// Its own process group: Ctrl-C reaches this program only, which cleans up.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return cmd
@@ -190,75 +110,91 @@ func (n *node) admError(err error, args []string, said string) error {
 	return fmt.Errorf("on %s: polluxadm %s: %w: %s", n.name, strings.Join(args, " "), err, strings.TrimSpace(said))
 }
 
-// startDaemon starts polluxd and waits until it answers.
-func (n *node) startDaemon(ctx context.Context) error {
-	log, err := os.OpenFile(n.path("polluxd.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
+// start starts all daemons of the node and waits until they answer.
+func (n *node) start(ctx context.Context) (err error) {
+	if !n.witness {
+		if n.polluxd, err = n.startDaemon(ctx, "polluxd"); err != nil {
+			return err
+		}
 	}
-	cmd := exec.Command(filepath.Join(n.bin, "polluxd"), "--config", n.path("pollux.toml"))
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	err = cmd.Start()
-	_ = log.Close() // the daemon has its own
+	n.manager, err = n.startDaemon(ctx, "polluxha")
+	return err
+}
+
+// startDaemon starts one; what it says goes to NAME.log.
+func (n *node) startDaemon(ctx context.Context, name string) (*process, error) {
+	log, err := os.OpenFile(n.path(name+".log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	n.daemon, n.ended = cmd, ended
+	defer func() { _ = log.Close() }() // the daemon has its own
+	p := &process{cmd: n.command(context.Background(), name), ended: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = log, log
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() { p.err = p.cmd.Wait(); close(p.ended) }()
 
 	ctx, cancel := context.WithTimeout(ctx, daemonStart)
 	defer cancel()
 	tick := time.NewTicker(statusPoll)
 	defer tick.Stop()
 	for {
-		_, err := n.status(ctx)
+		conn, err := net.Dial("unix", n.path(name+".sock"))
 		if err == nil {
-			return nil
+			return p, conn.Close()
 		}
 		select {
 		case <-tick.C:
-		case end := <-ended:
-			n.daemon = nil
-			return fmt.Errorf("on %s: polluxd has ended: %v; see %s", n.name, end, n.path("polluxd.log")) //nolint:errorlint // nil if it ended well
+		case <-p.ended:
+			return nil, fmt.Errorf("on %s: %s has ended: %v; see %s", n.name, name, p.err, n.path(name+".log")) //nolint:errorlint // nil if it ended well
 		case <-ctx.Done():
-			return fmt.Errorf("on %s: polluxd doesn't answer: %w", n.name, err)
+			return p, fmt.Errorf("on %s: %s doesn't answer: %w", n.name, name, err)
 		}
 	}
 }
 
-// killDaemon is kill -9.
-func (n *node) killDaemon() error {
-	if n.daemon == nil {
+// die is kill -9 of everything on the node. The manager goes first: it must not
+// see the others die, as it would not if the node lost its power.
+func (n *node) die(ctx context.Context) error {
+	err := n.manager.kill()
+	vm := make(chan error, 1)
+	go func() { vm <- n.killVM(ctx) }()
+	return errors.Join(err, n.polluxd.kill(), <-vm)
+}
+
+// kill is kill -9; a process that has ended, or never was, is no error.
+func (p *process) kill() error {
+	if p == nil {
 		return nil
 	}
-	err := n.daemon.Process.Kill()
-	<-n.ended //nolint:errcheck // killed: its exit status says nothing
-	n.daemon = nil
+	err := p.cmd.Process.Kill()
+	<-p.ended
 	if errors.Is(err, os.ErrProcessDone) {
 		return nil
 	}
 	return err
 }
 
-// stopDaemon asks politely.
-func (n *node) stopDaemon() error {
-	if n.daemon == nil {
+// stop asks politely.
+func (n *node) stop() error { return errors.Join(n.stopProcess(n.manager), n.stopProcess(n.polluxd)) }
+
+func (n *node) stopProcess(p *process) error {
+	if p == nil {
 		return nil
 	}
-	if err := n.daemon.Process.Signal(syscall.SIGTERM); err != nil {
-		return fmt.Errorf("stop polluxd on %s: %w", n.name, err)
+	name := filepath.Base(p.cmd.Path)
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return fmt.Errorf("stop %s on %s: %w", name, n.name, err)
 	}
 	select {
-	case err := <-n.ended:
-		n.daemon = nil
-		if err != nil {
-			return fmt.Errorf("polluxd on %s did not end cleanly: %w", n.name, err)
+	case <-p.ended:
+		if p.err != nil {
+			return fmt.Errorf("%s on %s did not end cleanly: %w", name, n.name, p.err)
 		}
 		return nil
 	case <-time.After(daemonStop):
-		return errors.Join(fmt.Errorf("polluxd on %s did not end within %v", n.name, daemonStop), n.killDaemon())
+		return errors.Join(fmt.Errorf("%s on %s did not end within %v", name, n.name, daemonStop), p.kill())
 	}
 }
 

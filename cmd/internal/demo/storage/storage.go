@@ -8,11 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/pollux-project/pollux/cmd/internal/demo/records"
@@ -46,32 +44,6 @@ func Run(ctx context.Context, name string, args ...string) (string, error) {
 		return out.String(), fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(said.String()))
 	}
 	return out.String(), nil
-}
-
-// NBDURI names an export on a unix socket.
-func NBDURI(socket, export string) string {
-	u := url.URL{Scheme: "nbd+unix", Path: "/" + export, RawQuery: "socket=" + url.PathEscape(socket)} // a blank is %20, not +
-	return u.String()
-}
-
-// MakeFilesystem puts an empty ext4 on an NBD export that holds zeros, without
-// root: it is made in a file and copied. It returns the size in bytes.
-func MakeFilesystem(ctx context.Context, uri, scratch string) (int64, error) {
-	out, err := Run(ctx, "nbdinfo", "--size", uri)
-	if err != nil {
-		return 0, err
-	}
-	size, err := strconv.ParseInt(strings.TrimSpace(out), 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("nbdinfo: %w", err)
-	}
-	if err := MakeFilesystemImage(ctx, scratch, size); err != nil {
-		return 0, err
-	}
-	if _, err := Run(ctx, "nbdcopy", "--flush", "--destination-is-zero", scratch, uri); err != nil {
-		return 0, err
-	}
-	return size, os.Remove(scratch)
 }
 
 // MakeFilesystemImage makes a file that holds an empty ext4. Nothing is left for
