@@ -185,7 +185,7 @@ type answer struct {
 
 // ask has h's manager ask the arbiter; hear gets the answer, once, or
 // ErrUnreachable when its patience (µs) is over. A moody arbiter's answers are late
-// or lost, and questions reach it twice.
+// or lost, and questions reach it late or twice.
 func (a *Arbiter) ask(h *Host, patience int64, question func() answer, hear func(answer)) {
 	w := a.w
 	heard := false
@@ -196,7 +196,7 @@ func (a *Arbiter) ask(h *Host, patience int64, question func() answer, hear func
 		}
 	})
 	w.after(patience, func() { tell(answer{err: arbiter.ErrUnreachable}) })
-	w.net.send(management, h.id, a.end, func() {
+	ask := func() {
 		if a.down > 0 {
 			return
 		}
@@ -220,6 +220,13 @@ func (a *Arbiter) ask(h *Host, patience int64, question func() answer, hear func
 			}
 		}
 		w.after(wait, func() { w.net.send(management, a.end, h.id, func() { tell(x) }) })
+	}
+	w.net.send(management, h.id, a.end, func() {
+		if a.moody > 0 && w.dice.chance(0.2) { // whoever asked may not wait any more
+			w.after(w.dice.between(0, 10*second), ask)
+			return
+		}
+		ask()
 	})
 }
 

@@ -28,15 +28,15 @@ func (w *World) checkStart(v *VM) {
 	}
 }
 
-// checkContent: what serves a VM that has started holds every record that was
-// acknowledged.
+// checkContent: what serves a VM, when it has started and when everything is mended,
+// holds every record that was acknowledged.
 func (w *World) checkContent(v *VM) {
 	for _, p := range v.svc.pairs {
 		if p.forced {
 			p.forgive(v.h)
 		}
 		if lost, age := p.missing(v.h); lost > 0 {
-			w.fail("%s: %v starts on stale data: %s lacks %d acknowledged records, the oldest is %d ms old", v.h.name, v, p.name, lost, age/millisecond)
+			w.fail("%s: %v runs on stale data: %s lacks %d acknowledged records, the oldest is %d ms old", v.h.name, v, p.name, lost, age/millisecond)
 		}
 	}
 }

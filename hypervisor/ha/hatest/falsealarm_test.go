@@ -3,6 +3,7 @@ package hatest
 import (
 	"flag"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"testing"
 	"time"
@@ -10,12 +11,13 @@ import (
 	"github.com/pollux-project/pollux/hypervisor/ha"
 )
 
-var calmHours = flag.Int64("hours", 100, "how many simulated hours TestNoFalseFailover lasts")
+var calmHours = flag.Int64("hours", 50, "how many simulated hours TestNoFalseFailover lasts")
 
 // TestNoFalseFailover has two hosts run for a long time, with nothing wrong but
 // messages that are late, up to warntime: nothing may be ordered that is for
 // trouble. Storage has nothing to say, so it is left out as soon as it is at rest.
 func TestNoFalseFailover(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(2000)) // hardly any memory lives
 	workers := int64(runtime.GOMAXPROCS(0))
 	var running sync.WaitGroup
 	began := time.Now()

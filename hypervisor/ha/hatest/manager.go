@@ -19,7 +19,7 @@ type manager struct {
 	since int64    // when it was started, µs
 	saved ha.Saved // on disk
 
-	beat      ha.Beat
+	beat      *ha.Beat            // what heartbeats carry; nil before the first order. It never changes
 	queues    map[string][]func() // of the orders for one object; the first one is under way
 	starting  map[string]func(error)
 	links     [lanes]map[string]bool
@@ -63,7 +63,7 @@ func (m *manager) start() {
 	m.core, m.since = core, m.w.now
 	m.life++
 	m.sessions++
-	m.beat = ha.Beat{}
+	m.beat = nil
 	m.queues, m.starting = map[string][]func(){}, map[string]func(error){}
 	m.told, m.seen = map[string]ha.Storage{}, map[string]ha.Seen{}
 	for l := range m.links {
@@ -154,19 +154,24 @@ func (m *manager) step(e ha.Event) {
 // carryOut begins orders. Those after a Persist wait for it.
 func (m *manager) carryOut(orders []ha.Order) {
 	for i := range orders {
-		o := orders[i]
+		o := &orders[i]
 		if m.w.ring != nil && o.Kind != ha.SendBeat && o.Kind != ha.Renew && o.Kind != ha.TellLease && o.Kind != ha.Observe {
-			m.w.trace("%s: < %s", m.h.name, orderText(&o))
+			m.w.trace("%s: < %s", m.h.name, orderText(o))
 		}
 		if m.w.resting != nil {
-			m.w.resting(m.h, &o)
+			m.w.resting(m.h, o)
 		}
-		if o.Kind == ha.Persist {
+		switch o.Kind {
+		case ha.Persist:
 			rest := slices.Clone(orders[i+1:])
-			m.persist(o, func() { m.carryOut(rest) })
+			m.persist(*o, func() { m.carryOut(rest) })
 			return
+		case ha.Renew, ha.Observe, ha.TellLease: // these come all the time
+			m.often(o)
+		case ha.Note, ha.Hook:
+		default:
+			m.do(*o)
 		}
-		m.do(o)
 	}
 }
 
@@ -214,10 +219,10 @@ func (m *manager) polls() {
 }
 
 func (m *manager) sendBeats() {
-	if m.beat.Session == "" {
+	beat := m.beat
+	if beat == nil {
 		return
 	}
-	beat := m.beat
 	for _, o := range m.w.Hosts {
 		if o == m.h {
 			continue
@@ -225,12 +230,16 @@ func (m *manager) sendBeats() {
 		for l := range lanes {
 			to := o.manager
 			m.w.net.send(l, m.h.id, o.id, func() {
-				if to.core == nil {
-					return
+				hear := func() {
+					to.step(ha.Event{Kind: ha.Heartbeat, Node: m.h.name, Link: int(l), Beat: *beat})
 				}
-				to.awake(func() {
-					to.step(ha.Event{Kind: ha.Heartbeat, Node: m.h.name, Link: int(l), Beat: beat})
-				})()
+				switch {
+				case to.core == nil:
+				case to.h.running():
+					hear()
+				default:
+					to.awake(hear)()
+				}
 			})
 		}
 	}

@@ -14,14 +14,8 @@ var errTimeout = errors.New("it was not done in time")
 func (m *manager) do(o ha.Order) {
 	w, h := m.w, m.h
 	switch o.Kind {
-	case ha.Renew:
-		m.ask(o, func() answer { w.Arbiter.renew(h.name, o.Session); return answer{} }, m.answered(o))
 	case ha.Resign:
 		m.ask(o, func() answer { w.Arbiter.resign(h.name, o.Session); return answer{} }, m.answered(o))
-	case ha.Observe:
-		m.ask(o, func() answer { return answer{view: w.Arbiter.observe(o.Resources)} }, func(x answer) {
-			m.step(ha.Event{Kind: ha.ArbiterViewed, Order: o.ID, View: x.view, Err: errText(x.err)})
-		})
 	case ha.Claim:
 		m.line(o.Claim.Resource, func(next func()) {
 			m.ask(o, func() answer {
@@ -40,8 +34,6 @@ func (m *manager) do(o ha.Order) {
 		})
 	case ha.FreezeReads:
 		m.polluxd(o, func(err error) { m.done(o, err) })
-	case ha.TellLease:
-		m.tellLease(o)
 	case ha.StartService, ha.StopService, ha.AddIPs, ha.RemoveIPs:
 		m.line("/"+o.Service, func(next func()) {
 			m.hypervisor(o, func(err error) { next(); m.done(o, err) })
@@ -53,16 +45,32 @@ func (m *manager) do(o ha.Order) {
 	case ha.Watchdog:
 		w.after(w.dice.between(10*millisecond, 500*millisecond), h.awake(h.Reset))
 	case ha.SendBeat:
-		m.beat = o.Beat
+		m.beat = &o.Beat
 		m.sendBeats()
 	case ha.Answer:
 		if o.Done {
 			m.answers[o.Command] = o.Err
 			m.commandEnded(o)
 		}
-	case ha.Note, ha.Hook:
 	default:
 		w.fail("%s: no case for order %d", h.name, o.Kind)
+	}
+}
+
+// often carries out what is ordered every other second: it keeps nothing of o.
+func (m *manager) often(o *ha.Order) {
+	a, id, session, resources := m.w.Arbiter, o.ID, o.Session, o.Resources
+	switch o.Kind {
+	case ha.Renew:
+		a.ask(m.h, m.timeout(o), func() answer { a.renew(m.h.name, session); return answer{} }, func(x answer) {
+			m.step(ha.Event{Kind: ha.OrderDone, Order: id, Err: errText(x.err)})
+		})
+	case ha.Observe:
+		a.ask(m.h, m.timeout(o), func() answer { return answer{view: a.observe(resources)} }, func(x answer) {
+			m.step(ha.Event{Kind: ha.ArbiterViewed, Order: id, View: x.view, Err: errText(x.err)})
+		})
+	default:
+		m.tellLease(o.Until)
 	}
 }
 
@@ -77,11 +85,11 @@ func (m *manager) done(o ha.Order, err error) {
 
 // ask asks the arbiter.
 func (m *manager) ask(o ha.Order, question func() answer, hear func(answer)) {
-	m.w.Arbiter.ask(m.h, m.timeout(o), question, hear)
+	m.w.Arbiter.ask(m.h, m.timeout(&o), question, hear)
 }
 
 // timeout is how long an order may take, µs.
-func (m *manager) timeout(o ha.Order) int64 {
+func (m *manager) timeout(o *ha.Order) int64 {
 	if o.Timeout == 0 {
 		return 10 * second
 	}
@@ -115,7 +123,7 @@ func (m *manager) limited(o ha.Order, done func(error)) func(error) {
 			done(err)
 		}
 	}
-	m.w.after(m.timeout(o), m.awake(func() { end(errTimeout) }))
+	m.w.after(m.timeout(&o), m.awake(func() { end(errTimeout) }))
 	return end
 }
 
@@ -203,9 +211,9 @@ type client struct {
 
 // tellLease: when the lease has ended and the manager is gone, polluxd freezes the
 // Primaries that are without their peer; a new lease ends that.
-func (m *manager) tellLease(o ha.Order) {
+func (m *manager) tellLease(end ha.Tick) {
 	w, h := m.w, m.h
-	until := h.booted + h.stood + (int64(o.Until)-1000-h.skew)*millisecond
+	until := h.booted + h.stood + (int64(end)-1000-h.skew)*millisecond
 	m.leaseEnds = until
 	for _, p := range h.pairs {
 		p.leaseFrozen[p.side(h)] = false

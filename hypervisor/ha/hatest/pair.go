@@ -20,6 +20,7 @@ type Pair struct {
 	service     int
 	forced      bool // the operator has forced a copy that may be stale
 	diskLost    bool // a disk has failed
+	tries       int  // of an operator to have the two meet
 	w           *repltest.World
 	world       *World
 	hosts       [2]*Host

@@ -185,6 +185,9 @@ func (h *history) round(r *round) {
 		}
 		if w.RunUntil(comesBack/3, w.settled) {
 			w.forget()
+			for _, s := range w.Services {
+				w.checkContent(s.at())
+			}
 			return
 		}
 	}
@@ -268,6 +271,9 @@ func (p *Pair) reconnect() {
 			p.w.Forced()
 			n.Command(replication.Command{Kind: replication.CmdDisconnect}, nil)
 		}
+		if p.tries++; discard && p.diskLost && p.tries > len(p.hosts) { // both lost theirs, and the older one came first
+			n.Command(replication.Command{Kind: replication.CmdInvalidate, Volume: pairVolume}, nil)
+		}
 		n.Command(replication.Command{Kind: replication.CmdConnect, Force: discard}, nil)
 	}
 }
@@ -314,7 +320,7 @@ func (w *World) forget() {
 			p.forgive(w.Services[p.service].at().h)
 			p.record(w.Arbiter.record(p.name))
 		}
-		p.diskLost = false
+		p.diskLost, p.tries = false, 0
 	}
 }
 

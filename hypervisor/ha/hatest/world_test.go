@@ -148,7 +148,7 @@ func TestChecksNotice(t *testing.T) {
 		stale := e.Record
 		stale.Term, stale.InSync = stale.Term+1, []string{"b"}
 		s.start(1, "two", stale)
-		s.wrong("starts on stale data")
+		s.wrong("runs on stale data")
 	})
 	t.Run("a VM that runs twice", func(t *testing.T) {
 		s := newStage(t, 0)
