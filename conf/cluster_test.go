@@ -215,6 +215,7 @@ func tomlTags(t reflect.Type) []string {
 			}
 		}
 		return keys
+	default:
+		return nil
 	}
-	return nil
 }

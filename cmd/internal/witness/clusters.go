@@ -93,7 +93,7 @@ func (p *program) readCA(path string) (text []byte, print string, err error) {
 		if err != nil {
 			return nil, "", err
 		}
-		defer f.Close() //nolint:errcheck // it was only read
+		defer f.Close()
 		in = f
 	} else {
 		path = "standard input"
@@ -171,7 +171,7 @@ func (p *program) call(method, path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer a.Body.Close() //nolint:errcheck // it was read to its end
+	defer a.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(a.Body, 16<<20))
 	if err == nil && a.StatusCode != http.StatusOK {
 		err = errors.New(strings.TrimSpace(string(text)))

@@ -141,7 +141,7 @@ func TestCommands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // nothing to lose
+	defer c.Close()
 	if err := c.Renew(t.Context(), "a", "s"); err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func TestKill(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // nothing to lose
+	defer c.Close()
 	const resources = 8
 	acked, answered := make([]uint64, resources), 0
 	for round := range rounds {
@@ -288,7 +288,7 @@ func BenchmarkIdle(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // nothing to lose
+	defer c.Close()
 	var names []string
 	for i := range 200 {
 		names = append(names, fmt.Sprintf("vm-%d", i))

@@ -444,7 +444,7 @@ func (ch *Channel) greet(nc net.Conn, met func() bool, release func()) {
 		return
 	}
 	release()
-	c.run()
+	_ = c.run() // told by the link
 }
 
 // serverTLS asks members for their certificates, and lets who has none do

@@ -164,7 +164,7 @@ func cut(s string) string { return s[:min(len(s), 1024)] }
 // run serves the connection to its end, and says why that came.
 func (c *conn) run() error {
 	c.met()
-	c.nc.SetDeadline(time.Time{})
+	c.nc.NetConn().SetDeadline(time.Time{})
 	c.notify(true, "")
 	c.signalBeat()
 	c.ch.wg.Go(c.write)
@@ -245,7 +245,7 @@ func (c *conn) write() {
 			buf = c.appendBeat(buf[:0])
 			frame = buf
 		}
-		c.nc.SetWriteDeadline(time.Now().Add(c.ch.heartbeat().Deadtime.Duration))
+		c.nc.NetConn().SetWriteDeadline(time.Now().Add(c.ch.heartbeat().Deadtime.Duration))
 		if _, err := c.nc.Write(frame); err != nil {
 			c.close(fmt.Errorf("send: %w", unwrapNet(err)))
 			return
@@ -287,7 +287,7 @@ func (c *conn) appendBeat(dst []byte) []byte {
 func (c *conn) read() error {
 	var buf []byte
 	for {
-		c.nc.SetReadDeadline(time.Now().Add(c.ch.heartbeat().Deadtime.Duration))
+		c.nc.NetConn().SetReadDeadline(time.Now().Add(c.ch.heartbeat().Deadtime.Duration))
 		kind, body, err := readFrame(c.nc, buf, maxFrame)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):

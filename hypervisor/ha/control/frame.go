@@ -76,7 +76,7 @@ func readFrame(r io.Reader, buf []byte, limit int) (frameKind, []byte, error) {
 		}
 		buf = buf[:min(n, cap(buf))]
 		if _, err := io.ReadFull(r, buf[old:]); err != nil {
-			if err == io.EOF { //nolint:errorlint // io.ReadFull returns it bare
+			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
 			return 0, nil, err

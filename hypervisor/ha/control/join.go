@@ -100,13 +100,13 @@ func (p *pendingChange) withNode(t pending, publicKey string) (*conf.Cluster, er
 
 // serveJoin talks to somebody who has no certificate, and needs a token.
 func (ch *Channel) serveJoin(tc *tls.Conn) {
-	defer tc.Close() //nolint:errcheck // all was said
+	defer tc.Close()
 	_, body, err := readFrame(tc, nil, maxHello)
 	if err != nil {
 		ch.stranger(tc.RemoteAddr().String(), printable(err.Error()))
 		return
 	}
-	tc.SetDeadline(time.Now().Add(joinTime))
+	tc.NetConn().SetDeadline(time.Now().Add(joinTime))
 	ctx, cancel := context.WithTimeout(ch.ctx, joinTime)
 	defer cancel()
 	var r joinRequest

@@ -80,7 +80,9 @@ func TestInit(t *testing.T) {
 		t.Error("something was changed")
 	}
 	for _, bad := range []InitOptions{
-		{Cluster: "a b", Node: "n", Links: addrs(t, 1)}, {Cluster: "c", Node: "n"}, {Cluster: "c", Links: addrs(t, 1)},
+		{Cluster: "a b", Node: "n", Links: addrs(t, 1)},
+		{Cluster: "c", Node: "n"},
+		{Cluster: "c", Links: addrs(t, 1)},
 		{Cluster: "c", Node: "n", Links: addrs(t, 1), Change: func(*conf.Cluster) error { return errors.New("no") }},
 	} {
 		x := newNode(t, "x")

@@ -31,8 +31,8 @@ type Store struct {
 	File string // conf.HA.ClusterFile
 }
 
-// CAFile, CertFile and KeyFile are in PEM, the key in PKCS 8; other programs of
-// this node (etcd, the client of a witness) read them.
+// CAFile has the CA's certificate. It and the next two are in PEM, the key in
+// PKCS 8; other programs of this node (etcd, the client of a witness) read them.
 func (s Store) CAFile() string { return filepath.Join(s.Dir, "ca.pem") }
 
 // CertFile is this node's certificate.
@@ -298,7 +298,7 @@ func syncDir(dir string) error {
 	if err != nil {
 		return fmt.Errorf("sync directory: %w", err)
 	}
-	defer d.Close() //nolint:errcheck // it was only read
+	defer d.Close()
 	if err := d.Sync(); err != nil {
 		return fmt.Errorf("sync directory %s: %w", dir, err)
 	}
@@ -308,7 +308,7 @@ func syncDir(dir string) error {
 // newUUID makes a random one (version 4, RFC 9562).
 func newUUID() string {
 	var b [16]byte
-	rand.Read(b[:]) //nolint:errcheck // crypto/rand never fails
+	rand.Read(b[:])
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }

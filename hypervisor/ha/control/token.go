@@ -97,7 +97,7 @@ func isHex(s string, n int) bool {
 
 func randomHex(n int) string {
 	b := make([]byte, n)
-	rand.Read(b) //nolint:errcheck // crypto/rand never fails
+	rand.Read(b)
 	return hex.EncodeToString(b)
 }
 

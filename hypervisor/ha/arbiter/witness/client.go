@@ -122,7 +122,7 @@ func (c *Client) ask(ctx context.Context, method, path string, q *request) (*res
 	if err != nil {
 		return nil, unreachable(err)
 	}
-	defer answer.Body.Close() //nolint:errcheck // it was read to its end, or is given up
+	defer answer.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(answer.Body, maxResponse))
 	if err != nil {
 		return nil, unreachable(err)

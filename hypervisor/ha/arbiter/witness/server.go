@@ -113,7 +113,7 @@ func NewServer(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	var b [8]byte
-	rand.Read(b[:]) //nolint:errcheck // crypto/rand never fails
+	rand.Read(b[:])
 	s.epoch = hex.EncodeToString(b[:])
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)

@@ -63,6 +63,6 @@ func (d osDir) SyncDir() error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // it was only read
+	defer f.Close()
 	return f.Sync()
 }

@@ -57,7 +57,7 @@ func newSite(t testing.TB, name string) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ch.Close() //nolint:errcheck // it only let b in
+	defer ch.Close()
 	tok, err := ch.NewToken(control.TokenRequest{Node: "b", Kind: conf.NodeData, Links: []netip.AddrPort{addr()}})
 	if err != nil {
 		t.Fatal(err)
@@ -233,7 +233,7 @@ func TestIsolation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer wrong.Close() //nolint:errcheck // nothing to lose
+	defer wrong.Close()
 	if err := wrong.Renew(ctx, "a", "s"); !errors.Is(err, arbiter.ErrUnreachable) || !strings.Contains(err.Error(), "compare with `pollux-witness status`") {
 		t.Errorf("another witness: %v", err)
 	}
@@ -293,7 +293,7 @@ func TestBadRequests(t *testing.T) {
 		if err != nil {
 			return 0, err.Error()
 		}
-		defer a.Body.Close() //nolint:errcheck // read to its end
+		defer a.Body.Close()
 		text, err := io.ReadAll(a.Body)
 		if err != nil {
 			t.Fatal(err)
@@ -361,7 +361,7 @@ func TestRate(t *testing.T) {
 		t.Errorf("the cluster beside it: %v", err)
 	}
 	l := &limited{hosts: map[netip.Addr]int{}}
-	var x, y netip.Addr = netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	x, y := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
 	for range maxHostConns {
 		if !l.take(x) {
 			t.Fatal("a connection within the bound was refused")
