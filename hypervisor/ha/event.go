@@ -163,7 +163,7 @@ type Health struct {
 // Verb is what an operator wants.
 type Verb string
 
-// The verbs. All but Failover and ResumeSole may be given to any node.
+// The verbs. All but Leave, Failover and ResumeSole may be given to any node.
 const (
 	StartVerb    Verb = "start"    // Service, Node or ""; target-role becomes started
 	StopVerb     Verb = "stop"     // Service; target-role becomes stopped
@@ -176,7 +176,7 @@ const (
 	OnlineVerb   Verb = "online"   // Node
 	EvacuateVerb Verb = "evacuate" // Node; its services move away once
 	LeaveVerb    Verb = "leave"    // Node, this one: what it runs moves or stops, its lease ends; until the next start
-	// FailoverVerb: Service, PeerIsDown, Force, Confirm: the services runs here although
+	// FailoverVerb: Service, PeerIsDown, Force, Confirm: the service runs here although
 	// nobody but the operator knows what became of the other node.
 	FailoverVerb Verb = "failover"
 	// ResumeSoleVerb: Service, Confirm: a frozen service goes on alone without the arbiter.
