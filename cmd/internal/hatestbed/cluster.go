@@ -72,11 +72,18 @@ func (s *Site) BringUp(ctx context.Context) error {
 // form makes the cluster: one node after the other, as an operator does it.
 func (s *Site) form(ctx context.Context) error {
 	first := s.Hosts[0]
+	options, err := s.arbiterOptions(ctx)
+	if err != nil {
+		return err
+	}
 	var c adm.HACluster
 	if err := first.order(ctx, adm.HARequest{Cmd: adm.HAClusterInit, Args: adm.HAArgs{
-		Cluster: clusterName, Links: first.heartbeats(), Arbiter: string(s.Arbiter), ArbiterOptions: s.arbiterOptions(),
+		Cluster: clusterName, Links: first.heartbeats(), Arbiter: string(s.Arbiter), ArbiterOptions: options,
 	}}, &c); err != nil {
 		return fmt.Errorf("make the cluster: %w", err)
+	}
+	if err := s.introduce(ctx); err != nil {
+		return err
 	}
 	for _, h := range s.Hosts[1:] {
 		if s.witnessOnly(h) {

@@ -42,7 +42,10 @@ func (d *daemon) runs() bool {
 
 // command is a program of the product on the host, with the host's settings.
 func (h *Host) command(ctx context.Context, bin, name string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, name), append([]string{"--config", h.path("pollux.toml")}, args...)...)
+	if name != witnessProgram { // which has options only
+		args = append([]string{"--config", h.path("pollux.toml")}, args...)
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, name), args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is ours
 	return cmd
 }
@@ -92,7 +95,12 @@ func (h *Host) stop(d *daemon) error {
 }
 
 // socket is the path of a control socket.
-func (h *Host) socket(name string) string { return filepath.Join(h.Dir, "run", name+".sock") }
+func (h *Host) socket(name string) string {
+	if name == witnessProgram {
+		return filepath.Join(h.witnessDir(), "control.sock")
+	}
+	return filepath.Join(h.Dir, "run", name+".sock")
+}
 
 // adm runs polluxadm on the host and hands out its lines as they come.
 func (h *Host) adm(ctx context.Context, bin string, each func(string), args ...string) (string, error) {
