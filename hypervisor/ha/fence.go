@@ -66,7 +66,7 @@ func (c *Core) shotDue(n *node) (due Tick, term uint64) {
 		}
 		at := max(r.lostAt, c.woke) + t.Deadtime
 		switch w := c.wish(r.svc); {
-		case r.svc.want == wantUp && r.st.Role == Primary && c.isMine(r) && !r.st.Sole:
+		case r.svc.want == wantUp && r.st.Role == Primary && c.isMine(r) && !r.st.Sole && !c.isOnline(n):
 		case r.svc.want == wantIdle && w.Target == TargetStarted && r.rec.Counts(c.self) && r.svc.ready && c.isGone(n) && !c.isStandby(c.self):
 			if at = max(at, n.at+t.Deadtime); r.rec.Owner != c.self {
 				at += t.fenceDelay()

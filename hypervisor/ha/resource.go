@@ -213,7 +213,9 @@ func (c *Core) goOn(r *resource) bool {
 		c.forceAlone(r)
 	case !r.whole():
 		r.svc.say(Critical, fmt.Sprintf("%s: this node's disk is %s, and its peer is out of reach", r.name, r.st.Disk), "repair the connection to "+r.peer.cfg.Name)
-	case c.cfg.Arbiter == ArbiterFence && !r.peer.fenced:
+	case c.cfg.Arbiter == ArbiterFence && !r.peer.fenced && !c.isOnline(r.peer):
+		// As long as the peer is heard of, it is asked: that arbiter grants nothing
+		// without its word.
 		r.svc.say(Critical, fmt.Sprintf("%s: the peer is lost, and %s is not confirmed to be off", r.name, r.peer.cfg.Name), c.fenceAdvice(r.peer))
 		r.svc.waits = true
 	default:

@@ -367,6 +367,18 @@ func TestScenes(t *testing.T) {
 				t.Errorf("%d shots by a, %d by b", a.fences, b.fences)
 			}
 		}},
+		{"fence: only the replication link is cut, and nobody is shot", fence, func(t *testing.T, w *world, a, b *host) {
+			w.setLink("D", "r0", false)
+			w.until("a goes on with b's word", 3000, func() bool { return a.arb.record("r0").Sole() && b.arb.record("r0").Sole() && w.runsOn("web") == "a" })
+			w.run(60_000)
+			w.expect("web", "a")
+			a.off()
+			w.run(60_000)
+			w.expect("web", "") // b is stale, shot or not
+			if a.fences != 0 {
+				t.Errorf("%d shots by a", a.fences)
+			}
+		}},
 		{"fence: A dies, B shoots it and takes over", fence, func(t *testing.T, w *world, a, b *host) {
 			a.off()
 			w.until("b takes over", 20_000, func() bool { return w.runsOn("web") == "b" })

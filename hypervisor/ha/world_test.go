@@ -474,7 +474,26 @@ func (h *host) askArbiter(o Order, done func(Tick, func() Event)) {
 		})
 		return
 	}
-	done(8, func() Event { return h.arb.answer(w.now, h.name, o) })
+	done(8, func() Event { return h.together(o) })
+}
+
+// together has the peer's arbiter take a claim over, too, where two nodes with fence
+// agents are the arbiter: a claim alone needs a peer that is off, or does not count.
+func (h *host) together(o Order) Event {
+	w := h.w
+	rec := h.arb.record(o.Claim.Resource)
+	if o.Kind != Claim || w.cfg.Arbiter != ArbiterFence || o.Claim.Fenced != "" || o.Claim.Force || rec.Owner == h.name && rec.Sole() && len(o.Claim.InSync) == 1 {
+		return h.arb.answer(w.now, h.name, o)
+	}
+	other := w.host(map[string]string{"a": "b", "b": "a"}[h.name])
+	if other == nil || !other.runs() || !other.ha || !w.linked(h.name, other.name) {
+		return Event{Kind: ClaimDone, Outcome: Unreachable, Err: "the peer can't be asked, and isn't confirmed to be off"}
+	}
+	e := h.arb.answer(w.now, h.name, o)
+	if e.Outcome == Granted {
+		other.arb.records[e.Record.Resource] = e.Record
+	}
+	return e
 }
 
 func newArb() *arb {

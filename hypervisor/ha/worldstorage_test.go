@@ -38,7 +38,7 @@ func (p *pair) other(s *side) *side {
 // settle makes the connection what the links and terms allow, and tells both nodes.
 func (p *pair) settle() {
 	a, b := p.side[0], p.side[1]
-	can := a.up && b.up && a.host.runs() && b.host.runs() && p.w.linked(a.host.name, b.host.name) && a.disk != Diskless && b.disk != Diskless
+	can := a.up && b.up && a.host.runs() && b.host.runs() && p.w.linked(a.host.name, b.host.name) && p.w.linked("D", p.name) && a.disk != Diskless && b.disk != Diskless
 	for _, s := range p.side {
 		if o := p.other(s); s.role == Primary && s.term < o.promised {
 			can = false
