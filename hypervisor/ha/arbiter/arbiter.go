@@ -60,7 +60,7 @@ type Lease struct {
 type View struct {
 	Records []Record // of the resources asked for, in that order; Term 0 where there is none
 	Leases  []Lease  // of every node that has one, also those that ended and are remembered
-	Detail  string   // one line for people: members, leader, what is ill; "" if all is well
+	Detail  string   // one line for people: members, leader, what is ill
 }
 
 // Lease returns the lease of a node; one that nobody has heard of is not alive.
