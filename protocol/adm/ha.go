@@ -38,6 +38,7 @@ const (
 	HANodeStandby  HACommand = "node-standby"  // Node; progress; its VMs move away and none comes, also after a reboot
 	HANodeOnline   HACommand = "node-online"   // Node
 	HANodeEvacuate HACommand = "node-evacuate" // Node; progress; its VMs move away once, it stays online
+	HANodeLeave    HACommand = "node-leave"    // this node; progress; its VMs move or stop, its lease ends; until polluxha starts again
 
 	HAClusterStatus HACommand = "cluster-status" // -> HACluster
 	HAClusterInit   HACommand = "cluster-init"   // Cluster, Links, Arbiter, ArbiterOptions -> HACluster
@@ -55,7 +56,7 @@ var haShapes = map[HACommand]haShape{
 	HAHello: {}, HAReload: {}, HAEvents: {},
 	HAVMList: {}, HAVMStatus: {vm: true}, HAVMStart: {vm: true}, HAVMStop: {vm: true}, HAVMKill: {vm: true}, HAVMMove: {vm: true},
 	HAVMRestart: {vm: true}, HAVMEnable: {vm: true}, HAVMDisable: {vm: true}, HAVMFailover: {vm: true}, HAVMResumeSole: {vm: true},
-	HANodeList: {}, HANodeStandby: {node: true}, HANodeOnline: {node: true}, HANodeEvacuate: {node: true},
+	HANodeList: {}, HANodeStandby: {node: true}, HANodeOnline: {node: true}, HANodeEvacuate: {node: true}, HANodeLeave: {},
 	HAClusterStatus: {}, HAClusterInit: {}, HAClusterToken: {node: true}, HAClusterJoin: {}, HAClusterLeave: {node: true},
 	HADrill: {vm: true},
 }

@@ -165,11 +165,22 @@ func (a *app) nodeCommand() *cobra.Command {
 		cmd.Flags().BoolVar(&noWait, "no-wait", false, "do not wait until it is done")
 		return cmd
 	}
+	leave := &cobra.Command{
+		Use: "leave", Short: "let this node go down in good order", Args: cobra.NoArgs,
+		Long: "Before this host is shut down: its machines move, or stop where the other node can't take them, and its lease ends, so\n" +
+			"that nobody waits for it. Nothing runs here until polluxha starts again. The unit pollux-leave.service does it at each\n" +
+			"shutdown.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.order(cmd.Context(), adm.HARequest{Cmd: adm.HANodeLeave, Args: adm.HAArgs{NoWait: noWait}}, asJSON, "nothing runs on this node any more")
+		},
+	}
+	leave.Flags().BoolVar(&noWait, "no-wait", false, "do not wait until it is done")
 	node.AddCommand(list,
 		one("standby", "move all machines away, and keep them away", "The node stays in the cluster and keeps its copies up to date, but nothing runs on it until\n"+
 			"\"polluxadm node online\", also not after a reboot.", adm.HANodeStandby, "standby"),
 		one("online", "let machines run on a node again", "Nothing moves back by this; see failback in the machines' files.", adm.HANodeOnline, "online"),
 		one("evacuate", "move all machines away once", "", adm.HANodeEvacuate, "no machine runs on it any more"),
+		leave,
 	)
 	return node
 }

@@ -395,7 +395,17 @@ func TestClusterFailsOver(t *testing.T) {
 		t.Error("the guest runs on both hosts")
 	}
 
-	// A planned move goes back, and loses nothing either.
+	// A planned move goes back, and loses nothing either. A broken file changes nothing.
+	if err := os.WriteFile(b.path("bad.vm.toml"), []byte("name = 3\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.try(adm.HARequest{Cmd: adm.HAReload}, nil); err == nil || !strings.Contains(err.Error(), "bad.vm.toml:1") {
+		t.Errorf("reload of a broken file: %v", err)
+	}
+	if err := os.Remove(b.path("bad.vm.toml")); err != nil {
+		t.Fatal(err)
+	}
+	b.ask(adm.HARequest{Cmd: adm.HAReload}, nil)
 	b.ask(adm.HARequest{Cmd: adm.HAVMMove, VM: "web", Node: "a"}, nil)
 	last = b.acked()
 	list := a.ledger()
@@ -411,6 +421,21 @@ func TestClusterFailsOver(t *testing.T) {
 			t.Errorf("moved back: %d was acknowledged on b, a began with %d", last, e.number)
 		}
 	}
+
+	// a goes down in good order: the guest moves away, and nobody waits for a lease.
+	start := time.Now()
+	a.ask(adm.HARequest{Cmd: adm.HANodeLeave}, nil)
+	last = a.acked()
+	if _, ok := a.guest().running(); ok {
+		t.Error("the guest runs on a node that has left")
+	}
+	until(t, 20*time.Second, "writes on b", func() string {
+		if b.acked() <= last {
+			return fmt.Sprintf("%d on b, %d on a", b.acked(), last)
+		}
+		return ""
+	})
+	t.Logf("left in %v", time.Since(start))
 }
 
 // The peer dies: the Primary asks and goes on within half a second. Its manager

@@ -15,7 +15,7 @@ var verbs = map[adm.HACommand]ha.Verb{
 	adm.HAVMStart: ha.StartVerb, adm.HAVMStop: ha.StopVerb, adm.HAVMKill: ha.KillVerb, adm.HAVMMove: ha.MoveVerb,
 	adm.HAVMRestart: ha.RestartVerb, adm.HAVMEnable: ha.EnableVerb, adm.HAVMDisable: ha.DisableVerb,
 	adm.HAVMFailover: ha.FailoverVerb, adm.HAVMResumeSole: ha.ResumeSoleVerb,
-	adm.HANodeStandby: ha.StandbyVerb, adm.HANodeOnline: ha.OnlineVerb, adm.HANodeEvacuate: ha.EvacuateVerb,
+	adm.HANodeStandby: ha.StandbyVerb, adm.HANodeOnline: ha.OnlineVerb, adm.HANodeEvacuate: ha.EvacuateVerb, adm.HANodeLeave: ha.LeaveVerb,
 }
 
 // steps has the word that a progress line begins with.
@@ -53,6 +53,9 @@ func (m *manager) operator(ctx context.Context, from caller, verb ha.Verb, req a
 		if err := m.addressesFree(ctx, req.VM); err != nil {
 			return err
 		}
+	}
+	if verb == ha.LeaveVerb {
+		req.Node = m.self
 	}
 	a := req.Args
 	if override := a.Force || a.PeerIsDown != "" || verb == ha.ResumeSoleVerb; override && a.Confirm == req.VM {

@@ -148,12 +148,8 @@ func (e *equipment) closed(ctx context.Context, disks []hypervisor.Disk) error {
 	return errors.Join(errs...)
 }
 
-// hooks runs the node's program and the VM's for what has happened.
-func (e *equipment) hooks(key string, name ha.HookName, v *conf.VM, in hook.Input) {
-	tables := []conf.Hooks{e.settings.HA.Hooks}
-	if v != nil {
-		tables = append(tables, v.Hooks)
-	}
+// hooks runs the programs of these tables for what has happened.
+func (e *equipment) hooks(key string, name ha.HookName, tables []conf.Hooks, in hook.Input) {
 	for _, t := range tables {
 		cmd := map[ha.HookName]conf.HookCommand{
 			ha.OnPromote: t.OnPromote, ha.OnDemote: t.OnDemote, ha.OnLeader: t.OnLeader,

@@ -56,7 +56,7 @@ type parts struct {
 	audit    *auditLog
 	watchdog *watchdog
 	fence    func(ctx context.Context, node string) error
-	hook     func(key string, name ha.HookName, v *conf.VM, in hook.Input)
+	hook     func(key string, name ha.HookName, tables []conf.Hooks, in hook.Input)
 	selfTest func() *time.Time        // of the fence agents; the result is nil if there was none
 	playDead func(hold time.Duration) // the end of this process, for a drill
 	clock    clock

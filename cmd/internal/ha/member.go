@@ -174,7 +174,11 @@ func (m *member) clusterChanged(c *conf.Cluster) {
 
 // reload takes over what the files say now. A change of the arbiter begins anew.
 func (m *member) reload(ctx context.Context) error {
-	c, err := readAll(m.settings)
+	settings, err := m.node.reread()
+	if err != nil {
+		return err
+	}
+	c, err := readAll(settings)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 // A node is one polluxha: it answers on its socket all the time, and is a member
 // of its cluster while it is in one.
 type node struct {
+	path     string // of pollux.toml, read again by a reload; "": it has none
 	settings *conf.Daemon
 	log      zerolog.Logger
 	hup      <-chan os.Signal        // nil: none
@@ -224,6 +225,29 @@ func (n *node) reload(ctx context.Context) error {
 	}
 	n.events.add(adm.HAEvent{Level: level, Kind: adm.HAEventConfig, Text: text})
 	return err
+}
+
+// reread reads pollux.toml again. What a running polluxha can't change is refused.
+func (n *node) reread() (*conf.Daemon, error) {
+	if n.path == "" {
+		return n.settings, nil
+	}
+	s, err := readSettings(n.path, true)
+	if err != nil {
+		return nil, err
+	}
+	s.HA.EmbeddedEtcd = n.settings.HA.EmbeddedEtcd // also a flag
+	old := n.settings
+	for _, k := range []struct{ key, was, is string }{
+		{"node-name", old.NodeName, s.NodeName}, {"state-dir", old.StateDir, s.StateDir}, {"control-socket", old.ControlSocket, s.ControlSocket},
+		{"nbd.socket", old.NBD.Socket, s.NBD.Socket}, {"ha.socket", old.HA.Socket, s.HA.Socket}, {"ha.cluster-file", old.HA.ClusterFile, s.HA.ClusterFile},
+		{"ha.listen", old.HA.Listen.String(), s.HA.Listen.String()}, {"ha.watchdog", old.HA.Watchdog, s.HA.Watchdog}, {"ha.etcd-dir", old.HA.EtcdDir, s.HA.EtcdDir},
+	} {
+		if k.was != k.is {
+			return nil, fmt.Errorf("%s: %s is %q now and was %q: restart polluxha for that, it touches no VM", n.path, k.key, k.is, k.was)
+		}
+	}
+	return s, nil
 }
 
 // rejoin has this node become what the files say now.

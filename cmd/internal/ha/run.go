@@ -88,7 +88,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	signal.Notify(hup, syscall.SIGHUP)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	n := &node{settings: settings, log: log, hup: hup, protect: true, args: args}
+	n := &node{path: settings.File, settings: settings, log: log, hup: hup, protect: true, args: args}
 	if err := n.run(ctx); err != nil {
 		log.Error().Err(err).Msg("polluxha could not go on")
 		return exitEnvironment
@@ -145,7 +145,7 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	n := &node{settings: settings, log: log, ready: o.Ready}
+	n := &node{path: settings.File, settings: settings, log: log, ready: o.Ready}
 	return n.run(ctx)
 }
 
