@@ -455,8 +455,12 @@ func (f *tomlFile) checkHooks(h Hooks, table ...string) {
 		key string
 		cmd HookCommand
 	}{
-		{"on-promote", h.OnPromote}, {"on-demote", h.OnDemote}, {"on-leader", h.OnLeader},
-		{"on-follower", h.OnFollower}, {"on-node-lost", h.OnNodeLost}, {"on-unavailable", h.OnUnavailable},
+		{"on-promote", h.OnPromote},
+		{"on-demote", h.OnDemote},
+		{"on-leader", h.OnLeader},
+		{"on-follower", h.OnFollower},
+		{"on-node-lost", h.OnNodeLost},
+		{"on-unavailable", h.OnUnavailable},
 	} {
 		key := append(slices.Clone(table), x.key)
 		if len(x.cmd) > 0 && !filepath.IsAbs(x.cmd[0]) || strings.ContainsRune(strings.Join(x.cmd, ""), 0) {

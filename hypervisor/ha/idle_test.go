@@ -42,8 +42,10 @@ func idleCore(t testing.TB, n int) *Core {
 		name := fmt.Sprint("r", i)
 		rec := arbiter.Record{Resource: name, Term: 5, Owner: "a", InSync: []string{"a", "b"}, Generation: 2}
 		view.Records = append(view.Records, rec)
-		c.Step(3, Event{Kind: StorageChanged, Storage: Storage{Resource: name, Up: true, Role: Primary, PeerRole: Secondary, Connected: true, Disk: UpToDate,
-			PeerDisk: UpToDate, Generation: 2, Term: 5, Promised: 5, Owned: true, Incarnation: "5-s-1"}})
+		c.Step(3, Event{Kind: StorageChanged, Storage: Storage{
+			Resource: name, Up: true, Role: Primary, PeerRole: Secondary, Connected: true, Disk: UpToDate,
+			PeerDisk: UpToDate, Generation: 2, Term: 5, Promised: 5, Owned: true, Incarnation: "5-s-1",
+		}})
 		c.Step(3, Event{Kind: ServiceChanged, Service: fmt.Sprint("vm", i), Seen: Seen{Phase: PhaseRunning, Incarnation: "5-s-1", Addresses: true}})
 		beat.Services = append(beat.Services, ServiceBeat{Name: fmt.Sprint("vm", i), Hash: "1", State: StateStopped, Ready: true})
 		beat.Copies = append(beat.Copies, Copy{Resource: name, Role: Secondary, Connected: true, Disk: UpToDate, Generation: 2, Promised: 5, Record: rec})

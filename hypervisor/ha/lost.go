@@ -48,8 +48,10 @@ func (c *Core) overdue(s *service, r *resource) verdict {
 		s.waits = true
 		return verdict{}
 	}
-	return verdict{Critical, fmt.Sprintf("%s: its peer is out of reach, and this node's lease has ended", r.name),
-		"restore the connection to the arbiter or to " + r.peer.cfg.Name}
+	return verdict{
+		Critical, fmt.Sprintf("%s: its peer is out of reach, and this node's lease has ended", r.name),
+		"restore the connection to the arbiter or to " + r.peer.cfg.Name,
+	}
 }
 
 // lose ends s at once: reads wait, the addresses go, it is killed.

@@ -132,8 +132,10 @@ func (c *Core) firstMeet(r *resource) ([]string, verdict) {
 	if !c.isGone(r.peer) {
 		return nil, verdict{Warning, fmt.Sprintf("%s: this node has booted, and waits for %s", r.name, peer), ""}
 	}
-	return nil, verdict{Critical, fmt.Sprintf("%s: this node has booted and was not the sole writer, and %s is away: it could have newer data", r.name, peer),
-		c.forceAdvice(r, peer)}
+	return nil, verdict{
+		Critical, fmt.Sprintf("%s: this node has booted and was not the sole writer, and %s is away: it could have newer data", r.name, peer),
+		c.forceAdvice(r, peer),
+	}
 }
 
 func (c *Core) forceAdvice(r *resource, peer string) string {

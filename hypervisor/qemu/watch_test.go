@@ -45,7 +45,7 @@ func TestDiskName(t *testing.T) {
 			t.Errorf("diskName(%q) = %q, want %q", node, got, want)
 		}
 	}
-	if got := (hypervisor.EventGone).String(); got != "gone" {
+	if got := hypervisor.EventGone.String(); got != "gone" {
 		t.Errorf("EventGone is %q", got)
 	}
 }

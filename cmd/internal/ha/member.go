@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-
 	"time"
 
 	"github.com/pollux-project/pollux/cmd/internal/service"

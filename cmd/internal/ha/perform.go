@@ -189,8 +189,11 @@ func outcomeOf(err error) ha.Outcome {
 		err     error
 		outcome ha.Outcome
 	}{
-		{arbiter.ErrChanged, ha.Changed}, {arbiter.ErrHeld, ha.Held}, {arbiter.ErrStale, ha.Stale},
-		{arbiter.ErrBehind, ha.Behind}, {arbiter.ErrInvalid, ha.Invalid},
+		{arbiter.ErrChanged, ha.Changed},
+		{arbiter.ErrHeld, ha.Held},
+		{arbiter.ErrStale, ha.Stale},
+		{arbiter.ErrBehind, ha.Behind},
+		{arbiter.ErrInvalid, ha.Invalid},
 	} {
 		if errors.Is(err, c.err) {
 			return c.outcome

@@ -139,8 +139,12 @@ func TestOutcomes(t *testing.T) {
 		err  error
 		want ha.Outcome
 	}{
-		{arbiter.ErrHeld, ha.Held}, {arbiter.ErrStale, ha.Stale}, {arbiter.ErrBehind, ha.Behind}, {arbiter.ErrChanged, ha.Changed},
-		{arbiter.ErrInvalid, ha.Invalid}, {errors.New("what"), ha.Unreachable},
+		{arbiter.ErrHeld, ha.Held},
+		{arbiter.ErrStale, ha.Stale},
+		{arbiter.ErrBehind, ha.Behind},
+		{arbiter.ErrChanged, ha.Changed},
+		{arbiter.ErrInvalid, ha.Invalid},
+		{errors.New("what"), ha.Unreachable},
 	} {
 		if got := outcomeOf(&arbiter.RefusedError{Err: tt.err}); got != tt.want {
 			t.Errorf("%v: %v, want %v", tt.err, got, tt.want)

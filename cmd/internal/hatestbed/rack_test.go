@@ -87,8 +87,10 @@ func TestCablesAreCutOneByOne(t *testing.T) {
 		link       Link
 		repl, mgmt bool
 	}{
-		{r.Cut, Replication, false, true}, {r.Cut, Management, false, false},
-		{r.Mend, Replication, true, false}, {r.Mend, Management, true, true},
+		{r.Cut, Replication, false, true},
+		{r.Cut, Management, false, false},
+		{r.Mend, Replication, true, false},
+		{r.Mend, Management, true, true},
 	} {
 		if err := step.do(a, step.link); err != nil {
 			t.Fatal(err)
