@@ -88,6 +88,7 @@ func (r *Resource) timerFired() {
 			r.returnFromAhead()
 		case timerVerify:
 			r.verifyTick()
+		case timerLease: // lookForPeer does it
 		}
 	}
 }

@@ -19,7 +19,6 @@ type node struct {
 	fencedAt Tick
 	shot     OrderID
 	missed   string // why the last shot failed
-	lostAt   Tick   // when its data connections were lost, as far as a decision waits for it
 
 	lease     arbiter.Lease
 	leaseKnow bool

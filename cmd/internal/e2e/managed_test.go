@@ -307,7 +307,7 @@ func TestLossBound(t *testing.T) {
 		t.Errorf("%+v", *st.Loss)
 	}
 	answered := 0
-	for c.conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond)); ; answered++ { //nolint:errcheck // a socket has deadlines
+	for c.conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond)); ; answered++ {
 		if _, err := c.reply(); err != nil {
 			break
 		}
@@ -316,7 +316,7 @@ func TestLossBound(t *testing.T) {
 		t.Errorf("%d writes of 4 KiB were answered, 1 MiB may be lost", answered)
 	}
 	p.b.signal(syscall.SIGCONT)
-	c.conn.SetReadDeadline(time.Now().Add(waitLimit)) //nolint:errcheck // as above
+	c.conn.SetReadDeadline(time.Now().Add(waitLimit))
 	for ; answered < sent; answered++ {
 		if errno, err := c.reply(); err != nil || errno != 0 {
 			t.Fatalf("answer %d: error %d, %v", answered, errno, err)

@@ -23,6 +23,7 @@ const (
 // A Means says by what a copy that counts may take over from a silent owner.
 type Means int
 
+// The means.
 const (
 	ByLease Means = iota // the owner's lease has ended
 	ByFence              // the owner was confirmed to be off; its lease never ends by itself

@@ -81,9 +81,7 @@ func (h *health) look(ctx context.Context) {
 		case s.Leader != 0:
 			leader = s.Leader
 		}
-		for _, e := range s.Errors {
-			complaint = append(complaint, e)
-		}
+		complaint = append(complaint, s.Errors...)
 		if q := s.DbSizeQuota; q > 0 && float64(s.DbSizeInUse) > fullShare*float64(q) {
 			complaint = append(complaint, fmt.Sprintf("its database is at %d of %d MiB", s.DbSizeInUse>>20, q>>20))
 		}

@@ -48,15 +48,15 @@ func newWorld(t *testing.T, seed uint64) *world {
 	}
 	w.rig.Wire = func(from, to string, request []byte, deliver func([]byte) ([]byte, error)) ([]byte, error) {
 		lost := errors.New("lost")
-		switch n := w.rng.IntN(10); {
-		case n == 0:
+		switch w.rng.IntN(10) {
+		case 0:
 			w.say("%s -> %s lost", from, to)
 			return nil, lost
-		case n == 1:
+		case 1:
 			w.say("%s -> %s carried out, answer lost", from, to)
 			_, _ = deliver(request) // nobody hears
 			return nil, lost
-		case n == 2:
+		case 2:
 			w.say("%s -> %s late", from, to)
 			w.late = append(w.late, func() { _, _ = deliver(request) }) // nobody waits for it
 			return nil, lost
