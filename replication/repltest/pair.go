@@ -66,11 +66,14 @@ func (w *World) SetRecord(term uint64, owner int, inSync [2]bool) {
 	*w.terms.arbiter = arbiter{term: term, owner: owner, inSync: inSync}
 }
 
-// Forced says that the operator answers for what node n's peer holds and n
-// does not: either copy may be thrown away.
+// Forced says that an operator has taken a hand: either copy may be thrown away, and
+// the two may meet as a split brain.
 func (w *World) Forced() {
 	for _, n := range w.Nodes {
 		w.Model.Excuse(n)
+	}
+	for i := range w.Model.vols {
+		w.Model.vols[i].alone = [2]bool{true, true}
 	}
 }
 

@@ -11,17 +11,18 @@ import (
 // An Arbiter is the model of one: arbiter.Decide on records that survive its
 // restarts, and leases on a clock of its own.
 type Arbiter struct {
-	w       *World
-	end     int // its place in the network
-	records []arbiter.Record
-	leases  []lease
-	down    int     // how many faults keep it from answering
-	drift   int64   // its clock gains so many µs in a second
-	moody   int     // faults: answers come late, twice, not at all
-	lying   int     // faults: old grants instead of answers
-	granted []grant // everything it ever said yes to
-	backup  *backup
-	highest map[string]uint64
+	w        *World
+	end      int // its place in the network
+	records  []arbiter.Record
+	leases   []lease
+	down     int     // how many faults keep it from answering
+	drift    int64   // its clock gains so many µs in a second
+	moody    int     // faults: answers come late, twice, not at all
+	lying    int     // faults: old grants instead of answers
+	granted  []grant // everything it ever said yes to
+	backup   *backup
+	restored bool // from a backup, at some time
+	highest  map[string]uint64
 }
 
 type lease struct {
@@ -75,10 +76,24 @@ func (a *Arbiter) store(rec arbiter.Record) {
 	if rec.Resource == ha.LeaderResource { // no replica knows its terms
 		return
 	}
-	if high := a.highest[rec.Resource]; !rec.Released && rec.Term <= high {
+	if high := a.highestOf(rec.Resource); !rec.Released && rec.Term <= high {
 		a.w.fail("arbiter: %s: a grant of term %d, and term %d was granted before", rec.Resource, rec.Term, high)
 	}
 	a.highest[rec.Resource] = max(a.highest[rec.Resource], rec.Term)
+}
+
+// highestOf is a term that must not be granted again: the highest so far, or of an
+// arbiter that has forgotten it, the highest that a copy has promised.
+func (a *Arbiter) highestOf(resource string) (high uint64) {
+	if !a.restored {
+		return a.highest[resource]
+	}
+	for _, p := range a.w.Pairs {
+		if p.name == resource {
+			high = max(p.promised[0], p.promised[1])
+		}
+	}
+	return high
 }
 
 // changed: their Watch tells all that they reach.
@@ -166,6 +181,7 @@ func (a *Arbiter) takeBackup() { a.backup = &backup{slices.Clone(a.records)} }
 
 func (a *Arbiter) restore() {
 	a.w.trace("arbiter: restored from a backup")
+	a.restored = true
 	if a.backup == nil {
 		a.records = nil
 	} else {

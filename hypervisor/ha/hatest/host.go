@@ -139,7 +139,7 @@ func (h *Host) Pause(ms int64, still bool) {
 		h.woke = w.now
 		if still {
 			h.stood += ms * millisecond
-			h.woke += ms * millisecond // so long it may take its lease for good
+			h.woke += w.cfg.ttl() // so long it may take its lease for good
 		}
 		w.trace("%s: goes on", h.name)
 		kept := h.kept

@@ -18,9 +18,10 @@ const (
 type Pair struct {
 	name        string
 	service     int
-	forced      bool // the operator has forced a copy that may be stale
-	diskLost    bool // a disk has failed
-	tries       int  // of an operator to have the two meet
+	forced      bool      // the operator has forced a copy that may be stale
+	diskLost    bool      // a disk has failed
+	tries       int       // of an operator to have the two meet
+	promised    [2]uint64 // the highest terms that the copies have promised
 	w           *repltest.World
 	world       *World
 	hosts       [2]*Host
@@ -141,6 +142,7 @@ func (p *Pair) changed(i int, was, o repltest.Observation) {
 		p.export[i], p.frozen[i], p.leaseFrozen[i], p.client[i] = "", false, false, nil
 	}
 	p.world.stir()
+	p.promised[i] = max(p.promised[i], o.Term.Promised)
 	r := &p.role[i]
 	if o.Life != 0 && o.Life == was.Life && o.State[0].Role != was.State[0].Role {
 		*r = formerRole{primary: o.State[0].Role == drbd.Primary, boot: h.boot}

@@ -245,13 +245,21 @@ func (w *World) mend() {
 }
 
 // reconnect has a node look for its peer that has given up: a split brain. Then the
-// changes of the copy are thrown away that does not serve. That may be only where a
-// copy was forced, where a diskless Primary has lost the one it used, or where a
-// frozen Primary began a generation for its returning peer just when that took over:
-// it has the sole-writer mark of none, so it has answered nothing that the other lacks.
+// changes of the copy are thrown away that does not serve: what that has is to hold
+// all that was ever acknowledged. It comes to this where a copy was forced, where a
+// diskless Primary has lost the one it used, and where a frozen Primary began a
+// generation for its returning peer just when that took over.
 func (p *Pair) reconnect() {
 	v := p.world.Services[p.service].at()
 	given := false
+	if v != nil {
+		n := p.node(v.h)
+		if o := n.Observe(); o.Life != 0 && o.State[pairVolume].Conn == drbd.StandAlone && o.State[pairVolume].Disk < drbd.UpToDate {
+			v.h.KillPolluxd() // it serves nobody: begun anew it takes what its peer has
+			v.h.StartPolluxd()
+			return
+		}
+	}
 	for i := range p.hosts {
 		given = given || p.seen[i].Life != 0 && p.seen[i].State[pairVolume].Conn == drbd.StandAlone
 	}
@@ -262,9 +270,6 @@ func (p *Pair) reconnect() {
 			continue
 		}
 		discard := v != nil && v.h != h && o.State[pairVolume].Role != drbd.Primary
-		if discard && o.Term.Marked && !p.forced && !p.diskLost {
-			p.world.fail("%s: %s and %s have both written alone: a split brain", p.name, h.name, v.h.name)
-		}
 		if discard {
 			p.world.splits++
 			p.world.checkContent(v)
