@@ -13,6 +13,10 @@ import (
 // askPatience is how long polluxha may take for what it knows by heart.
 const askPatience = 2 * time.Second
 
+// calm is how long the client must have been served before all is well: the last
+// word of a stopped host that wakes may still lead its packets astray.
+const calm = 3 * time.Second
+
 // ask asks a host's polluxha for what it knows.
 func (h *Host) ask(ctx context.Context, req adm.HARequest, answer any) error {
 	return h.request(ctx, askPatience, req, answer)
@@ -91,8 +95,8 @@ func (s *Site) unwell(ctx context.Context) string {
 			return why
 		}
 	}
-	if len(s.Customer.Acked(time.Now().Add(-answerPatience))) == 0 {
-		return "the client gets no acknowledgements"
+	if now := time.Now(); len(s.Customer.Acked(now.Add(-answerPatience))) == 0 || s.Customer.LongestGap(now.Add(-calm)) > answerPatience {
+		return fmt.Sprintf("the client was not served without a break for %v", calm)
 	}
 	return ""
 }

@@ -77,7 +77,7 @@ func Run(ctx context.Context, cfg Config) (rep *Report, err error) {
 	if err := cfg.check(halves); err != nil {
 		return rep, err
 	}
-	random := rand.New(rand.NewPCG(cfg.Seed, 0)) //nolint:gosec // a seed is to repeat the rounds
+	random := newRandom(cfg.Seed)
 	for i, arbiter := range halves {
 		list := draw(random, cfg.Only, arbiter, (cfg.Rounds+i)/len(halves))
 		if cfg.Short {
@@ -88,6 +88,10 @@ func Run(ctx context.Context, cfg Config) (rep *Report, err error) {
 		}
 	}
 	return rep, nil
+}
+
+func newRandom(seed uint64) *rand.Rand {
+	return rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a seed is to repeat the rounds
 }
 
 // check looks for what the rounds need.

@@ -62,51 +62,77 @@ var columns = []struct {
 }
 
 // Table prints the times, for each kind of fault and arbiter minimum, median and
-// maximum in seconds, with the promised bar.
+// maximum in seconds, with the promised bar. * marks those that struck the host
+// which led etcd: then there is an election, and all leases begin anew.
 func (rep *Report) Table(out io.Writer) {
 	const width = 18
-	fmt.Fprintf(out, "\n%-42s %3s", "seconds: minimum median maximum", "n")
+	fmt.Fprintf(out, "\n%-42s %3s", "seconds: min median max (*: led etcd)", "n")
 	for _, c := range columns {
 		fmt.Fprintf(out, "  %-*s", width, c.name)
 	}
 	fmt.Fprintln(out, "  promised")
-	for _, arbiter := range []Arbiter{ArbiterEtcd, ArbiterWitness} {
-		for _, f := range faults() {
-			var of []Measured
-			for _, m := range rep.Rounds {
-				if m.Arbiter == arbiter && m.Fault == f.name {
-					of = append(of, m)
-				}
+	for _, r := range rep.rows() {
+		fmt.Fprintf(out, "%-42s %3d", r.name, len(r.of))
+		for _, c := range columns {
+			list := make([]time.Duration, len(r.of))
+			for i, m := range r.of {
+				list[i] = c.of(m)
 			}
-			if len(of) == 0 {
-				continue
-			}
-			fmt.Fprintf(out, "%-7s %-34s %3d", arbiter, f.name, len(of))
-			for _, c := range columns {
-				list := make([]time.Duration, len(of))
-				for i, m := range of {
-					list[i] = c.of(m)
-				}
-				fmt.Fprintf(out, "  %-*s", width, spread(list))
-			}
-			fmt.Fprintln(out, "  "+f.promise(of))
+			fmt.Fprintf(out, "  %-*s", width, spread(list))
 		}
+		fmt.Fprintln(out, "  "+r.promise())
 	}
 }
 
-// promise is the bar, and how many rounds missed it.
-func (f fault) promise(of []Measured) string {
-	if f.bar == 0 {
-		return "-"
+// A row is the rounds of one kind.
+type row struct {
+	name  string
+	fault fault
+	led   bool
+	of    []Measured
+}
+
+// rows has the kinds in their order; a takeover from the host that led etcd has
+// a bar of its own, hence a row.
+func (rep *Report) rows() (rows []row) {
+	for _, arbiter := range []Arbiter{ArbiterEtcd, ArbiterWitness} {
+		for _, f := range faults() {
+			for _, led := range []bool{false, true} {
+				r := row{name: fmt.Sprintf("%-7s %s", arbiter, f.name), fault: f, led: led}
+				if led && f.before == nil {
+					r.name += "*"
+				}
+				for _, m := range rep.Rounds {
+					if m.Arbiter == arbiter && m.Fault == f.name && m.Led == led {
+						r.of = append(r.of, m)
+					}
+				}
+				if len(r.of) > 0 {
+					rows = append(rows, r)
+				}
+			}
+		}
 	}
-	column := map[outcome]string{takesOver: "kernel", goesOn: "I/O again", moves: "I/O again"}[f.want]
+	return rows
+}
+
+// promise is the bar, and how many rounds missed it.
+func (r row) promise() string {
+	bar := r.fault.bar
+	switch {
+	case bar == 0, r.fault.want == goesOn && r.led:
+		return "-"
+	case r.fault.want == takesOver && r.led:
+		bar = barLeader
+	}
+	column := map[outcome]string{takesOver: "kernel", goesOn: "I/O again", moves: "I/O again"}[r.fault.want]
 	missed := 0
-	for _, m := range of {
+	for _, m := range r.of {
 		if m.Missed {
 			missed++
 		}
 	}
-	text := fmt.Sprintf("%s %s", column, seconds(f.bar))
+	text := fmt.Sprintf("%s %s", column, seconds(bar))
 	if missed > 0 {
 		text += fmt.Sprintf(", missed %d times", missed)
 	}
