@@ -79,3 +79,32 @@ func TestHAEventRoundTrip(t *testing.T) {
 		t.Error("an event of another version is accepted")
 	}
 }
+
+// No line panics or is taken unless it is valid, and what is taken says the same
+// when it is written and read again.
+func FuzzDecodeHARequest(f *testing.F) {
+	for _, s := range []string{
+		`{"v":1,"id":3,"cmd":"vm-move","vm":"web","node":"b"}`,
+		`{"v":1,"cmd":"vm-failover","vm":"web","args":{"peer_is_down":"a","confirm":"web","force":true}}`,
+		`{"v":1,"cmd":"cluster-init","args":{"cluster":"x","links":["10.0.0.1:7790"],"arbiter_options":{"ttl":"6s"}}}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, line []byte) {
+		r, err := adm.DecodeHARequest(line)
+		if err != nil {
+			return
+		}
+		again, err := adm.AppendLine(nil, r, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := adm.DecodeHARequest(again)
+		if err != nil {
+			t.Fatalf("%s: %v", again, err)
+		}
+		if once, err := adm.AppendLine(nil, back, 1<<20); err != nil || string(once) != string(again) {
+			t.Errorf("%s became %s", again, once)
+		}
+	})
+}
