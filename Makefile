@@ -11,6 +11,7 @@ DESTDIR   ?=
 # Settings of single targets.
 SEEDS    ?= 10000
 SEED     ?=
+HOURS    ?= 10000
 FUZZTIME ?= 10m
 SURFACE  ?=
 PKG      ?= ./...
@@ -101,8 +102,8 @@ sim-selftest: ## plant bugs, one at a time, and see the simulation find each wit
 	$(GO) test ./replication/repltest/selftest -v -run '^Test(OverlaysApply|SelfTest)$$' -count=1 -timeout 4h -bugs=$(BUGS)
 
 .PHONY: ha-sim
-ha-sim: ## SEEDS=10000 simulated histories of failover, and 10,000 hours without one; SEED=N replays one
-	$(GO) test ./hypervisor/ha/hatest -run '^Test$(if $(SEED),Sim$$,(Sim|NoFalseFailover)$$)' -timeout 0 -count=1 -v $(if $(SEED),-seed=$(SEED),-seeds=$(SEEDS) -hours=10000)
+ha-sim: ## SEEDS=10000 simulated histories of failover, and HOURS=10000 without one; SEED=N replays one
+	$(GO) test ./hypervisor/ha/hatest -run '^Test$(if $(SEED),Sim$$,(Sim|NoFalseFailover)$$)' -timeout 0 -count=1 -v $(if $(SEED),-seed=$(SEED),-seeds=$(SEEDS) -hours=$(HOURS))
 
 .PHONY: ha-selftest
 ha-selftest: ## plant bugs of failover, one at a time, and see its simulation find each within a minute (BUGS=name)
