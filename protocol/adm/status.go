@@ -24,6 +24,7 @@ const (
 // is StateUp.
 type Resource struct {
 	Name          string     `json:"name"`
+	Seq           uint64     `json:"seq,omitempty"` // the higher of two is the newer status, within one boot of the machine
 	State         string     `json:"state"`
 	Reason        string     `json:"reason,omitempty"` // why it isn't up
 	Advice        string     `json:"advice,omitempty"` // what to do about Reason or LastError

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"github.com/pollux-project/pollux/protocol/adm"
 )
@@ -20,6 +21,9 @@ type resource struct {
 	// admin is held by the command that changes the resource: one at a time.
 	// Status doesn't take it, so that a long command can be watched.
 	admin sync.Mutex
+
+	seqMu sync.Mutex // held while a status is made: the one with the higher number is the newer one
+	seq   uint64
 
 	devMu   sync.Mutex // held while block devices are made or removed
 	devHeld bool       // releaseDevices was called: none is made; guarded by devMu
@@ -221,6 +225,25 @@ func (r *resource) dropEngine(state string) {
 
 // status is what polluxadm shows of the resource.
 func (r *resource) status() adm.Resource {
+	r.seqMu.Lock()
+	defer r.seqMu.Unlock()
+	st := r.look()
+	r.seq = max(r.seq+1, sinceBoot())
+	st.Seq = r.seq
+	return st
+}
+
+// sinceBoot is in ns and grows from one polluxd to the next, within one boot.
+func sinceBoot() uint64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0 // since Linux 2.6.39 it can't
+	}
+	return uint64(ts.Nano()) //nolint:gosec // not before the boot
+}
+
+// look is status without its number.
+func (r *resource) look() adm.Resource {
 	r.mu.Lock()
 	eng, spec, state, reason := r.eng, r.spec, r.state, r.reason
 	var changed []string

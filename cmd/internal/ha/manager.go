@@ -88,6 +88,7 @@ type manager struct {
 	held     []heldOrder
 	seen     map[string]ha.Seen
 	stores   map[string]ha.Storage
+	seqs     map[string]uint64 // of the statuses that stores were made of
 	health   ha.Health
 	downText string // why polluxd does not answer, as it was logged
 	unsaved  error  // why Saved could not be written
@@ -113,7 +114,7 @@ func newManager(p parts, c *configuration, cfg ha.Config, session, boot string) 
 	}
 	m := &manager{
 		parts: p, core: core, self: c.self(), name: c.cluster.Name, session: session, boot: boot, box: newMailbox(), conf: c,
-		seen: map[string]ha.Seen{}, stores: map[string]ha.Storage{}, commands: map[uint64]chan ha.Order{},
+		seen: map[string]ha.Seen{}, stores: map[string]ha.Storage{}, seqs: map[string]uint64{}, commands: map[uint64]chan ha.Order{},
 		beats: map[string]beatID{}, windows: map[string]bool{}, services: map[string]*watcher{},
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())

@@ -41,6 +41,7 @@ type node struct {
 	mu      sync.Mutex
 	member  *member       // nil: in no cluster
 	settled chan struct{} // closed while member is what it is going to be for now
+	broken  error         // why there is no member although the files describe one
 }
 
 // run is the order of start; stop is its reverse.
@@ -97,8 +98,11 @@ func (n *node) serve(ctx context.Context) error {
 			return err
 		}
 		if err != nil { // a file that was right when we started: go on telling what is wrong
-			n.log.Error().Err(err).Msg("this node can't be a member of its cluster")
+			n.log.Error().Err(err).Msg("this node can't be a member of its cluster; it is tried again")
 		}
+		n.mu.Lock()
+		n.broken = err
+		n.mu.Unlock()
 		n.set(m, true)
 		if !told {
 			told = true
@@ -161,10 +165,16 @@ func (n *node) answering(ctx context.Context) (*member, error) {
 	defer cancel()
 	for {
 		n.mu.Lock()
-		m, settled := n.member, n.settled
+		m, settled, broken := n.member, n.settled, n.broken
 		n.mu.Unlock()
 		select {
 		case <-settled:
+			if m == nil && broken != nil {
+				return nil, &adm.Error{
+					Exit: adm.ExitRefused, Text: fmt.Sprintf("node %s can't take part in its cluster: %v", n.settings.NodeName, broken),
+					Advice: "correct that; polluxha tries again by itself. What runs goes on",
+				}
+			}
 			return m, nil
 		default:
 		}
@@ -178,8 +188,12 @@ func (n *node) answering(ctx context.Context) (*member, error) {
 	}
 }
 
-// settleTime is how long a command waits for a start. Our own.
-const settleTime = 10 * time.Second
+// settleTime is how long a command waits for a start, againTime the pause before a
+// member that could not start is tried again. Our own.
+const (
+	settleTime = 10 * time.Second
+	againTime  = 5 * time.Second
+)
 
 func (n *node) current() *member {
 	n.mu.Lock()
@@ -190,14 +204,20 @@ func (n *node) current() *member {
 // wait serves signals until the membership changes or ctx is done.
 func (n *node) wait(ctx context.Context, m *member) error {
 	var ended <-chan struct{}
-	if m != nil {
+	var again <-chan time.Time
+	switch {
+	case m != nil:
 		ended = m.ended
+	case n.broken != nil:
+		again = time.After(againTime)
 	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-n.changed:
+			return nil
+		case <-again:
 			return nil
 		case <-ended:
 			return m.err

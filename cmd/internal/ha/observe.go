@@ -24,6 +24,11 @@ func (m *manager) storageReady() {}
 
 func (m *manager) storageStatus(r adm.Resource) {
 	m.box.post(func() {
+		// A command's answer may have overtaken an older status of the stream.
+		if r.Seq != 0 && r.Seq <= m.seqs[r.Name] {
+			return
+		}
+		m.seqs[r.Name] = r.Seq
 		m.reportStorage(storageOf(r))
 	})
 }

@@ -176,3 +176,19 @@ func TestStorageOf(t *testing.T) {
 		t.Errorf("one volume: %+v", s)
 	}
 }
+
+// A status that was overtaken by a newer one is no news.
+func TestOvertakenStatus(t *testing.T) {
+	m := performer(t, t.TempDir(), &slowStorage{})
+	for _, r := range []adm.Resource{
+		{Name: "web", Seq: 5, State: adm.StateUp, Role: "Secondary"},
+		{Name: "web", Seq: 9, State: adm.StateUp, Role: "Primary"},
+		{Name: "web", Seq: 7, State: adm.StateUp, Role: "Secondary"},
+	} {
+		m.storageStatus(r)
+	}
+	m.serve()
+	if got := m.stores["web"].Role; got != ha.Primary {
+		t.Errorf("the resource is %s, want what the newest status says", got)
+	}
+}
