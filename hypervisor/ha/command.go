@@ -209,7 +209,11 @@ func (c *Core) progress(j *job) (done bool, text, err string) {
 	}
 	const enough = 10_000 // milliseconds: a refusal that has stood so long will stand
 	if !done && (state == StateBlocked || state == StateFailed) && s.force == "" && c.now-max(j.began, s.since) >= enough && v.level == Critical {
-		return false, text, fmt.Sprintf("vm %s: %s: %s", s.name, v.text, v.advice)
+		err = fmt.Sprintf("vm %s: %s", s.name, v.text)
+		if v.advice != "" {
+			err += ": " + v.advice
+		}
+		return false, text, err
 	}
 	return done, text, ""
 }

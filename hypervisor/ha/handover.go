@@ -19,17 +19,17 @@ func (c *Core) leave(s *service, w *Wish) bool {
 		return true
 	case TargetStarted, TargetOnline, TargetStandby:
 	}
-	if s.undo {
-		return false
-	}
-	if isNew && w.Place != s.peer.cfg.Name {
+	if isNew && w.Place != s.peer.cfg.Name { // also of one that has never come up
 		s.acted = w.Version
 		s.failed, s.restarts, s.restartAt = false, 0, 0
-		if w.Restart && s.exists() && s.flight == 0 {
+		if w.Restart && !s.undo && s.exists() && s.flight == 0 {
 			s.inc, s.wasUp = "", false
 			c.stop(s, false)
 			return true
 		}
+	}
+	if s.undo {
+		return false
 	}
 	why := ""
 	switch {

@@ -32,6 +32,14 @@ func (c *Core) moveOrStay(s *service) {
 		c.handOver(s, "its restarts on this node are used up")
 		return
 	}
-	s.say(Critical, fmt.Sprintf("it failed %d times on this node (%s), and can't move: %s", s.restarts, s.refusal.text, why),
+	s.say(Critical, fmt.Sprintf("it failed %s on this node (%s), and can't move: %s", times(s.restarts), s.refusal.text, why),
 		"find out why, then: polluxadm vm start "+s.name)
+}
+
+// times is "once" or "N times".
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
 }

@@ -196,6 +196,17 @@ func TestScenes(t *testing.T) {
 			a.reportVM("web")
 			w.until("it was started anew", 5000, func() bool { v := a.vms["web"]; return v.running && v.inc != inc && !v.failed })
 		}},
+		{"what never came up is started again at the operator's word", etcd, func(t *testing.T, w *world, a, b *host) {
+			a.commanded(Command{Verb: StopVerb, Service: "web"})
+			w.run(2000)
+			a.noStart, b.noStart = "no such kernel", "no such kernel"
+			a.commanded(Command{Verb: StartVerb, Service: "web"})
+			failed := func(h *host) bool { return h.status("web").State == StateFailed }
+			w.until("both nodes have failed", 300_000, func() bool { return failed(a) || failed(b) })
+			a.noStart, b.noStart = "", ""
+			a.commanded(Command{Verb: StartVerb, Service: "web"})
+			w.until("it runs", 20_000, func() bool { return w.runsOn("web") != "" })
+		}},
 		{"what can't be started here is started there", etcd, func(t *testing.T, w *world, a, b *host) {
 			a.commanded(Command{Verb: StopVerb, Service: "web"})
 			w.run(2000)

@@ -116,6 +116,9 @@ func (c *Core) decide(s *service) {
 		s.say(Info, "its state on this node is not known yet", "")
 	case s.want != wantLost && c.end(s):
 	default:
+		if s.want == wantIdle && w.Version > s.acted { // an order since it failed here counts for both nodes
+			s.failed, s.restarts = false, 0
+		}
 		s.notReady = c.localProblem(s)
 		s.ready = s.notReady == ""
 		if s.want == wantIdle {

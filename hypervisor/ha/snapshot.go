@@ -115,6 +115,14 @@ func (c *Core) verdict(sn *Snapshot) (level Level, text, advice string) {
 			}
 		}
 	}
+	switch {
+	case c.cfg.Arbiter == ArbiterManual:
+		return Warning, "all services run as they should; a node's loss is covered by a person only", ""
+	case !sn.Arbiter.Reachable:
+		return Warning, "the arbiter has not answered yet: no automatic failover", ""
+	case len(sn.Nodes) < 2:
+		return Warning, "the cluster has one node: nobody takes over from it", "polluxadm cluster token NODE --link IP:PORT"
+	}
 	return "", "all services run, and each node's loss is covered", ""
 }
 

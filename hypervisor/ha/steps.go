@@ -35,7 +35,7 @@ func (c *Core) bringUp(s *service) {
 		c.moveOrStay(s)
 		return
 	case c.now < s.restartAt:
-		s.say(Warning, fmt.Sprintf("it ended %d times, and is started again soon", s.restarts), "")
+		s.say(Warning, fmt.Sprintf("it ended %s (%s), and is started again soon", times(s.restarts), s.refusal.text), "")
 		c.wake(s, s.restartAt)
 		return
 	}

@@ -15,7 +15,7 @@ func (c *Core) mayTake(s *service, w *Wish) bool {
 	case c.isStandby(c.self):
 		s.say(Info, c.self+" is standby", "polluxadm node online "+c.self)
 		return false
-	case s.failed && w.Version <= s.acted:
+	case s.failed:
 		s.say(Critical, "its restarts on this node are used up", "polluxadm vm start "+s.name)
 		return false
 	case s.notReady != "":

@@ -94,6 +94,8 @@ func writeCluster(w io.Writer, c adm.HACluster, p palette) {
 func arbiterLine(a adm.HAArbiter) string {
 	state := "answers"
 	switch {
+	case a.Kind == "":
+		return "none"
 	case a.Kind == "manual":
 		state = "nobody decides by itself"
 	case !a.Reachable && a.SinceMS < 0:
@@ -305,7 +307,11 @@ func haEventLine(e adm.HAEvent, p palette) string {
 	if subject != "" {
 		subject += ": "
 	}
-	line := fmt.Sprintf("%s  %-8s  %-8s  %s%s", e.Time.Format("2006-01-02 15:04:05.000"), e.Node, e.Kind, subject, e.Text)
+	text := e.Text // most begin with the subject already
+	for subject != "" && strings.HasPrefix(text, subject) {
+		text = strings.TrimPrefix(text, subject)
+	}
+	line := fmt.Sprintf("%s  %-8s  %-8s  %s%s", e.Time.Format("2006-01-02 15:04:05.000"), e.Node, e.Kind, subject, text)
 	if e.Level == adm.HALevelWarning || e.Level == adm.HALevelCritical {
 		return p.level(haColour(e.Level), line)
 	}

@@ -86,7 +86,7 @@ func noGoodCopy(r adm.Resource, v adm.Volume, now time.Time) verdict {
 	case isConnected(r) && v.Disk == "Inconsistent" && v.PeerDisk == "Inconsistent":
 		return verdict{
 			atRisk, which + "neither node has valid data yet",
-			fmt.Sprintf("on the node whose data is to be kept (either one, if both disks are new): polluxadm primary --force %s", r.Name),
+			fmt.Sprintf("on the node whose data is to be kept (either one, if both disks are new): polluxadm primary --force %s", confirmed(r)),
 		}
 	case v.Disk == "Diskless" || v.Disk == "Failed":
 		why := which + "this node has no usable disk"
@@ -246,4 +246,13 @@ func splitBrainFact(s string) string {
 func firstLine(s string) string {
 	line, _, _ := strings.Cut(s, "\n")
 	return line
+}
+
+// confirmed is the resource as primary --force wants it: by name where a manager
+// decides.
+func confirmed(r adm.Resource) string {
+	if r.Manager != "" {
+		return "--confirm=" + r.Name + " " + r.Name
+	}
+	return r.Name
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pollux-project/pollux/cmd/internal/service"
 	"github.com/pollux-project/pollux/conf"
 	"github.com/pollux-project/pollux/hypervisor/ha"
 	"github.com/pollux-project/pollux/protocol/adm"
@@ -155,7 +156,7 @@ func (m *manager) nodeLine(n ha.NodeStatus, s ha.Snapshot, cl *conf.Cluster, now
 		out.SilentMS = int64(now - n.LastSeen)
 	}
 	if n.Name == s.Self {
-		out.SilentMS, out.LeaseMS = 0, max(0, int64(s.Arbiter.LeaseEnds-now))
+		out.SilentMS, out.LeaseMS, out.Version = 0, max(0, int64(s.Arbiter.LeaseEnds-now)), service.Version
 		return out
 	}
 	out.Links, out.Version = m.peers.links(n.Name), m.peers.version(n.Name)
