@@ -192,9 +192,10 @@ func (r *Resource) destroy(q *request) {
 	v := q.v
 	if q.changesData() && v.bitmap != nil && q.flags&(localOK|netOK|isTainted) != 0 {
 		switch {
-		case q.is(isExchanged) && (q.flags&(localOK|netOK) == localOK || q.flags&(localOK|netOK|isTainted) == netOK && !q.is(oneSided)):
-			// Marked already, and maybe copied since: to the peer, or from it to a disk
-			// that was attached while the request was under way.
+		case q.is(isExchanged):
+			// Marked already, on both nodes, and maybe copied since, to the disk that did
+			// not take it: then it is marked no more. If not, the mark may be that of a
+			// younger write, and the resync takes it away.
 		case q.flags&(localOK|netOK) != localOK|netOK:
 			v.setDirty(q.sector, q.size)
 		case q.is(rsWriteAck|isTainted) && !q.is(keepsBits):

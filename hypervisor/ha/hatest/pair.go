@@ -255,3 +255,11 @@ func (p *Pair) rest() string {
 	}
 	return ""
 }
+
+// marked is what the copies say is out of sync, bytes.
+func (p *Pair) marked() (n uint64) {
+	for _, h := range p.hosts {
+		n += p.storage(h).DirtyBytes
+	}
+	return n
+}

@@ -63,7 +63,6 @@ type Simulator struct {
 	Starts   int   // of VMs
 	Records  int   // that were acknowledged
 	Splits   int   // split brains that an operator had to end
-	Sweeps   int   // blocks marked for nothing, likewise
 	mem      Memory
 }
 
@@ -103,7 +102,6 @@ func (r *Simulator) count(w *World) {
 	r.Events += w.steps
 	r.Seconds += w.now / second
 	r.Splits += w.splits
-	r.Sweeps += w.sweeps
 	for _, s := range w.Services {
 		r.Starts += s.started
 	}
@@ -229,9 +227,6 @@ func (w *World) mend() {
 		}
 		p.reconnect()
 	}
-	for _, p := range w.Pairs {
-		p.sweep()
-	}
 	for _, s := range w.Services {
 		if s.neglected() {
 			w.operatorStarts(s)
@@ -280,24 +275,6 @@ func (p *Pair) reconnect() {
 			n.Command(replication.Command{Kind: replication.CmdInvalidate, Volume: pairVolume}, nil)
 		}
 		n.Command(replication.Command{Kind: replication.CmdConnect, Force: discard}, nil)
-	}
-}
-
-// sweep has two equal copies meet anew that say that some blocks of a replaced disk
-// are out of sync, as an operator does after a verify: the Primary begins a generation
-// meanwhile, and what is marked is sent.
-func (p *Pair) sweep() {
-	if p.rest() != "" {
-		return
-	}
-	for i, h := range p.hosts {
-		n := p.node(h)
-		if p.seen[i].State[pairVolume].Role != drbd.Primary || p.storage(h).DirtyBytes+p.storage(p.peer(h)).DirtyBytes == 0 {
-			continue
-		}
-		p.world.sweeps++
-		n.Command(replication.Command{Kind: replication.CmdDisconnect}, nil)
-		p.world.after(5*second, func() { p.node(h).Command(replication.Command{Kind: replication.CmdConnect}, nil) })
 	}
 }
 
@@ -370,6 +347,9 @@ func (w *World) unsettled() string {
 	for _, p := range w.Pairs {
 		if why := p.rest(); why != "" {
 			return why
+		}
+		if n := p.marked(); n > 0 {
+			return fmt.Sprintf("%s: the copies are equal, and %d bytes are marked out of sync", p.name, n)
 		}
 		if rec := w.Arbiter.record(p.name); len(rec.InSync) != 2 || rec.Released {
 			return fmt.Sprintf("%s: the record is %+v", p.name, rec)
