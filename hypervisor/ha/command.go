@@ -89,7 +89,7 @@ func (c *Core) refuse(cmd *Command, s *service) string {
 	case cmd.Node != "" && !has(s.nodes, cmd.Node):
 		return fmt.Sprintf("%s has no copy of its disks: its nodes are %s and %s", cmd.Node, s.nodes[0], s.nodes[1])
 	case cmd.Verb == StartVerb && cmd.Node != "" && at != "" && at != cmd.Node:
-		return fmt.Sprintf("it is %s on %s: polluxadm vm move %s %s moves it", state, at, s.name, cmd.Node)
+		return fmt.Sprintf("it is %s on %s: polluxadm vm move %s --to %s moves it", state, at, s.name, cmd.Node)
 	case (cmd.Verb == MoveVerb || cmd.Verb == RestartVerb) && at == "":
 		return fmt.Sprintf("it is %s: polluxadm vm start %s starts it", state, s.name)
 	case cmd.Verb == MoveVerb && cmd.Node == at:

@@ -12,6 +12,8 @@ func (c *Core) refuseForce(cmd *Command, s *service) string {
 	}
 	p := s.peer.cfg.Name
 	switch {
+	case cmd.PeerIsDown == "" && c.runsThere(s):
+		return fmt.Sprintf("it runs on %s, which is well: polluxadm vm move %s", p, s.name)
 	case cmd.PeerIsDown == "":
 		return fmt.Sprintf("look at %s, its management board, its power. If it is off: --peer-is-down %s", p, p)
 	case cmd.PeerIsDown != p:

@@ -80,7 +80,7 @@ func TestScenes(t *testing.T) {
 			}
 			w.run(60_000)
 			w.expect("web", "b") // failback is manual
-			if st := b.status("web"); !strings.Contains(st.Advice, "vm move web a") {
+			if st := b.status("web"); !strings.Contains(st.Advice, "vm move web --to a") {
 				t.Errorf("advice %q", st.Advice)
 			}
 		}},

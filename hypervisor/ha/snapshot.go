@@ -123,8 +123,16 @@ func (c *Core) verdict(sn *Snapshot) (level Level, text, advice string) {
 	case len(sn.Nodes) < 2:
 		return Warning, "the cluster has one node: nobody takes over from it", "polluxadm cluster token NODE --link IP:PORT"
 	}
+	for i := range sn.Services {
+		if s := &sn.Services[i]; s.Target == TargetStarted && s.Protection != covered {
+			return Warning, "vm " + s.Name + ": " + s.Protection, "polluxadm status shows its disks"
+		}
+	}
 	return "", "all services run, and each node's loss is covered", ""
 }
+
+// covered is the protection of a service that another node would take over.
+const covered = "protected against the loss of a disk or a host"
 
 func (c *Core) serviceStatus(s *service) ServiceStatus {
 	w := c.wish(s)
@@ -146,7 +154,7 @@ func (c *Core) serviceStatus(s *service) ServiceStatus {
 	}
 	st.Protection = c.protection(s)
 	if st.Why == "" && s.want == wantUp && s.mine && c.prefersPeer(s) && s.cfg.Failback != FailbackNever {
-		st.Level, st.Why, st.Advice = Info, fmt.Sprintf("it prefers %s", s.peer.cfg.Name), fmt.Sprintf("polluxadm vm move %s %s", s.name, s.peer.cfg.Name)
+		st.Level, st.Why, st.Advice = Info, fmt.Sprintf("it prefers %s", s.peer.cfg.Name), fmt.Sprintf("polluxadm vm move %s --to %s", s.name, s.peer.cfg.Name)
 	}
 	if !st.SameFile && st.Why == "" {
 		st.Level, st.Why, st.Advice = Warning, "its file differs between its nodes: no automatic failover", "make the files equal and run polluxadm reload"
@@ -167,7 +175,7 @@ func (c *Core) protection(s *service) string {
 	if s.mine && !c.lease.reachable {
 		return "protected against disk loss, not against host loss: no arbitration"
 	}
-	return "protected against the loss of a disk or a host"
+	return covered
 }
 
 func (c *Core) nodeStatus(n *node) NodeStatus {
@@ -219,7 +227,7 @@ func (c *Core) nodeState(n *node, st *NodeStatus) (NodeState, string) {
 	case !st.Online && n.at == 0:
 		return Error, "it was never heard of"
 	case !st.Online:
-		return Error, fmt.Sprintf("it is silent for %s", ago(c.now-n.at))
+		return Error, "no heartbeat for " + ago(c.now-n.at)
 	case len(data) < 2 || c.cfg.Arbiter == ArbiterManual:
 		return Solo, text
 	case st.Name == c.self && (!c.leaseGood() || !c.lease.reachable), st.Name != c.self && !n.beat.Arbiter:

@@ -331,5 +331,9 @@ func writeDrill(w io.Writer, d adm.HADrillResult, p palette) {
 		fmt.Fprintln(w, p.level(atRisk, fmt.Sprintf("%s did not come back", d.VM)))
 		return
 	}
-	fmt.Fprintln(w, p.level(protected, fmt.Sprintf("%s moved from %s to %s; its clients waited %.1f s", d.VM, d.From, d.To, float64(d.OutageMS)/1000)))
+	waited := "its clients waited %.1f s"
+	if strings.HasPrefix(d.Probe, "the VM's process") {
+		waited = "it was switched off for %.1f s; for its clients the boot comes on top"
+	}
+	fmt.Fprintln(w, p.level(protected, fmt.Sprintf("%s moved from %s to %s; "+waited, d.VM, d.From, d.To, float64(d.OutageMS)/1000)))
 }

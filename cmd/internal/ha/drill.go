@@ -200,7 +200,7 @@ func (d *drillRun) measure(ctx context.Context) {
 		}
 		if time.Since(told) > time.Second {
 			told = time.Now()
-			d.tell("no answer for %.1f s", float64(at-d.lastGood)/1000)
+			d.tell("no answer")
 		}
 		select {
 		case <-tick.C:
