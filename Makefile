@@ -139,10 +139,10 @@ ha-smoke: build ## the short form of ha (root, 4 minutes or less)
 	bin/pollux-ha-rounds -short $(if $(SEED),-seed $(SEED))
 
 .PHONY: ha-control
-ha-control: build ## the rounds without the check of terms: they must see records lost, or they are blind (root, 5 minutes)
+ha-control: build ## the rounds without the check of terms: they must see records lost, or they are blind (root, 3 minutes)
 	@$(BOOTSTRAP) test demo
 	scripts/demo/build-guest
-	bin/pollux-ha-rounds -control -rounds 4 -only 'primary host' $(if $(SEED),-seed $(SEED))
+	bin/pollux-ha-rounds -control -rounds 2 -only 'primary host cut off' $(if $(SEED),-seed $(SEED))
 
 .PHONY: interop
 interop: build ## every scenario with the kernel's DRBD 8.4 as peer, and what it does to a term record (27 minutes or less)

@@ -44,8 +44,7 @@ type Config struct {
 // A Report is what the rounds have shown.
 type Report struct {
 	Rounds    []Measured
-	Acked     int // records that were promised, to the client or on a console
-	Lost      int
+	Acked     int   // records that were promised, to the client or on a console
 	MaxBothMS int64 // longest time that two machines ran at once
 	Harm      int   // faults that are a lost record or a second writer
 	Faults    []string
@@ -143,7 +142,10 @@ func runHalf(ctx context.Context, cfg Config, arbiter Arbiter, list []fault, rep
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.Close()) }()
+	defer func() {
+		rep.Acked += len(s.Customer.Acked(time.Time{})) + len(s.consoleAcks())
+		err = errors.Join(err, s.Close())
+	}()
 	if cfg.Control {
 		s.patience = controlLimit
 	}

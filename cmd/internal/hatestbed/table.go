@@ -141,8 +141,8 @@ func (r row) promise() string {
 
 // Verdict prints how it ended and tells whether all is well.
 func (rep *Report) Verdict(out io.Writer) bool {
-	fmt.Fprintf(out, "\n%d rounds, %d acknowledged records, %d lost; two machines at once for %d ms at most (%d ms are in order)\n",
-		len(rep.Rounds), rep.Acked, rep.Lost, rep.MaxBothMS, overlapLimit.Milliseconds())
+	fmt.Fprintf(out, "\n%d rounds, %d acknowledged records, %d lost or written twice; two machines at once for %d ms at most (%d ms are in order)\n",
+		len(rep.Rounds), rep.Acked, rep.Harm, rep.MaxBothMS, overlapLimit.Milliseconds())
 	for _, f := range rep.Faults {
 		fmt.Fprintln(out, "WRONG:", f)
 	}

@@ -136,7 +136,7 @@ func (s *Site) finish(ctx context.Context, rep *Report) error {
 		return err
 	}
 	for _, h := range s.dataHosts() {
-		acked, lost, err := s.ReadDisk(ctx, h)
+		_, lost, err := s.ReadDisk(ctx, h)
 		if err != nil {
 			return err
 		}
@@ -150,10 +150,6 @@ func (s *Site) finish(ctx context.Context, rep *Report) error {
 		if err := storage.CheckFilesystem(ctx, h.disk.Device); err != nil {
 			rep.Faults = append(rep.Faults, fmt.Sprintf("%s's filesystem: %v", h.Name, err))
 		}
-		if h == p {
-			rep.Acked += acked
-		}
-		rep.Lost = max(rep.Lost, len(lost))
 		rep.Harm += len(lost)
 	}
 	if at, err := storage.SameContent(s.Hosts[0].disk.Device, s.Hosts[1].disk.Device, diskBytes-metadataBytes); err != nil {
