@@ -89,7 +89,7 @@ func (c *Core) endNow(s *service) {
 				s.toKill = false
 				return
 			}
-			c.give(Order{Kind: Watchdog, Text: s.name + " must not run here any more, and can't be killed"}, nil)
+			c.give(Order{Kind: Watchdog, Service: s.name, Text: s.name + " must not run here any more, and can't be killed"}, nil)
 		})
 		return
 	}

@@ -51,7 +51,7 @@ const (
 	Hook
 	// Fence*: power Node off; Term.
 	Fence
-	// Watchdog: this node must be reset now; Text.
+	// Watchdog: this node must be reset now, unless Service can be killed after all; Text.
 	Watchdog
 
 	// Persist*: Saved, durably.

@@ -228,8 +228,6 @@ func (d *demo) startVM(ctx context.Context, n *node) error {
 	return err
 }
 
-func (d *demo) said(line string) { d.rep.detail("%s", line) }
-
 // checkBoot waits for the guest's findings and notes those that are not good.
 func (d *demo) checkBoot(ctx context.Context, n *node) (health, error) {
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)

@@ -45,7 +45,7 @@ func (m *member) startArbiter(c *configuration, id *control.Identity) (*arbiterP
 	if err != nil {
 		return nil, fmt.Errorf("cluster %s: %w", c.cluster.Name, err)
 	}
-	m.closers = append(m.closers, func() { parts.Arbiter.Close() })
+	m.closers = append(m.closers, func() { parts.Arbiter.Close() }) //nolint:errcheck // what is not closed ends with the process
 	return parts, nil
 }
 

@@ -68,7 +68,7 @@ func (a *bootAlarm) set(at int64) {
 }
 
 func (a *bootAlarm) fired() <-chan struct{} { return a.c }
-func (a *bootAlarm) close()                 { a.f.Close() }
+func (a *bootAlarm) close()                 { a.f.Close() } //nolint:errcheck // nothing was written
 
 func (a *bootAlarm) run() {
 	var count [8]byte

@@ -185,12 +185,12 @@ func (h *host) start(program string, args ...string) {
 func (h *host) kill(programs ...string) {
 	for _, p := range programs {
 		if cmd := h.procs[p]; cmd != nil {
-			cmd.Process.Kill()
+			cmd.Process.Kill() //nolint:errcheck // it may have ended
 		}
 	}
 	for _, p := range programs {
 		if cmd := h.procs[p]; cmd != nil {
-			cmd.Wait()
+			cmd.Wait() //nolint:errcheck // killed
 			delete(h.procs, p)
 		}
 	}
@@ -202,7 +202,7 @@ func (h *host) guest() *processWork { return &processWork{dir: h.dir, name: "web
 func (h *host) power() {
 	h.kill("polluxd", "polluxha")
 	if n, ok := h.guest().running(); ok {
-		syscall.Kill(n.PID, syscall.SIGKILL)
+		syscall.Kill(n.PID, syscall.SIGKILL) //nolint:errcheck // it may have ended
 	}
 	if h.t.Failed() {
 		for _, name := range []string{"polluxha.log", "polluxd.log"} {

@@ -316,12 +316,12 @@ func holdLock(ctx context.Context, path string) (free func()) {
 	for unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		select {
 		case <-ctx.Done():
-			f.Close()
+			f.Close() //nolint:errcheck // nothing was written
 			return func() {}
 		case <-time.After(time.Millisecond): // its holder has been killed: the kernel lets it go any moment
 		}
 	}
-	return func() { f.Close() }
+	return func() { f.Close() } //nolint:errcheck // nothing was written
 }
 
 // withoutHold is the command line of an ordinary start.

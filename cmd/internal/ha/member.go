@@ -151,7 +151,7 @@ func (m *member) startChannel(id *control.Identity) error {
 		return err
 	}
 	m.channel.Store(ch)
-	m.closers = append(m.closers, func() { ch.Close() })
+	m.closers = append(m.closers, func() { ch.Close() }) //nolint:errcheck // what is not closed ends with the process
 	return nil
 }
 

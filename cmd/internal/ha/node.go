@@ -259,9 +259,15 @@ func (n *node) reread() (*conf.Daemon, error) {
 	s.HA.EmbeddedEtcd = n.settings.HA.EmbeddedEtcd // also a flag
 	old := n.settings
 	for _, k := range []struct{ key, was, is string }{
-		{"node-name", old.NodeName, s.NodeName}, {"state-dir", old.StateDir, s.StateDir}, {"control-socket", old.ControlSocket, s.ControlSocket},
-		{"nbd.socket", old.NBD.Socket, s.NBD.Socket}, {"ha.socket", old.HA.Socket, s.HA.Socket}, {"ha.cluster-file", old.HA.ClusterFile, s.HA.ClusterFile},
-		{"ha.listen", old.HA.Listen.String(), s.HA.Listen.String()}, {"ha.watchdog", old.HA.Watchdog, s.HA.Watchdog}, {"ha.etcd-dir", old.HA.EtcdDir, s.HA.EtcdDir},
+		{"node-name", old.NodeName, s.NodeName},
+		{"state-dir", old.StateDir, s.StateDir},
+		{"control-socket", old.ControlSocket, s.ControlSocket},
+		{"nbd.socket", old.NBD.Socket, s.NBD.Socket},
+		{"ha.socket", old.HA.Socket, s.HA.Socket},
+		{"ha.cluster-file", old.HA.ClusterFile, s.HA.ClusterFile},
+		{"ha.listen", old.HA.Listen.String(), s.HA.Listen.String()},
+		{"ha.watchdog", old.HA.Watchdog, s.HA.Watchdog},
+		{"ha.etcd-dir", old.HA.EtcdDir, s.HA.EtcdDir},
 	} {
 		if k.was != k.is {
 			return nil, fmt.Errorf("%s: %s is %q now and was %q: restart polluxha for that, it touches no VM", n.path, k.key, k.is, k.was)
@@ -340,6 +346,7 @@ func (n *node) handle(ctx context.Context, from caller, req adm.HARequest, progr
 		return n.initCluster(ctx, req)
 	case adm.HAClusterJoin:
 		return n.joinCluster(ctx, req, progress)
+	default: // for members only
 	}
 	if m == nil {
 		if req.Cmd == adm.HAClusterStatus || req.Cmd == adm.HANodeList {

@@ -118,7 +118,7 @@ func TestEventLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.WriteString(`{"v":1,"se` + "\n")
+	f.WriteString(`{"v":1,"se` + "\n") //nolint:errcheck // the check below misses it
 	f.Close()
 	full := make(chan error, 2)
 	l = open(func(err error) { full <- err })
@@ -305,11 +305,33 @@ func TestWatchdogUnconfigured(t *testing.T) {
 	if err := w.check(); err != nil {
 		t.Error(err)
 	}
-	if err := w.arm(); err == nil || !strings.Contains(err.Error(), "ha.watchdog") {
+	if err := w.arm("web"); err == nil || !strings.Contains(err.Error(), "ha.watchdog") {
 		t.Errorf("arm: %v", err)
 	}
 	w = &watchdog{path: filepath.Join(t.TempDir(), "none")}
 	if err := w.check(); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("check: %v", err)
+	}
+}
+
+// The machine is spared once the last of the VMs is gone that could not be killed.
+func TestWatchdogDisarmed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "watchdog") // a file takes what the device does
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := &watchdog{path: path}
+	for _, vm := range []string{"web", "db"} {
+		if err := w.arm(vm); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, step := range []struct{ vm, written string }{{"mail", ""}, {"web", ""}, {"db", "V"}, {"db", "V"}} {
+		if err := w.disarm(step.vm); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := os.ReadFile(path); err != nil || string(b) != step.written {
+			t.Errorf("after the end of %s: %q %v, want %q", step.vm, b, err, step.written)
+		}
 	}
 }

@@ -263,7 +263,7 @@ func withAdvice(err error) error {
 // reset has the machine reset by its watchdog: a VM whose lease has ended can't be killed.
 func (m *manager) reset(_ context.Context, o ha.Order) error {
 	m.log.Error().Str("reason", o.Text).Msg("the watchdog is armed: this machine will be reset")
-	return m.watchdog.arm()
+	return m.watchdog.arm(o.Service)
 }
 
 // sendBeat hands a heartbeat's content to the control channel.

@@ -90,7 +90,7 @@ func (s *server) accept() {
 		case s.slots <- struct{}{}:
 		default:
 			c := &client{UnixConn: conn, s: s}
-			c.answer(0, nil, &adm.Error{
+			c.answer(0, nil, &adm.Error{ //nolint:errcheck // a courtesy
 				Exit: adm.ExitEnvironment, Text: "polluxha: too many clients at a time",
 				Advice: "end some of the programs that run polluxadm events or wait for a command",
 			})

@@ -233,7 +233,15 @@ func (m *manager) toService(ctx context.Context, o ha.Order, done func(func(cont
 		return
 	}
 	if o.Kind == ha.KillService {
-		m.worker(done(func(ctx context.Context, _ ha.Order) error { return w.kill(ctx) }))
+		m.worker(done(func(ctx context.Context, o ha.Order) error {
+			if err := w.kill(ctx); err != nil {
+				return err
+			}
+			if err := m.watchdog.disarm(o.Service); err != nil {
+				m.log.Error().Err(err).Str("vm", o.Service).Msg("the VM is gone, and this machine is reset nevertheless")
+			}
+			return nil
+		}))
 		return
 	}
 	m.lanes.do("vm "+o.Service, done(w.perform))

@@ -16,7 +16,7 @@ func writeDurably(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // gone already if all went well
+	defer os.Remove(f.Name()) //nolint:errcheck // gone already if all went well
 	_, err = f.Write(data)
 	if err == nil {
 		err = f.Sync()

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,24 +14,29 @@ import (
 const watchdogSeconds = 30
 
 // A watchdog resets this machine unless it is fed. It is armed only when a VM
-// whose lease has ended could not be killed (failover.md, I7: the last resort),
-// so that a crash of polluxha never costs a host.
+// whose lease has ended could not be killed, the last resort, so that a crash of
+// polluxha never costs a host.
 type watchdog struct {
 	path string // "": none
 
-	mu sync.Mutex
-	f  *os.File
+	mu  sync.Mutex
+	f   *os.File
+	vms map[string]bool // that could not be killed
 }
 
 // arm opens the device, which starts it, and never feeds it: the machine is reset
-// within the device's timeout unless disarm comes first.
-func (w *watchdog) arm() error {
+// within the device's timeout unless disarm comes first for every vm.
+func (w *watchdog) arm(vm string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	switch {
-	case w.path == "":
+	if w.path == "" {
 		return errors.New("no watchdog is configured (ha.watchdog in pollux.toml)")
-	case w.f != nil:
+	}
+	if w.vms == nil {
+		w.vms = map[string]bool{}
+	}
+	w.vms[vm] = true
+	if w.f != nil {
 		return nil
 	}
 	f, err := os.OpenFile(w.path, os.O_WRONLY, 0)
@@ -45,12 +49,14 @@ func (w *watchdog) arm() error {
 	return nil
 }
 
-// disarm stops it again: the VM is gone after all. 'V' is the magic close of the
-// kernel's watchdog interface (Documentation/watchdog/watchdog-api.rst).
-func (w *watchdog) disarm() error {
+// disarm stops it again once no vm is left that it was armed for: they are gone
+// after all. 'V' is the magic close of the kernel's watchdog interface
+// (Documentation/watchdog/watchdog-api.rst).
+func (w *watchdog) disarm(vm string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.f == nil {
+	delete(w.vms, vm)
+	if w.f == nil || len(w.vms) > 0 {
 		return nil
 	}
 	_, err := w.f.Write([]byte("V"))
@@ -76,7 +82,3 @@ func (w *watchdog) check() error {
 	}
 	return nil
 }
-
-// killWait is how long a process may take to end after SIGKILL before the
-// watchdog is armed: one in an uninterruptible wait for a disk.
-const killWait = 10 * time.Second

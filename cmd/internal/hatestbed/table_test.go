@@ -12,7 +12,10 @@ func TestTable(t *testing.T) {
 	s := time.Second
 	rep := &Report{}
 	for i, m := range []Measured{
-		{Kernel: 8 * s}, {Kernel: 13 * s, Missed: true}, {Kernel: 9 * s}, {Kernel: 14 * s, Led: true},
+		{Kernel: 8 * s},
+		{Kernel: 13 * s, Missed: true},
+		{Kernel: 9 * s},
+		{Kernel: 14 * s, Led: true},
 		{Kernel: 7 * s, Harm: 2, Faults: []string{"lost: record 7: the block is empty"}, Both: 30 * time.Millisecond},
 	} {
 		m.Number, m.Arbiter, m.Fault = i+1, ArbiterEtcd, name

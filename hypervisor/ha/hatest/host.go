@@ -109,6 +109,7 @@ func (h *Host) StartPolluxd() {
 	}
 }
 
+// KillPolluxd ends polluxd as a crash does; what it had is lost.
 func (h *Host) KillPolluxd() {
 	h.w.trace("%s: polluxd crashes", h.name)
 	for _, p := range h.pairs {

@@ -178,6 +178,8 @@ func (m *manager) polluxd(o ha.Order, done func(error)) {
 		case ha.FreezeReads:
 			p.frozen[i] = true
 			end(nil)
+		default:
+			panic(fmt.Sprintf("%v is no order for storage", o.Kind))
 		}
 	}))
 }
@@ -265,6 +267,8 @@ func (m *manager) hypervisor(o ha.Order, done func(error)) {
 			h.addresses[s.id] = o.Kind == ha.AddIPs
 			end(nil)
 		}))
+	default:
+		panic(fmt.Sprintf("%v is no order for a service", o.Kind))
 	}
 }
 

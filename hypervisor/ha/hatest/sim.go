@@ -39,8 +39,8 @@ func (c *Coverage) Pairs() (seen, of int, missing []string, rarest int) {
 	for i := range c.pairs {
 		for k := range i + 1 {
 			of++
-			switch n := c.pairs[i][k]; {
-			case n == 0:
+			switch n := c.pairs[i][k]; n {
+			case 0:
 				missing = append(missing, fmt.Sprintf("%q with %q", faults[i].name, faults[k].name))
 				rarest = 0
 			default:
@@ -115,7 +115,6 @@ type history struct {
 	plan     *plan
 	w        *World
 	coverage *Coverage // nil: nobody counts
-	forced   bool
 }
 
 // The bounds of what has to happen once nothing stands in the way, ms.

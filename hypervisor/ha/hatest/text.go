@@ -47,6 +47,7 @@ func orderText(o *ha.Order) string {
 		s += fmt.Sprintf(" %s %s %s", o.Note.Level, o.Note.Topic, o.Note.Text)
 	case ha.Persist:
 		s += fmt.Sprintf(" %+v", o.Saved)
+	default: // what was printed says it all
 	}
 	return strings.TrimSpace(s)
 }
