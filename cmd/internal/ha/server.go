@@ -74,7 +74,7 @@ func (s *server) accept() {
 		conn, err := s.l.AcceptUnix()
 		if s.ctx.Err() != nil {
 			if err == nil {
-				conn.Close()
+				conn.Close() //nolint:errcheck // nothing was said
 			}
 			return
 		}
@@ -94,7 +94,7 @@ func (s *server) accept() {
 				Exit: adm.ExitEnvironment, Text: "polluxha: too many clients at a time",
 				Advice: "end some of the programs that run polluxadm events or wait for a command",
 			})
-			conn.Close()
+			conn.Close() //nolint:errcheck // nothing was said
 			continue
 		}
 		s.wg.Add(1)
@@ -115,13 +115,13 @@ type client struct {
 }
 
 func (c *client) serve() {
-	stop := context.AfterFunc(c.s.ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(c.s.ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) }) //nolint:errcheck // ends the read
 	defer stop()
 	defer c.Close()
 	c.from = peerOf(c.UnixConn)
 	lines := adm.NewLineReader(c, adm.MaxRequest)
 	for {
-		c.SetReadDeadline(time.Now().Add(clientReadTimeout))
+		c.SetReadDeadline(time.Now().Add(clientReadTimeout)) //nolint:errcheck // the read fails if this did
 		if c.s.ctx.Err() != nil {
 			return
 		}
@@ -133,7 +133,7 @@ func (c *client) serve() {
 			}
 			return
 		}
-		c.SetReadDeadline(time.Time{})
+		c.SetReadDeadline(time.Time{}) //nolint:errcheck // the read fails if this did
 		req, err := adm.DecodeHARequest(line)
 		if err != nil {
 			c.refuse(req.ID, err)
@@ -193,7 +193,7 @@ func (c *client) send(v any) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.SetWriteDeadline(time.Now().Add(clientWriteTimeout))
+	c.SetWriteDeadline(time.Now().Add(clientWriteTimeout)) //nolint:errcheck // the write fails if this did
 	_, err = c.Write(line)
 	return err
 }
@@ -212,7 +212,7 @@ func (c *client) stream(lines *adm.LineReader, req adm.HARequest) {
 		}
 	}()
 	defer func() {
-		c.SetReadDeadline(time.Unix(1, 0))
+		c.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck // ends the read
 		<-gone
 	}()
 	seq, ready := req.Args.Since, false
