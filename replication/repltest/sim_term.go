@@ -362,8 +362,10 @@ func (t *termModel) acknowledged(n *Node, q *Request) {
 	if !snap.Owned || snap.Override {
 		return
 	}
-	if p := t.w.Nodes[1-n.id]; !n.safeSince(q.start) && n.link != nil && p.link == n.link {
-		return // protocol A or B: what the peer may lack of it is lossModel's
+	if !n.safeSince(q.start) && n.link != nil {
+		// Protocol A or B: what the peer may lack of it is lossModel's, also if it has
+		// just died and this node does not know yet.
+		return
 	}
 	m := t.w.Model
 	holds := func(x *Node) bool {
