@@ -17,7 +17,6 @@ import (
 // How long programs may take, on a busy machine.
 const (
 	startPatience = 30 * time.Second
-	stopPatience  = 20 * time.Second
 	pollEvery     = 20 * time.Millisecond
 )
 
@@ -76,22 +75,6 @@ func (h *Host) kill(d *daemon) error {
 	}
 	<-d.ended
 	return nil
-}
-
-// stop asks a daemon to end.
-func (h *Host) stop(d *daemon) error {
-	if !d.runs() {
-		return nil
-	}
-	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return err
-	}
-	select {
-	case <-d.ended:
-		return d.err
-	case <-time.After(stopPatience):
-		return errors.Join(fmt.Errorf("on %s: %s did not end within %v", h.Name, filepath.Base(d.cmd.Path), stopPatience), h.kill(d))
-	}
 }
 
 // socket is the path of a control socket.

@@ -63,6 +63,7 @@ type Simulator struct {
 	Starts   int   // of VMs
 	Records  int   // that were acknowledged
 	Splits   int   // split brains that an operator had to end
+	Sweeps   int   // blocks marked for nothing, likewise
 	mem      Memory
 }
 
@@ -102,6 +103,7 @@ func (r *Simulator) count(w *World) {
 	r.Events += w.steps
 	r.Seconds += w.now / second
 	r.Splits += w.splits
+	r.Sweeps += w.sweeps
 	for _, s := range w.Services {
 		r.Starts += s.started
 	}
@@ -226,6 +228,9 @@ func (w *World) mend() {
 		}
 		p.reconnect()
 	}
+	for _, p := range w.Pairs {
+		p.sweep()
+	}
 	for _, s := range w.Services {
 		if s.neglected() {
 			w.operatorStarts(s)
@@ -274,6 +279,24 @@ func (p *Pair) reconnect() {
 			n.Command(replication.Command{Kind: replication.CmdInvalidate, Volume: pairVolume}, nil)
 		}
 		n.Command(replication.Command{Kind: replication.CmdConnect, Force: discard}, nil)
+	}
+}
+
+// sweep has two equal copies meet anew that say that some blocks of a replaced disk
+// are out of sync, as an operator does after a verify: the Primary begins a generation
+// meanwhile, and what is marked is sent.
+func (p *Pair) sweep() {
+	if p.rest() != "" {
+		return
+	}
+	for i, h := range p.hosts {
+		n := p.node(h)
+		if p.seen[i].State[pairVolume].Role != drbd.Primary || p.marked() == 0 {
+			continue
+		}
+		p.world.sweeps++
+		n.Command(replication.Command{Kind: replication.CmdDisconnect}, nil)
+		p.world.after(5*second, func() { p.node(h).Command(replication.Command{Kind: replication.CmdConnect}, nil) })
 	}
 }
 

@@ -61,6 +61,7 @@ func TestSim(t *testing.T) {
 			total.Starts += sim.Starts
 			total.Records += sim.Records
 			total.Splits += sim.Splits
+			total.Sweeps += sim.Sweeps
 		})
 	}
 	running.Wait()
@@ -71,8 +72,8 @@ func TestSim(t *testing.T) {
 		return
 	}
 	seen, of, missing, rarest := total.Coverage.Pairs()
-	t.Logf("%d histories of %d events and %d s, %d starts of VMs, %d records acknowledged, %d split brains ended by hand; %.1f ms each on one of %d cores; %d of %d pairs of faults, each %d times or more",
-		n, total.Events/int(n), total.Seconds/int64(n), total.Starts, total.Records, total.Splits,
+	t.Logf("%d histories of %d events and %d s, %d starts of VMs, %d records acknowledged, %d split brains and %d leftover marks ended by hand; %.1f ms each on one of %d cores; %d of %d pairs of faults, each %d times or more",
+		n, total.Events/int(n), total.Seconds/int64(n), total.Starts, total.Records, total.Splits, total.Sweeps,
 		float64(time.Since(began).Milliseconds())*float64(workers)/float64(n), workers, seen, of, rarest)
 	if len(missing) > 0 && n*roundsEach >= uint64(len(faults)*len(faults)) {
 		t.Errorf("these pairs of faults never occurred: %v", missing)

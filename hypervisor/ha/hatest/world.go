@@ -32,6 +32,7 @@ type World struct {
 	net     network
 	steps   int
 	splits  int      // split brains that an operator has ended
+	sweeps  int      // marks of nothing that he has
 	ring    []string // the last lines of the trace; nil: nobody reads them
 	failure error
 	decide  func() decider // nil: ha.Core
