@@ -36,6 +36,7 @@ type Config struct {
 	Resources []Resource
 	Services  []Service
 	Arbiter   ArbiterKind
+	Voters    int // nodes of the cluster that are the arbiter's quorum; 0: it is elsewhere
 	Timing    Timing
 	// ReserveBytes is the memory that each node keeps for itself.
 	ReserveBytes uint64
@@ -69,6 +70,7 @@ type Service struct {
 	Resources []string // in the order in which they are promoted
 	Hash      string   // of its file
 	Problem   string   // why its file can't be used on this node; "" if it can
+	Notice    string   // why its file is not what is in force on this node; "" if it is
 	NoVM      bool     // units, not a virtual machine
 
 	Prefer     []Preference

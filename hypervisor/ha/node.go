@@ -158,7 +158,7 @@ func (c *Core) compose() Beat {
 			continue
 		}
 		b.Services = append(b.Services, ServiceBeat{
-			Name: s.name, Hash: s.cfg.Hash, State: s.here(), Ready: s.ready, Why: orElse(s.notReady, s.why.text), Since: s.acted, Failed: s.failed, Moving: s.moving,
+			Name: s.name, Hash: s.cfg.Hash, State: s.here(), Ready: s.ready, Why: orElse(s.notReady, orElse(s.why.text, s.cfg.Notice)), Since: s.acted, Failed: s.failed, Moving: s.moving,
 		})
 	}
 	for _, r := range c.resources {

@@ -138,6 +138,15 @@ func (c *Core) serviceStatus(s *service) ServiceStatus {
 	w := c.wish(s)
 	state, at := c.overall(s)
 	v := c.sentence(s)
+	if n := s.cfg.Notice; n != "" {
+		if v.level != Critical {
+			v.level = Warning
+		}
+		if v.text != "" {
+			n = v.text + "; " + n
+		}
+		v.text, v.advice = n, orElse(v.advice, "correct its file, then polluxadm reload")
+	}
 	st := ServiceStatus{
 		Name: s.name, State: state, Node: at, Target: w.Target, Enabled: w.Target != TargetDisabled, Level: v.level, Why: v.text, Advice: v.advice,
 		Incarnation: s.inc, Restarts: s.restarts, Since: s.since, SameFile: true, Monitor: s.seen.Monitor,
@@ -152,7 +161,7 @@ func (c *Core) serviceStatus(s *service) ServiceStatus {
 	for _, r := range s.res {
 		st.Resources = append(st.Resources, ResourceStatus{Record: r.rec, Behind: r.known.behind, Storage: r.st, MaxLoss: r.cfg.bound()})
 	}
-	st.Protection = c.protection(s)
+	st.Protection = c.protection(s, st.SameFile)
 	if st.Why == "" && s.want == wantUp && s.mine && c.prefersPeer(s) && s.cfg.Failback != FailbackNever {
 		st.Level, st.Why, st.Advice = Info, fmt.Sprintf("it prefers %s", s.peer.cfg.Name), fmt.Sprintf("polluxadm vm move %s --to %s", s.name, s.peer.cfg.Name)
 	}
@@ -163,7 +172,7 @@ func (c *Core) serviceStatus(s *service) ServiceStatus {
 }
 
 // protection is what s is protected against.
-func (c *Core) protection(s *service) string {
+func (c *Core) protection(s *service, sameFile bool) string {
 	if !c.cfg.failsOver(&s.cfg) {
 		return "protected against disk loss, not against host loss"
 	}
@@ -172,8 +181,13 @@ func (c *Core) protection(s *service) string {
 			return "not protected: one copy"
 		}
 	}
-	if s.mine && !c.lease.reachable {
+	switch {
+	case s.mine && !c.lease.reachable:
 		return "protected against disk loss, not against host loss: no arbitration"
+	case !sameFile:
+		return "protected against disk loss, not against host loss: its file differs between its nodes"
+	case c.cfg.Voters == 1 || c.cfg.Voters == 2: // half of two is no majority
+		return fmt.Sprintf("protected against disk loss, not against host loss: the arbiter has %d of 3 voters", c.cfg.Voters)
 	}
 	return covered
 }

@@ -22,6 +22,8 @@ type configuration struct {
 	resources *conf.Config  // nil if they can't be read; polluxd says why
 	vms       []*conf.VM    // sorted by name
 	problems  map[string]string
+	broken    map[string]error // VM files that can't be read, by path
+	kept      map[string]keptVM
 	warnings  []string
 }
 
@@ -34,8 +36,9 @@ func readSettings(path string, named bool) (*conf.Daemon, error) {
 	return d, err
 }
 
-// readAll reads the cluster's file, the resources and all VM files. An error in any
-// of them is an error of the whole: what runs goes on under what was read before.
+// readAll reads the cluster's file, the resources and all VM files. An error in one
+// of the first two is an error of the whole: what runs goes on under what was read
+// before. For VM files that are wrong, keep decides.
 func readAll(settings *conf.Daemon) (*configuration, error) {
 	c, err := readCluster(settings)
 	if err != nil {
@@ -47,11 +50,7 @@ func readAll(settings *conf.Daemon) (*configuration, error) {
 	if err := c.readResources(); err != nil {
 		return nil, err
 	}
-	if c.vms, err = conf.LoadVMs(settings.VMFiles, conf.SystemEnv()); err != nil {
-		return nil, err
-	}
-	c.check()
-	return c, nil
+	return c, c.readVMs()
 }
 
 // readWhatCanBe is readAll for a start: a VM whose file is broken is left as it is,
@@ -64,18 +63,22 @@ func readWhatCanBe(settings *conf.Daemon) (*configuration, error) {
 	if err := c.readResources(); err != nil {
 		c.warnings = append(c.warnings, err.Error())
 	}
-	c.vms, err = conf.LoadVMs(settings.VMFiles, conf.SystemEnv())
-	if err != nil {
-		if err := c.readOneByOne(); err != nil {
-			return nil, err
+	return c, c.readVMs()
+}
+
+// readVMs reads the VM files that are right.
+func (c *configuration) readVMs() (err error) {
+	if c.vms, err = conf.LoadVMs(c.settings.VMFiles, conf.SystemEnv()); err != nil {
+		if err = c.readOneByOne(); err != nil {
+			return err
 		}
 	}
 	c.check()
-	return c, nil
+	return nil
 }
 
 func readCluster(settings *conf.Daemon) (*configuration, error) {
-	c := &configuration{settings: settings, problems: map[string]string{}}
+	c := &configuration{settings: settings, problems: map[string]string{}, broken: map[string]error{}, kept: map[string]keptVM{}}
 	var err error
 	c.cluster, err = conf.LoadCluster(settings.HA.ClusterFile)
 	switch {
@@ -106,9 +109,11 @@ func (c *configuration) readOneByOne() error {
 		return err
 	}
 	var good []string
+	c.vms = nil
 	for _, f := range files {
 		vms, err := conf.LoadVMs(append(slices.Clone(good), f), conf.SystemEnv())
 		if err != nil {
+			c.broken[f] = err
 			c.warnings = append(c.warnings, fmt.Sprintf("%s is left out, and what it describes is left as it is: %v", f, err))
 			continue
 		}
@@ -240,6 +245,9 @@ func (c *configuration) base() ha.Config {
 			Initdead: ticks(cl.Heartbeat.Initdead), TTL: ticks(cl.Arbiter.TTL), ShortTTL: cl.Arbiter.UnsafeShortTTL,
 		},
 	}
+	if cl.Arbiter.Kind == conf.ArbiterEtcd && cl.Arbiter.Etcd.Embedded() {
+		out.Voters = len(cl.Nodes)
+	}
 	for _, n := range cl.Nodes {
 		hasFence := slices.ContainsFunc(cl.Fences, func(f conf.FenceDevice) bool { return conf.SameHost(f.Node, n.Name) })
 		out.Nodes = append(out.Nodes, ha.Node{Name: n.Name, Witness: n.Kind == conf.NodeWitness, Fence: hasFence})
@@ -269,7 +277,7 @@ func (c *configuration) usable(v *conf.VM) bool {
 
 func (c *configuration) service(v *conf.VM, now time.Time) ha.Service {
 	s := ha.Service{
-		Name: v.Name, Resources: resourcesOf(v), Hash: v.Hash(), Problem: c.problems[v.Name], NoVM: v.IsUnits(),
+		Name: v.Name, Resources: resourcesOf(v), Hash: v.Hash(), Problem: c.problems[v.Name], Notice: c.kept[v.Name].sentence(), NoVM: v.IsUnits(),
 		Failback: ha.Failback(v.Failback), MemoryBytes: uint64(v.Memory), Addresses: len(v.IPs) > 0,
 		StartTimeout: ticks(v.StartTimeout), StopTimeout: ticks(v.StopTimeout),
 		RestartLimit: v.Restart.Limit, RestartDelay: ticks(v.Restart.BackOff), RestartReset: ticks(v.Restart.Within),

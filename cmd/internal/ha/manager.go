@@ -235,6 +235,7 @@ func (m *manager) pollAll() {
 	if m.unsaved != nil && m.persist == 0 {
 		m.save(ha.Order{Kind: ha.Persist, Saved: m.toSave})
 	}
+	m.forgetRemoved()
 	if m.windowsChanged() {
 		m.reconfigure(m.conf) //nolint:errcheck // it was valid before
 	}

@@ -165,13 +165,16 @@ func (m *member) clusterChanged(c *conf.Cluster) {
 		return
 	}
 	m.worker(func() {
-		if err := m.reload(m.ctx); err != nil && m.ctx.Err() == nil {
+		if err := m.reload(m.ctx); isPartial(err) {
+			m.log.Warn().Err(err).Msg("the cluster's file has changed; not all of the VM files are in force")
+		} else if err != nil && m.ctx.Err() == nil {
 			m.log.Error().Err(err).Msg("the cluster's file has changed, and what belongs to it here does not fit: what was read before stays in force")
 		}
 	})
 }
 
-// reload takes over what the files say now. A change of the arbiter begins anew.
+// reload takes over what the files say now. A change of the arbiter begins anew. A
+// partialError says that all was taken over but some VM files.
 func (m *member) reload(ctx context.Context) error {
 	settings, err := m.node.reread()
 	if err != nil {
@@ -184,25 +187,22 @@ func (m *member) reload(ctx context.Context) error {
 	if c.cluster == nil {
 		return fmt.Errorf("%s is gone: restore it from another node, or polluxadm cluster leave %s", m.settings.HA.ClusterFile, m.self)
 	}
-	var old *configuration
-	if !m.do(ctx, func() { old = m.conf }) {
+	anew := false
+	if !m.do(ctx, func() { anew, err = m.takeOver(c) }) {
 		return errStopping
 	}
-	if beginsAnew(old.cluster, c.cluster) {
-		if _, err := c.coreOrLess(time.Now(), true); err != nil {
-			return err
-		}
+	if anew && err == nil {
 		m.node.rejoin()
 		return nil
-	}
-	if !m.do(ctx, func() { err = m.reconfigure(c) }) {
-		return errStopping
 	}
 	if err == nil && m.follow != nil {
 		err = m.follow(c)
 	}
 	if err == nil && clusterHash(m.channel.Load().Cluster()) != clusterHash(c.cluster) {
 		err = m.channel.Load().Reload(c.cluster)
+	}
+	if err == nil {
+		err = c.leftOut()
 	}
 	return err
 }

@@ -223,7 +223,9 @@ func (n *node) wait(ctx context.Context, m *member) error {
 			return m.err
 		case <-n.hup:
 			n.notify(sd.SdNotifyReloading + "\nMONOTONIC_USEC=" + service.MonotonicMicros())
-			if err := n.reload(ctx); err != nil {
+			if err := n.reload(ctx); isPartial(err) {
+				n.log.Warn().Err(err).Msg("reload: all is in force but some VM files")
+			} else if err != nil {
 				n.log.Error().Err(err).Msg("reload failed: what was read before stays in force")
 			}
 			n.notify(sd.SdNotifyReady)
@@ -240,7 +242,9 @@ func (n *node) reload(ctx context.Context) error {
 	}
 	err := m.reload(ctx)
 	level, text := adm.HALevelInfo, "the configuration was read again"
-	if err != nil {
+	if isPartial(err) {
+		level, text = adm.HALevelWarning, fmt.Sprintf("the configuration was read again, and is in force but for this: %v", err)
+	} else if err != nil {
 		level, text = adm.HALevelWarning, fmt.Sprintf("the configuration was read again and refused: %v", err)
 	}
 	n.events.add(adm.HAEvent{Level: level, Kind: adm.HAEventConfig, Text: text})
@@ -371,6 +375,9 @@ func asRefusal(err error) error {
 	var known *adm.Error
 	if errors.As(err, &known) {
 		return known
+	}
+	if isPartial(err) {
+		return &adm.Error{Exit: adm.ExitRefused, Text: err.Error(), Advice: "all else was taken over; correct the file, then polluxadm reload or kill -HUP polluxha"}
 	}
 	return &adm.Error{Exit: adm.ExitRefused, Text: err.Error(), Advice: "what was read before stays in force; correct the file, then polluxadm reload or kill -HUP polluxha"}
 }
