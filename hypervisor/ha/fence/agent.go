@@ -250,6 +250,7 @@ func (a *agent) off(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*a.Timeout)
 	defer cancel()
 	did := a.run(ctx, actionOff)
+	var last error // what status said, if the time was not up before it could
 	for {
 		power, err := a.status(ctx)
 		switch {
@@ -257,13 +258,14 @@ func (a *agent) off(ctx context.Context) error {
 			return nil
 		case did.err != nil:
 			return errors.Join(a.failed(actionOff, did.err), err)
+		case err == nil:
+			last = a.failed(actionOff, fmt.Errorf("status says %q all the time", power))
+		case last == nil || ctx.Err() == nil:
+			last = err
 		}
 		select {
 		case <-ctx.Done():
-			if err == nil {
-				err = a.failed(actionOff, fmt.Errorf("status says %q all the time", power))
-			}
-			return err
+			return last
 		case <-time.After(statusPoll): // a board may be slow to see it
 		}
 	}

@@ -107,7 +107,7 @@ func TestOff(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			program, _ := fake(t, c.script)
-			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // a busy machine starts three programs in it
 			defer cancel()
 			err := devices(t, program, nil).Off(ctx, "b")
 			switch {
@@ -139,7 +139,7 @@ func TestTwoDevices(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		if got, _ := d.Status(ctx, "b"); got != c.want {
 			t.Errorf("Status of %v = %v, want %v", c.agents, got, c.want)
 		}
