@@ -83,7 +83,7 @@ demo: build ## a VM survives the death of its node (SABOTAGE=1: must notice a lo
 # --- tests -------------------------------------------------------------------
 
 .PHONY: test
-test: go-present ## all tests: unit, golden, simulated histories, real clients (4 minutes or less)
+test: go-present ## all tests: unit, golden, simulated histories, real clients (6 minutes or less)
 	@$(BOOTSTRAP) build test
 	$(GO) test -shuffle=on ./...
 	$(GO) test -tags invariants ./replication -run '^Test(Scripts|Sim|Invariants)'
