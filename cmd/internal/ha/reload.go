@@ -118,7 +118,7 @@ func (m *manager) takeOver(c *configuration) (anew bool, err error) {
 	}
 	if beginsAnew(old.cluster, c.cluster) {
 		if len(c.kept) > 0 { // a new member knows only what the files say
-			return true, fmt.Errorf("the arbiter can't be changed now: %w", c.leftOut())
+			return true, fmt.Errorf("the arbiter can't be changed now: %s", c.leftOut().Error())
 		}
 		_, err := c.coreOrLess(m.wall(), true)
 		return true, err
