@@ -17,7 +17,7 @@ type arena struct {
 	caches  [][]sectorVersion
 	disks   [][]byte
 	opened  int
-	queue   []item
+	queue   []Item
 }
 
 // reset takes back everything that was given out.

@@ -30,7 +30,7 @@ func (w *World) Next() (at int64, ok bool) {
 	if len(w.queue) == 0 {
 		return 0, false
 	}
-	return w.queue[0].at, true
+	return w.queue[0].At, true
 }
 
 // Now is the time of w, µs.
@@ -41,9 +41,9 @@ func (w *World) Step() {
 	if w.failure != nil || len(w.queue) == 0 {
 		return
 	}
-	it := w.queue.pop()
-	w.shake(it.at)
-	it.f()
+	it := w.queue.Pop()
+	w.shake(it.At)
+	it.F()
 	if w.steps++; w.steps%64 == 0 {
 		w.checkEqual()
 		w.checkMarks("now")

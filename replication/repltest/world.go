@@ -68,7 +68,7 @@ type World struct {
 	mem        *arena
 	now        int64 // µs
 	seq        uint64
-	queue      eventQueue
+	queue      Queue
 	dice       *dice  // nil: all delays are fixed
 	same       uint64 // how many events were due at this very time
 	links      int
@@ -108,57 +108,9 @@ func newWorld(cfg Config, mem *arena) *World {
 	return w
 }
 
-type item struct {
-	at  int64
-	seq uint64
-	f   func()
-}
-
-type eventQueue []item
-
-func (q eventQueue) less(i, j int) bool {
-	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].seq < q[j].seq
-}
-
-func (q *eventQueue) push(it item) {
-	*q = append(*q, it)
-	h := *q
-	for i := len(h) - 1; i > 0; {
-		up := (i - 1) / 2
-		if !h.less(i, up) {
-			break
-		}
-		h[i], h[up] = h[up], h[i]
-		i = up
-	}
-}
-
-func (q *eventQueue) pop() item {
-	h := *q
-	it, n := h[0], len(h)-1
-	h[0], h[n] = h[n], item{}
-	h = h[:n]
-	for i := 0; ; {
-		first := 2*i + 1
-		if first >= n {
-			break
-		}
-		if second := first + 1; second < n && h.less(second, first) {
-			first = second
-		}
-		if !h.less(first, i) {
-			break
-		}
-		h[i], h[first] = h[first], h[i]
-		i = first
-	}
-	*q = h
-	return it
-}
-
 func (w *World) at(t int64, f func()) {
 	w.seq++
-	w.queue.push(item{t, w.seq, f})
+	w.queue.Push(Item{t, w.seq, f})
 }
 
 func (w *World) after(d int64, f func()) { w.at(w.now+d, f) }
@@ -169,10 +121,10 @@ func (w *World) Tick() replication.Tick { return replication.Tick(w.now/1000) + 
 // Run lets so many milliseconds pass. It stops at the first failure.
 func (w *World) Run(ms int64) {
 	end := w.now + ms*1000
-	for w.failure == nil && !w.crash.halted && len(w.queue) > 0 && w.queue[0].at <= end {
-		it := w.queue.pop()
-		w.shake(it.at)
-		it.f()
+	for w.failure == nil && !w.crash.halted && len(w.queue) > 0 && w.queue[0].At <= end {
+		it := w.queue.Pop()
+		w.shake(it.At)
+		it.F()
 		w.steps++
 		if w.steps%64 == 0 {
 			w.checkEqual()
@@ -192,7 +144,7 @@ func (w *World) RunUntil(limit int64, done func() bool) bool {
 		}
 		next := end
 		if len(w.queue) > 0 { // nothing changes before the next event
-			next = min(end, w.queue[0].at)
+			next = min(end, w.queue[0].At)
 		}
 		w.Run(max(5, (next-w.now+4999)/5000*5))
 	}

@@ -27,7 +27,7 @@ type World struct {
 	now     int64
 	same    uint64 // how many events were due at this very time
 	seq     uint64
-	queue   eventQueue
+	queue   repltest.Queue
 	dice    *dice // nil: no chance
 	net     network
 	steps   int
@@ -70,7 +70,7 @@ func newWorld(cfg Config, mem *Memory) *World {
 
 func (w *World) at(t int64, f func()) {
 	w.seq++
-	w.queue.push(item{max(t, w.now), w.seq, f})
+	w.queue.Push(repltest.Item{At: max(t, w.now), Seq: w.seq, F: f})
 }
 
 func (w *World) after(d int64, f func()) { w.at(w.now+d, f) }
@@ -100,7 +100,7 @@ func (w *World) RunUntil(ms int64, done func() bool) bool {
 	for w.failure == nil {
 		at, next := end+1, (*Pair)(nil)
 		if len(w.queue) > 0 {
-			at = min(at, w.queue[0].at)
+			at = min(at, w.queue[0].At)
 		}
 		for _, p := range w.Pairs {
 			if w.resting != nil {
@@ -124,9 +124,9 @@ func (w *World) RunUntil(ms int64, done func() bool) bool {
 			}
 			continue
 		}
-		it := w.queue.pop()
-		w.shake(it.at)
-		it.f()
+		it := w.queue.Pop()
+		w.shake(it.At)
+		it.F()
 		for _, p := range w.Pairs {
 			if p.touched {
 				p.look()
