@@ -33,4 +33,23 @@
 // time. Its resources each have a copy on two data nodes. For each resource the
 // arbiter holds a record (package arbiter); the node that it names as owner, and no
 // other, promotes its copy. An incarnation is one start of a service.
+//
+// # Rules
+//
+// Comments cite these by number. They are the failover manager's own: those of
+// package replication have numbers of their own.
+//
+//   - I2 An owner that lost its peer acknowledges again only by the peer's word, the
+//     arbiter's record of it alone, a confirmed fence, or in manual mode.
+//   - I3 Going on alone without asking and automatic failover exclude each other.
+//   - I4 A copy counts again only when both are equal under one generation.
+//   - I5 After a boot a node promotes alone only if its disk's mark and the record say
+//     that it was the sole writer.
+//   - I6 A takeover needs: no live data connection, the lease over by the arbiter's word
+//     and by this node's clock with a margin, a copy that counts.
+//   - I7 When a lease has ended: reads wait, the VM is killed, the watchdog is last.
+//   - I8 One fence shot for a node and term; the side that runs the VM has a head start;
+//     none after a start.
+//   - I9 An operator's override says what is unknown, wants the name, raises the term.
+//   - I10 Each start of a service has an incarnation, and only it may use the disks.
 package ha
