@@ -434,7 +434,7 @@ func (ch *Channel) greet(nc net.Conn, met func() bool, release func()) {
 		return
 	}
 	if tc.ConnectionState().NegotiatedProtocol == alpnJoin {
-		ch.serveJoin(tc)
+		ch.serveJoin(tc, met)
 		return
 	}
 	c := &conn{ch: ch, nc: tc, met: met, isServer: true}

@@ -98,13 +98,19 @@ func (p *pendingChange) withNode(t pending, publicKey string) (*conf.Cluster, er
 	return next, next.Validate()
 }
 
-// serveJoin talks to somebody who has no certificate, and needs a token.
-func (ch *Channel) serveJoin(tc *tls.Conn) {
+// serveJoin talks to somebody who has no certificate, and needs a token. met takes
+// the connection out of the hands of Close: what a join puts in force may restart
+// this very channel, and who was let in has to hear it all the same. All that waits
+// here has an end of its own.
+func (ch *Channel) serveJoin(tc *tls.Conn, met func() bool) {
 	defer tc.Close()
 	_, body, err := readFrame(tc, nil, maxHello)
 	if err != nil {
 		ch.stranger(tc.RemoteAddr().String(), printable(err.Error()))
 		return
+	}
+	if !met() {
+		return // it is being stopped
 	}
 	tc.NetConn().SetDeadline(time.Now().Add(joinTime))
 	ctx, cancel := context.WithTimeout(ch.ctx, joinTime)
@@ -125,6 +131,7 @@ func (ch *Channel) serveJoin(tc *tls.Conn) {
 	}
 	text, err := json.Marshal(answer)
 	if err == nil {
+		tc.NetConn().SetWriteDeadline(time.Now().Add(handshakeTime)) // it has been waiting for this
 		_, err = tc.Write(appendFrame(nil, frameAnswer, text))
 	}
 	if err != nil {

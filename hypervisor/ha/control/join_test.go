@@ -498,6 +498,28 @@ func TestUnfit(t *testing.T) {
 	meet(t, a, b, w)
 }
 
+// A node that begins anew because of the one it lets in has told it so before.
+func TestJoinOutlivesRestart(t *testing.T) {
+	t.Parallel()
+	a := newNode(t, "a")
+	a.init(t, "office", freeAddr(t))
+	closed := make(chan error, 1)
+	a.start(t, nil, func(c *Config) {
+		c.OnCluster = func(*conf.Cluster) {
+			go func() { closed <- a.Close() }()
+			<-a.ctx.Done()
+			time.Sleep(20 * time.Millisecond) // what hangs on the context is told by another goroutine
+		}
+	})
+	b := newNode(t, "b")
+	b.join(t, a, "", nil, addrs(t, 1)...)
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	a.start(t, nil, nil)
+	meet(t, a, b)
+}
+
 // A node that was away while the members changed gets the new file.
 func TestCatchUp(t *testing.T) {
 	t.Parallel()
