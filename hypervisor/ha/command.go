@@ -92,6 +92,8 @@ func (c *Core) refuse(cmd *Command, s *service) string {
 		return fmt.Sprintf("it is %s on %s: polluxadm vm move %s --to %s moves it", state, at, s.name, cmd.Node)
 	case (cmd.Verb == MoveVerb || cmd.Verb == RestartVerb) && at == "":
 		return fmt.Sprintf("it is %s: polluxadm vm start %s starts it", state, s.name)
+	case (cmd.Verb == MoveVerb || cmd.Verb == RestartVerb) && c.wish(s).Target == TargetStopped:
+		return fmt.Sprintf("an operator has stopped it, and it is %s on %s: wait for its end, then polluxadm vm start %s", state, at, s.name)
 	case cmd.Verb == MoveVerb && cmd.Node == at:
 		return "it runs on " + at + " already"
 	case cmd.Verb != FailoverVerb && cmd.Verb != ResumeSoleVerb:
@@ -198,6 +200,9 @@ func (c *Core) progress(j *job) (done bool, text, err string) {
 	if v.text != "" {
 		text += ": " + v.text
 	}
+	if w := c.wish(s); c.isReplaced(j, &w) {
+		return false, text, fmt.Sprintf("vm %s: a later order, given on %s, has taken the place of this one: it is to be %s", s.name, w.By, w.Target)
+	}
 	acted := at != "" && c.actedAt(s, at) >= j.version
 	switch j.cmd.Verb {
 	case StopVerb, KillVerb:
@@ -216,6 +221,22 @@ func (c *Core) progress(j *job) (done bool, text, err string) {
 		return false, text, err
 	}
 	return done, text, ""
+}
+
+// isReplaced reports whether an order that was given later wants something else of
+// the service than j does.
+func (c *Core) isReplaced(j *job, w *Wish) bool {
+	if w.Version < j.version || w.Version == j.version && w.By == c.self {
+		return false
+	}
+	switch j.cmd.Verb {
+	case StopVerb, KillVerb:
+		return w.Target != TargetStopped
+	case MoveVerb:
+		return w.Target != TargetStarted || w.Place != j.cmd.Node
+	default:
+		return w.Target != TargetStarted
+	}
 }
 
 func (c *Core) nodeProgress(j *job) (done bool, text, err string) {

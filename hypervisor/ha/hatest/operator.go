@@ -75,9 +75,13 @@ func (m *manager) operatorForces(s *Service) {
 	for _, p := range s.pairs {
 		p.force(m.h)
 	}
-	m.command(ha.Command{
+	id := m.command(ha.Command{
 		Verb: ha.FailoverVerb, Service: s.name, PeerIsDown: s.pairs[0].peer(m.h).name, Force: true, Confirm: s.name,
 	})
+	if id != 0 && m.answers[id] == "" { // a refusal comes at once
+		s.wish++
+		s.stopped = stop{}
+	}
 }
 
 // has reports whether a service may run on a host.
