@@ -2,6 +2,7 @@ package ha
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/pollux-project/pollux/hypervisor/ha/arbiter"
 )
@@ -41,7 +42,10 @@ func (c *Core) elect() {
 		c.note(Notice{Level: Info, Topic: TopicNode, Node: c.self, Term: l.rec.Term, Text: map[bool]string{true: c.self + " is the leader now", false: c.self + " is not the leader any more"}[lead]})
 	}
 	c.leaderAddress()
-	if n := c.node(c.self); lead || n.cfg.Witness || !l.viewed || l.claiming != 0 || c.now < l.retryAt || !c.leaseGood() || !c.lease.reachable || c.left || l.has {
+	if n := c.node(c.self); n.cfg.Witness || !l.viewed || l.claiming != 0 || c.now < l.retryAt || !c.leaseGood() || !c.lease.reachable || c.left {
+		return
+	}
+	if lead && c.namesElectors(l.rec) || !lead && l.has {
 		return
 	}
 	if l.rec.Term > 0 && !l.rec.Released && l.rec.Owner != c.self {
@@ -52,16 +56,15 @@ func (c *Core) elect() {
 			return
 		}
 	}
-	cl := arbiter.Claim{Resource: LeaderResource, Node: c.self, Session: c.session, Seen: l.rec.Term}
-	for _, n := range c.nodes {
-		if !n.cfg.Witness {
-			cl.Members = append(cl.Members, n.cfg.Name)
-		}
-		if n.fenced && n.cfg.Name == l.rec.Owner {
-			cl.Fenced = n.cfg.Name
+	members := c.electors()
+	cl := arbiter.Claim{Resource: LeaderResource, Node: c.self, Session: c.session, Seen: l.rec.Term, Members: members, InSync: members}
+	if l.rec.Term > 0 && l.rec.Owner != c.self {
+		// Who joined since the last leader's claim can be added by the next one only.
+		cl.InSync = slices.DeleteFunc(slices.Clone(members), func(n string) bool { return n != c.self && !l.rec.Counts(n) })
+		if owner := c.node(l.rec.Owner); owner != nil && owner.fenced {
+			cl.Fenced = l.rec.Owner
 		}
 	}
-	cl.InSync = cl.Members
 	l.claiming = c.give(Order{Kind: Claim, Resource: LeaderResource, Claim: cl, Timeout: c.askTimeout()}, func(e Event) {
 		l.claiming, l.fence = 0, c.lastID+1
 		l.retryAt = c.now + c.cfg.Timing.Keepalive
@@ -71,6 +74,32 @@ func (c *Core) elect() {
 		}
 		l.see(l.fence, e.Record)
 	})
+}
+
+// electors are the nodes that may lead.
+func (c *Core) electors() (names []string) {
+	for _, n := range c.nodes {
+		if !n.cfg.Witness {
+			names = append(names, n.cfg.Name)
+		}
+	}
+	return names
+}
+
+// namesElectors reports whether the record's copies are all electors and nobody
+// else. If not, nodes have come or gone and the leader claims it anew: one that the
+// record does not name could not succeed it.
+func (c *Core) namesElectors(rec arbiter.Record) bool {
+	count := 0
+	for _, n := range c.nodes {
+		if n.cfg.Witness {
+			continue
+		}
+		if count++; !rec.Counts(n.cfg.Name) {
+			return false
+		}
+	}
+	return count == len(rec.InSync)
 }
 
 // leaderAddress adds and removes the floating management address, and runs the hooks.
