@@ -4,7 +4,7 @@
 // All keys begin with /pollux/CLUSTER/:
 //
 //	record/RESOURCE  JSON: the arbiter.Record, and which claim wrote it
-//	node/NODE        JSON: the session; bound to the node's etcd lease
+//	node/NODE        JSON: the session, and raft's term when it was renewed; bound to the node's etcd lease
 //	probe/NODE       overwritten every 30 s: what a commit costs, and whether it can be had
 //
 // A claim is one transaction: if the record is the revision that the decision was
@@ -16,8 +16,9 @@
 //
 // etcd ends a lease no sooner than TTL after the last renewal reached its leader,
 // and a new leader begins all of them anew, so a lease counted from before the
-// renewal was sent has always ended first on the node. That a lease was lost is no
-// error: the next Renew makes another, and whoever needs to know sees the session.
+// renewal was sent has always ended first on the node. Several elections in a row
+// don't add up: see elections. That a lease was lost is no error: the next Renew
+// makes another, and whoever needs to know sees the session.
 //
 // An etcd user needs a role with readwrite on the prefix /pollux/CLUSTER/.
 //

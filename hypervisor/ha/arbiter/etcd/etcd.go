@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -26,6 +27,8 @@ type Arbiter struct {
 	etcd   *endpoints
 	health *health
 
+	elections elections
+
 	renewing sync.Mutex // one renewal at a time
 	held     held
 
@@ -37,6 +40,7 @@ type Arbiter struct {
 type held struct {
 	node, session string
 	id            clientv3.LeaseID
+	term          uint64 // of raft, as written
 }
 
 // storedRecord is the value of a record key.
@@ -48,6 +52,8 @@ type storedRecord struct {
 // storedNode is the value of a node key.
 type storedNode struct {
 	Session string `json:"session"`
+	Term    uint64 `json:"term"`   // raft's, no later than that of the last renewal that counts; see elections
+	TTLMS   int64  `json:"ttl_ms"` // how long the node counts on a renewal
 }
 
 // New returns the arbiter without waiting for etcd. It reads the TLS files.
@@ -119,7 +125,8 @@ func (a *Arbiter) tryAcquire(ctx context.Context, etcd *clientv3.Client, c arbit
 	if stored.Claim == name {
 		return stored.Record, true, nil // carried out; the answer was lost
 	}
-	owner, ownerRevision, err := a.lease(stored.Owner, was.Responses[1].GetResponseRange().Kvs)
+	a.elections.note(was.Header, time.Now())
+	owner, ownerRevision, err := a.lease(stored.Owner, was.Responses[1].GetResponseRange().Kvs, was.Header)
 	if err != nil {
 		return arbiter.Record{}, false, err
 	}
@@ -129,7 +136,7 @@ func (a *Arbiter) tryAcquire(ctx context.Context, etcd *clientv3.Client, c arbit
 	}
 	unchanged := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(recordKey), "=", revision)}
 	if isTakeover := stored.Owner != "" && stored.Owner != c.Node; isTakeover {
-		if err := a.enoughVoters(stored.Record, c); err != nil {
+		if err := a.enoughVoters(ctx, etcd, stored.Record, c); err != nil {
 			return arbiter.Record{}, false, err
 		}
 		unchanged = append(unchanged, clientv3.Compare(clientv3.ModRevision(a.nodeKey(stored.Owner)), "=", ownerRevision))
@@ -146,9 +153,18 @@ func (a *Arbiter) tryAcquire(ctx context.Context, etcd *clientv3.Client, c arbit
 }
 
 // enoughVoters refuses an automatic takeover where the death of one host would
-// have silenced etcd: two voters are worse than one.
-func (a *Arbiter) enoughVoters(rec arbiter.Record, c arbiter.Claim) error {
+// have silenced etcd: two voters are worse than one. What was seen last may be old
+// by now, and a takeover does not wait for the next look: etcd is asked.
+func (a *Arbiter) enoughVoters(ctx context.Context, etcd *clientv3.Client, rec arbiter.Record, c arbiter.Claim) error {
 	if rec.Released || c.Force || c.Fenced == rec.Owner || a.health.voters() != 2 {
+		return nil
+	}
+	list, err := etcd.MemberList(ctx)
+	if err != nil {
+		return err
+	}
+	a.health.setMembers(list.Members)
+	if a.health.voters() != 2 {
 		return nil
 	}
 	return &arbiter.RefusedError{
@@ -168,8 +184,8 @@ func decodeRecord(resource string, kvs []*mvccpb.KeyValue) (rec storedRecord, re
 	return rec, kvs[0].ModRevision, nil
 }
 
-// lease looks a node's lease up among the node keys; revision 0 is none.
-func (a *Arbiter) lease(node string, kvs []*mvccpb.KeyValue) (l arbiter.Lease, revision int64, err error) {
+// lease looks a node's lease up among the node keys of one answer; revision 0 is none.
+func (a *Arbiter) lease(node string, kvs []*mvccpb.KeyValue, h *etcdserverpb.ResponseHeader) (l arbiter.Lease, revision int64, err error) {
 	l.Node = node
 	for _, kv := range kvs {
 		if string(kv.Key) == a.nodeKey(node) {
@@ -177,7 +193,8 @@ func (a *Arbiter) lease(node string, kvs []*mvccpb.KeyValue) (l arbiter.Lease, r
 			if err := json.Unmarshal(kv.Value, &n); err != nil {
 				return l, 0, fmt.Errorf("key %s: %w", kv.Key, err)
 			}
-			return arbiter.Lease{Node: node, Session: n.Session, Alive: true}, kv.ModRevision, nil
+			isOver := a.elections.ended(n, h.GetRaftTerm(), time.Now())
+			return arbiter.Lease{Node: node, Session: n.Session, Alive: !isOver}, kv.ModRevision, nil
 		}
 	}
 	return l, 0, nil
@@ -185,7 +202,7 @@ func (a *Arbiter) lease(node string, kvs []*mvccpb.KeyValue) (l arbiter.Lease, r
 
 // Renew makes or prolongs a node's lease; see arbiter.Arbiter. The node's key is
 // looked at each time: whoever deleted it, or put another session there, ended
-// this lease, whatever etcd's lease says.
+// this lease, whatever etcd's lease says. After an election it is written anew.
 func (a *Arbiter) Renew(ctx context.Context, node, session string) error {
 	a.renewing.Lock()
 	defer a.renewing.Unlock()
@@ -200,8 +217,12 @@ func (a *Arbiter) Renew(ctx context.Context, node, session string) error {
 				if err != nil {
 					return err
 				}
+				a.elections.note(got.Header, time.Now())
 				if len(got.Kvs) == 1 && clientv3.LeaseID(got.Kvs[0].Lease) == h.id {
-					return nil
+					if h.term == got.Header.GetRaftTerm() {
+						return nil
+					}
+					return a.writeNode(ctx, etcd, h, got.Kvs[0].ModRevision, got.Header.GetRaftTerm())
 				}
 			}
 		}
@@ -212,27 +233,51 @@ func (a *Arbiter) Renew(ctx context.Context, node, session string) error {
 // newLease is called with renewing held.
 func (a *Arbiter) newLease(ctx context.Context, etcd *clientv3.Client, node, session string) error {
 	a.held = held{}
-	value, err := json.Marshal(storedNode{Session: session})
-	if err != nil {
-		return err
-	}
 	lease, err := etcd.Grant(ctx, int64(math.Ceil(a.cfg.TTL.Seconds())))
 	if err != nil {
 		return err
 	}
-	key := a.nodeKey(node)
-	put, err := etcd.Put(ctx, key, string(value), clientv3.WithLease(lease.ID), clientv3.WithPrevKV())
-	if err != nil {
-		return err // the lease without a key ends by itself
-	}
-	a.held = held{node: node, session: session, id: lease.ID}
-	if put.PrevKv != nil && put.PrevKv.Lease != 0 {
-		// The key has left the old lease already, and its holder sees that at its
-		// next renewal: this only cleans up.
-		_, _ = etcd.Revoke(ctx, clientv3.LeaseID(put.PrevKv.Lease))
-	}
-	return nil
+	return a.writeNode(ctx, etcd, held{node: node, session: session, id: lease.ID}, 0, lease.GetRaftTerm())
 }
+
+// writeNode puts the node's key, bound to the lease h.id, with raft's term, and again
+// if there was an election meanwhile: a term that is too low would end the lease
+// early. If revision is not 0, the key is what it was then, or nothing is written. It
+// is called with renewing held.
+func (a *Arbiter) writeNode(ctx context.Context, etcd *clientv3.Client, h held, revision int64, term uint64) error {
+	key := a.nodeKey(h.node)
+	for {
+		h.term = term
+		value, err := json.Marshal(storedNode{Session: h.session, Term: term, TTLMS: a.cfg.TTL.Milliseconds()})
+		if err != nil {
+			return err
+		}
+		var unchanged []clientv3.Cmp
+		if revision != 0 {
+			unchanged = append(unchanged, clientv3.Compare(clientv3.ModRevision(key), "=", revision))
+		}
+		txn, err := etcd.Txn(ctx).If(unchanged...).Then(clientv3.OpPut(key, string(value), clientv3.WithLease(h.id), clientv3.WithPrevKV())).Commit()
+		if err != nil {
+			return err // a lease without a key ends by itself
+		}
+		if !txn.Succeeded {
+			return errKeyChanged
+		}
+		if was := txn.Responses[0].GetResponsePut().PrevKv; revision == 0 && was != nil && was.Lease != 0 && clientv3.LeaseID(was.Lease) != h.id {
+			// The key has left the old lease already, and its holder sees that at its
+			// next renewal: this only cleans up.
+			_, _ = etcd.Revoke(ctx, clientv3.LeaseID(was.Lease))
+		}
+		if term = txn.Header.GetRaftTerm(); term == h.term {
+			a.held = h
+			return nil
+		}
+		revision = txn.Header.GetRevision()
+	}
+}
+
+// errKeyChanged ends one attempt to renew; the next one looks again.
+var errKeyChanged = errors.New("the node's key has changed meanwhile")
 
 // Resign ends a node's lease, if it is still that session's; see arbiter.Arbiter.
 func (a *Arbiter) Resign(ctx context.Context, node, session string) error {
@@ -244,7 +289,7 @@ func (a *Arbiter) Resign(ctx context.Context, node, session string) error {
 		if err != nil {
 			return err
 		}
-		l, revision, err := a.lease(node, got.Kvs)
+		l, revision, err := a.lease(node, got.Kvs, got.Header)
 		if err != nil || l.Session != session {
 			return err
 		}
@@ -298,6 +343,7 @@ func (a *Arbiter) Observe(ctx context.Context, resources ...string) (arbiter.Vie
 		if err != nil {
 			return err
 		}
+		a.elections.note(got.Header, time.Now())
 		byKey := map[string]*mvccpb.KeyValue{}
 		for _, kv := range got.Responses[0].GetResponseRange().Kvs {
 			byKey[string(kv.Key)] = kv
@@ -320,7 +366,7 @@ func (a *Arbiter) Observe(ctx context.Context, resources ...string) (arbiter.Vie
 			if err != nil {
 				return fmt.Errorf("key %s: %w", kv.Key, err)
 			}
-			l, _, err := a.lease(node, kvs)
+			l, _, err := a.lease(node, kvs, got.Header)
 			if err != nil {
 				return err
 			}

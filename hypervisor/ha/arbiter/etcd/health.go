@@ -118,6 +118,13 @@ func (h *health) status(ctx context.Context, n int) (*etcdserverpb.StatusRespons
 	return clientv3.RetryMaintenanceClient(c, c.ActiveConnection()).Status(ctx, &etcdserverpb.StatusRequest{})
 }
 
+// setMembers notes what etcd has just said.
+func (h *health) setMembers(members []*etcdserverpb.Member) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.members = members
+}
+
 // voters is how many members have a vote; 0: not yet known.
 func (h *health) voters() int {
 	h.mu.Lock()
