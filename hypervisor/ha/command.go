@@ -62,7 +62,7 @@ func (c *Core) command(cmd Command) {
 		n.Target = TargetDisabled
 	case FailoverVerb, ResumeSoleVerb:
 		n.Target, n.Place = TargetStarted, c.self
-		forceUp(&cmd, s)
+		c.forceUp(&cmd, s)
 	default:
 	}
 	n = c.want(n)

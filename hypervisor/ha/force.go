@@ -3,6 +3,8 @@ package ha
 import (
 	"fmt"
 	"strings"
+
+	"github.com/pollux-project/pollux/hypervisor/ha/arbiter"
 )
 
 // refuseForce looks whether an operator may answer for what nobody knows (I9).
@@ -55,8 +57,19 @@ func (c *Core) refuseForce(cmd *Command, s *service) string {
 	return ""
 }
 
-// forceUp has s run here, and go on alone, because the operator says so.
-func forceUp(cmd *Command, s *service) {
+// forceUp has s run here, and go on alone, because the operator says so. Where a fence
+// decides, his word is one: all that waited for that node's end goes on.
+func (c *Core) forceUp(cmd *Command, s *service) {
+	if c.cfg.Arbiter == ArbiterFence {
+		n := s.peer
+		c.give(Order{Kind: ConfirmOff, Node: n.cfg.Name, Timeout: storageTimeout}, func(e Event) {
+			if e.Err == "" {
+				c.fenced(n, "an operator")
+				return
+			}
+			c.note(Notice{Level: Critical, Topic: TopicFence, Node: n.cfg.Name, Text: fmt.Sprintf("the arbiter does not take the operator's word that %s is off: %s", n.cfg.Name, e.Err)})
+		})
+	}
 	s.force = cmd.PeerIsDown
 	s.failed, s.restarts, s.holdOff = false, 0, 0
 	s.dirty = true
@@ -70,7 +83,8 @@ func (c *Core) forceAlone(r *resource) {
 		c.claim(r, true, c.self)
 		return
 	}
-	term := max(c.promisedTerm(r), r.rec.Term) + 1
+	members := r.cfg.pair()
+	term := arbiter.OverrideTerm(max(c.promisedTerm(r), r.rec.Term), c.self, members[:])
 	c.overrides = append(c.overrides, Override{Resource: r.name, Term: term})
 	c.saved = false
 	c.save()

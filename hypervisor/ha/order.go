@@ -51,6 +51,8 @@ const (
 	Hook
 	// Fence*: power Node off; Term.
 	Fence
+	// ConfirmOff*: a person has seen that Node is off; the arbiter that fences is told.
+	ConfirmOff
 	// Watchdog: this node must be reset now, unless Service can be killed after all; Text.
 	Watchdog
 

@@ -426,8 +426,13 @@ func TestScenes(t *testing.T) {
 			if a.fences != 1 {
 				t.Errorf("%d shots after a restart", a.fences)
 			}
-			a.step(Event{Kind: Fenced, Node: "b"})
+			if got := a.commanded(Command{Verb: FailoverVerb, Service: "web", PeerIsDown: "b", Confirm: "web"}); strings.Contains(got.Err, "refused") || !slices.Equal(a.confirmed, []string{"b"}) {
+				t.Errorf("the arbiter was told that %v is off: %+v", a.confirmed, got)
+			}
 			w.until("it goes on", 1000, func() bool { return w.runsOn("web") == "a" })
+			if !w.noted("b is off, says an operator") {
+				t.Error("nobody was told")
+			}
 		}},
 		{"manual: A goes on alone, B never takes over by itself", manual, func(t *testing.T, w *world, a, b *host) {
 			b.off()

@@ -36,25 +36,26 @@ type timed struct {
 }
 
 type host struct {
-	w       *world
-	name    string
-	core    *Core
-	arb     *arb
-	alive   bool // power
-	ha      bool // polluxha runs
-	asleep  bool // stopped: nothing of it runs
-	missed  []func()
-	session int
-	boot    int
-	beat    Beat
-	saved   Saved
-	vms     map[string]*vm
-	health  Health
-	noKill  bool
-	noStart string
-	hooks   []string
-	answers []Order
-	fences  int
+	w         *world
+	name      string
+	core      *Core
+	arb       *arb
+	alive     bool // power
+	ha        bool // polluxha runs
+	asleep    bool // stopped: nothing of it runs
+	missed    []func()
+	session   int
+	boot      int
+	beat      Beat
+	saved     Saved
+	vms       map[string]*vm
+	health    Health
+	noKill    bool
+	noStart   string
+	hooks     []string
+	answers   []Order
+	fences    int
+	confirmed []string // nodes that the arbiter was told to be off, by a person
 }
 
 type vm struct {
@@ -445,6 +446,9 @@ func (h *host) obey(o Order) {
 			}
 			return "the management board gives no answer"
 		})
+	case ConfirmOff:
+		h.confirmed = append(h.confirmed, o.Node)
+		result(1, func() string { return "" })
 	case Watchdog:
 		w.after(1, h.off)
 	case Persist:

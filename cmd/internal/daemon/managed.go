@@ -5,13 +5,9 @@ import (
 	"fmt"
 
 	"github.com/pollux-project/pollux/conf"
+	"github.com/pollux-project/pollux/hypervisor/ha/arbiter"
 	"github.com/pollux-project/pollux/protocol/adm"
 )
-
-// forcedGap is by how much an operator's override is above what this node has
-// promised. The arbiter's record may be ahead of that by the terms that were
-// handed out while this node was away; our own.
-const forcedGap = 1000
 
 // primary promotes: under an arbiter's term, by the vote of the copies, or as the
 // operator wants. Where a manager decides, an operator has to force it, by name.
@@ -76,10 +72,12 @@ func (r *resource) override(eng engineAPI) error {
 			Advice: stateAdvice(-1, r.name),
 		}
 	}
-	term, alone := uint64(forcedGap), !isUp(st)
+	promised, alone := uint64(0), !isUp(st)
 	if st.Term != nil {
-		term += st.Term.Promised
+		promised = st.Term.Promised
 	}
+	spec := r.runningSpec()
+	term := arbiter.OverrideTerm(promised, spec.Local.Name, []string{spec.Local.Name, spec.Peer.Name})
 	err := eng.ForceTerm(term, alone)
 	ev := r.log.Warn().Bool("audit", true).Uint64("term", term).Bool("sole", alone).Str("connection", st.Connection)
 	for _, v := range st.Volumes {

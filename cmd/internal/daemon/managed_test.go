@@ -32,7 +32,7 @@ func TestManagers(t *testing.T) {
 		{"plain of a managed one", "intern", adm.CmdPrimary, adm.Args{}, "", "polluxha decides who is Primary"},
 		{"forced without the name", "intern", adm.CmdPrimary, adm.Args{Force: true}, "", "--confirm=intern"},
 		{"forced with another name", "intern", adm.CmdPrimary, adm.Args{Force: true, Confirm: "plain"}, "", "may be running and writing"},
-		{"forced", "intern", adm.CmdPrimary, adm.Args{Force: true, Confirm: "intern"}, "force-term 1000 true intern", ""},
+		{"forced", "intern", adm.CmdPrimary, adm.Args{Force: true, Confirm: "intern"}, "force-term 1998 true intern", ""},
 		{"a term", "intern", adm.CmdPrimary, adm.Args{Term: 3}, "primary-with-term 3 false intern", ""},
 		{"a vote", "pace", adm.CmdPrimary, adm.Args{}, "primary-by-vote false pace", ""},
 		{"pacemaker, forced without the name", "pace", adm.CmdPrimary, adm.Args{Force: true}, "", "Pacemaker decides who is Primary"},

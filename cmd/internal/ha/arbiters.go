@@ -29,6 +29,9 @@ func (m *member) startArbiter(c *configuration, id *control.Identity) (*arbiterP
 		fence: func(_ context.Context, node string) error {
 			return fmt.Errorf("there is no [[fence]] for %s in %s", node, c.cluster.File)
 		},
+		confirm: func(node string) error {
+			return fmt.Errorf("arbiter %q fences nobody: %s is not confirmed to be off", c.cluster.Arbiter.Kind, node)
+		},
 		selfTest: func() *time.Time { return nil },
 	}
 	var err error
@@ -84,7 +87,7 @@ func (m *member) startPair(c *configuration, parts *arbiterParts) error {
 	if err != nil {
 		return err
 	}
-	parts.Arbiter, m.serveArbiter, parts.fence = a, a.Serve, a.Fence
+	parts.Arbiter, m.serveArbiter, parts.fence, parts.confirm = a, a.Serve, a.Fence, a.Confirmed
 	parts.selfTest = func() *time.Time { return lastTest(devices) }
 	m.selfTests(devices)
 	return nil

@@ -56,6 +56,7 @@ type parts struct {
 	audit    *auditLog
 	watchdog *watchdog
 	fence    func(ctx context.Context, node string) error
+	confirm  func(node string) error // that a node is off, to the arbiter that fences
 	hook     func(key string, name ha.HookName, tables []conf.Hooks, in hook.Input)
 	selfTest func() *time.Time        // of the fence agents; the result is nil if there was none
 	playDead func(hold time.Duration) // the end of this process, for a drill

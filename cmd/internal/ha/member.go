@@ -89,7 +89,7 @@ func startMember(n *node, c *configuration) (_ *member, err error) {
 		return nil, err
 	}
 	p.arbiter = arb.Arbiter
-	p.fence, p.selfTest = arb.fence, arb.selfTest
+	p.fence, p.confirm, p.selfTest = arb.fence, arb.confirm, arb.selfTest
 	e, err := newEquipment(n.settings, p.storage, n.hookEnded, func(text string) { n.log.Warn().Msg(text) })
 	if err != nil {
 		return nil, err
@@ -518,5 +518,6 @@ func (n *node) leftover() error {
 type arbiterParts struct {
 	arbiter.Arbiter
 	fence    func(ctx context.Context, node string) error
+	confirm  func(node string) error
 	selfTest func() *time.Time
 }

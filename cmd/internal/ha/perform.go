@@ -137,6 +137,8 @@ func (m *manager) begin(o ha.Order) {
 		m.toService(ctx, o, done)
 	case ha.Fence:
 		m.lanes.do("fence "+o.Node, done(func(ctx context.Context, o ha.Order) error { return m.fence(ctx, o.Node) }))
+	case ha.ConfirmOff:
+		m.lanes.do("fence "+o.Node, done(func(_ context.Context, o ha.Order) error { return m.confirm(o.Node) }))
 	case ha.Watchdog:
 		m.worker(done(m.reset))
 	default:

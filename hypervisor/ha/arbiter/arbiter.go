@@ -181,5 +181,5 @@ func Decide(rec Record, owner Lease, c Claim) (Record, error) {
 	}
 	in := slices.Clone(c.InSync)
 	slices.Sort(in)
-	return Record{Resource: c.Resource, Term: max(rec.Term, c.MinTerm) + 1, Owner: c.Node, InSync: slices.Compact(in), Generation: c.Generation}, nil
+	return Record{Resource: c.Resource, Term: NextTerm(max(rec.Term, c.MinTerm)), Owner: c.Node, InSync: slices.Compact(in), Generation: c.Generation}, nil
 }

@@ -42,6 +42,8 @@ func (m *manager) do(o ha.Order) {
 		m.hypervisor(o, func(err error) { m.done(o, err) })
 	case ha.Fence:
 		m.fence(o)
+	case ha.ConfirmOff:
+		m.done(o, nil)
 	case ha.Watchdog:
 		w.after(w.dice.between(10*millisecond, 500*millisecond), h.awake(h.Reset))
 	case ha.SendBeat:

@@ -287,6 +287,9 @@ func (a *Arbiter) tryAlone(resource string, c change, force bool) (rec arbiter.R
 		return granted, true, err
 	}
 	granted.Term = max(granted.Term, e.termFor(granted))
+	if force { // a person may say the same on the other node
+		granted.Term = arbiter.OverrideTerm(granted.Term, a.cfg.Node, []string{a.cfg.Node, a.cfg.Peer})
+	}
 	next := &entry{Record: granted, ID: rand.Text(), Common: slices.Clone(e.Common), Floor: e.Floor}
 	if !slices.Contains(next.Common, e.ID) {
 		next.Common = append(next.Common, e.ID) // it may have come with a meeting whose answer was lost
@@ -326,7 +329,7 @@ func (e *entry) termFor(r arbiter.Record) uint64 {
 	if r.Term == e.Term {
 		return r.Term
 	}
-	return e.top() + 1
+	return arbiter.NextTerm(e.top())
 }
 
 // tryTogether makes the change on both nodes. Without isDone and error, somebody
