@@ -99,6 +99,7 @@ type manager struct {
 	beats    map[string]beatID
 	windows  map[string]bool // of each service: its failback window holds
 	services map[string]*watcher
+	lives    map[string]*life // of services, also of those that have another watcher by now
 }
 
 // beatID names a heartbeat's content.
@@ -116,7 +117,7 @@ func newManager(p parts, c *configuration, cfg ha.Config, session, boot string) 
 	m := &manager{
 		parts: p, core: core, self: c.self(), name: c.cluster.Name, session: session, boot: boot, box: newMailbox(), conf: c,
 		seen: map[string]ha.Seen{}, stores: map[string]ha.Storage{}, seqs: map[string]uint64{}, commands: map[uint64]chan ha.Order{},
-		beats: map[string]beatID{}, windows: map[string]bool{}, services: map[string]*watcher{},
+		beats: map[string]beatID{}, windows: map[string]bool{}, services: map[string]*watcher{}, lives: map[string]*life{},
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m, nil

@@ -69,16 +69,22 @@ func (m *manager) isSaved(o ha.Order, err error) {
 	if o.ID == 0 {
 		return
 	}
-	step, held := m.persist, m.held
-	m.persist, m.held = 0, nil
-	m.event(ha.Event{Kind: ha.OrderDone, Order: o.ID, Err: text(err)})
-	for _, h := range held {
+	step := m.persist
+	m.event(ha.Event{Kind: ha.OrderDone, Order: o.ID, Err: text(err)}) // what this orders comes behind what waits
+	for len(m.held) > 0 {
+		h := m.held[0]
+		m.held = m.held[1:]
 		if err != nil && h.step == step && !overtakes(h.Kind) {
 			m.refuse(h.Order, fmt.Errorf("not done, as what has to be remembered first could not be written: %w", err))
 			continue
 		}
-		m.dispatch(h.Order, h.step)
+		m.persist = 0
+		if m.dispatch(h.Order, h.step); m.persist != 0 {
+			return // a Persist, for which the rest waits
+		}
+		m.persist = step
 	}
+	m.persist = 0
 }
 
 // refuse answers an order that is not carried out.
@@ -134,7 +140,7 @@ func (m *manager) begin(o ha.Order) {
 	case ha.TellLease:
 		m.lanes.do("told lease", done(m.tellLease))
 	case ha.StartService, ha.StopService, ha.KillService, ha.AddIPs, ha.RemoveIPs:
-		m.toService(ctx, o, done)
+		m.toService(o, done)
 	case ha.Fence:
 		m.lanes.do("fence "+o.Node, done(func(ctx context.Context, o ha.Order) error { return m.fence(ctx, o.Node) }))
 	case ha.ConfirmOff:

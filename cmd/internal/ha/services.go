@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,8 +46,14 @@ type watcher struct {
 	work   workload
 	wake   chan struct{}
 	cancel context.CancelFunc
+	life   *life
+}
 
+// A life is what is being done to one service of this machine, whoever watches it: a
+// watcher is replaced when the VM's file has changed.
+type life struct {
 	mu    sync.Mutex
+	kills uint64     // that were ordered: a start from before one is not begun any more
 	under *operation // start or stop that is under way
 }
 
@@ -54,6 +61,19 @@ type watcher struct {
 type operation struct {
 	cancel context.CancelFunc
 	ended  chan struct{}
+}
+
+func (m *manager) lifeOf(service string) *life {
+	if m.lives[service] == nil {
+		m.lives[service] = &life{}
+	}
+	return m.lives[service]
+}
+
+func (l *life) killed() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.kills
 }
 
 // watchServices has a watcher for each service of the configuration, and no other.
@@ -74,7 +94,7 @@ func (m *manager) watchServices() {
 			}
 			old.cancel()
 		}
-		w := &watcher{m: m, vm: v, work: work, wake: make(chan struct{}, 1)}
+		w := &watcher{m: m, vm: v, work: work, wake: make(chan struct{}, 1), life: m.lifeOf(v.Name)}
 		ctx, cancel := context.WithCancel(m.ctx)
 		w.cancel = cancel
 		m.services[v.Name] = w
@@ -222,17 +242,22 @@ func (p *prober) apply(seen *ha.Seen) {
 
 // toService carries out an order about a service. A kill ends the start or stop
 // that is under way.
-func (m *manager) toService(ctx context.Context, o ha.Order, done func(func(context.Context, ha.Order) error) func()) {
+func (m *manager) toService(o ha.Order, done func(func(context.Context, ha.Order) error) func()) {
 	if o.Service == ha.LeaderResource {
 		m.lanes.do("leader", done(m.leaderAddress))
 		return
 	}
 	w := m.services[o.Service]
 	if w == nil {
-		m.refuse(o, fmt.Errorf("vm %s: it is not configured on this node", o.Service))
+		// Later: the core is in the midst of a step.
+		m.box.post(func() { m.refuse(o, fmt.Errorf("vm %s: it is not configured on this node", o.Service)) })
 		return
 	}
 	if o.Kind == ha.KillService {
+		m.overtaken(o.Service)
+		w.life.mu.Lock()
+		w.life.kills++
+		w.life.mu.Unlock()
 		m.worker(done(func(ctx context.Context, o ha.Order) error {
 			if err := w.kill(ctx); err != nil {
 				return err
@@ -244,9 +269,22 @@ func (m *manager) toService(ctx context.Context, o ha.Order, done func(func(cont
 		}))
 		return
 	}
-	m.lanes.do("vm "+o.Service, done(w.perform))
-	_ = ctx
+	killed := w.life.killed()
+	m.lanes.do("vm "+o.Service, done(func(ctx context.Context, o ha.Order) error { return w.perform(ctx, o, killed) }))
 }
+
+// overtaken drops the starts of a service that wait for a Persist: it is killed.
+func (m *manager) overtaken(service string) {
+	m.held = slices.DeleteFunc(m.held, func(h heldOrder) bool {
+		isStart := h.Kind == ha.StartService && h.Service == service
+		if isStart {
+			m.box.post(func() { m.refuse(h.Order, errOvertaken) })
+		}
+		return isStart
+	})
+}
+
+var errOvertaken = errors.New("it was to be ended before its start had begun")
 
 // leaderAddress adds or removes the cluster's own floating address.
 func (m *manager) leaderAddress(ctx context.Context, o ha.Order) error {
@@ -256,13 +294,16 @@ func (m *manager) leaderAddress(ctx context.Context, o ha.Order) error {
 	return m.ips.remove(ctx, m.leaderIP.prefix.Addr())
 }
 
-func (w *watcher) perform(ctx context.Context, o ha.Order) error {
+// perform carries out an order that was given when the service had been killed so often.
+func (w *watcher) perform(ctx context.Context, o ha.Order, killed uint64) error {
 	if err := context.Cause(ctx); err != nil {
 		return fmt.Errorf("vm %s: its turn did not come in time", w.vm.Name)
 	}
 	if o.Kind == ha.StartService || o.Kind == ha.StopService {
 		var end func()
-		ctx, end = w.begin(ctx)
+		if ctx, end = w.life.begin(ctx, o.Kind == ha.StopService, killed); end == nil {
+			return fmt.Errorf("vm %s: %w", w.vm.Name, errOvertaken)
+		}
 		defer end()
 	}
 	var err error
@@ -282,18 +323,22 @@ func (w *watcher) perform(ctx context.Context, o ha.Order) error {
 	return err
 }
 
-// begin makes an operation that kill can cut off.
-func (w *watcher) begin(ctx context.Context) (context.Context, func()) {
+// begin makes an operation that kill can cut off. end is nil if a kill came first, which
+// a stop need not mind.
+func (l *life) begin(ctx context.Context, isStop bool, killed uint64) (_ context.Context, end func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !isStop && l.kills != killed {
+		return ctx, nil
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	op := &operation{cancel, make(chan struct{})}
-	w.mu.Lock()
-	w.under = op
-	w.mu.Unlock()
+	l.under = op
 	return ctx, func() {
 		cancel()
-		w.mu.Lock()
-		w.under = nil
-		w.mu.Unlock()
+		l.mu.Lock()
+		l.under = nil
+		l.mu.Unlock()
 		close(op.ended)
 	}
 }
@@ -309,9 +354,9 @@ func (w *watcher) lookNow(ctx context.Context) {
 // kill ends the VM and whatever is being done to it. It is killed once more when a
 // start that was cut off has ended, which may have got so far meanwhile.
 func (w *watcher) kill(ctx context.Context) error {
-	w.mu.Lock()
-	op := w.under
-	w.mu.Unlock()
+	w.life.mu.Lock()
+	op := w.life.under
+	w.life.mu.Unlock()
 	if op != nil {
 		op.cancel()
 	}
