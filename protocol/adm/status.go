@@ -93,6 +93,7 @@ type Term struct {
 	Marked   bool   `json:"marked,omitempty"`   // the sole-writer mark is set
 	Unknown  string `json:"unknown,omitempty"`  // why there is no promotion under a term
 	Frozen   string `json:"frozen,omitempty"`   // why I/O is frozen
+	Held     bool   `json:"held,omitempty"`     // the manager has frozen it, until thaw or a new term
 }
 
 // Volume is the status of one volume.

@@ -249,7 +249,7 @@ func TestFreeze(t *testing.T) {
 	p := newTermPair(t, options{global: quick, settings: internal})
 	c := p.a.client(p.a.exportTo("one"))
 	p.a.command(adm.CmdFreeze, adm.Args{})
-	if st := p.a.status(); st.Term.Frozen == "" || len(st.Suspended) != 1 || st.Suspended[0] != "term" {
+	if st := p.a.status(); st.Term.Frozen == "" || !st.Term.Held || len(st.Suspended) != 1 || st.Suspended[0] != "term" {
 		t.Errorf("frozen: %+v", st)
 	}
 	buf := make([]byte, 28)

@@ -78,7 +78,7 @@ func (m *manager) manages(resource string) bool { return m.conf.vmOf(resource) !
 func storageOf(r adm.Resource) ha.Storage {
 	s := ha.Storage{
 		Resource: r.Name, Up: r.State == adm.StateUp, Role: ha.Role(r.Role), Connected: isConnected(r.Connection),
-		Disk: ha.UpToDate, PeerDisk: ha.UpToDate, Incarnation: r.Incarnation, ReadsFrozen: r.Lease == "over",
+		Disk: ha.UpToDate, PeerDisk: ha.UpToDate, Incarnation: r.Incarnation,
 	}
 	if s.Connected {
 		s.PeerRole = ha.Role(r.PeerRole)
@@ -95,9 +95,11 @@ func storageOf(r adm.Resource) ha.Storage {
 	s.Generation = generationOf(r.Volumes)
 	if t := r.Term; t != nil {
 		s.Term, s.Promised, s.Owned, s.Sole, s.Marked, s.TermUnknown, s.Frozen = t.Term, t.Promised, t.Owned, t.Sole, t.Marked, t.Unknown, t.Frozen
+		s.ReadsFrozen = t.Held
 	}
-	if s.Frozen == "" && len(r.Suspended) > 0 {
-		s.Frozen = "suspended: " + strings.Join(r.Suspended, ", ")
+	// A wait for the peer's word after a lease ends within a second, and is not told.
+	if why := slices.DeleteFunc(slices.Clone(r.Suspended), func(w string) bool { return w == "lease" }); s.Frozen == "" && len(why) > 0 {
+		s.Frozen = "suspended: " + strings.Join(why, ", ")
 	}
 	switch {
 	case r.SplitBrain != "":

@@ -171,6 +171,16 @@ func TestStorageOf(t *testing.T) {
 	if s = storageOf(r); s.Connected || s.PeerRole != "" || s.Frozen == "" {
 		t.Errorf("without its peer: %+v", s)
 	}
+	// A lease that ended while polluxha was away holds nothing up, and nobody tells
+	// when another one begins; a freeze does.
+	r.Connection, r.Suspended, r.Lease = "Connected", []string{"lease"}, adm.LeaseOver
+	if s = storageOf(r); s.Frozen != "" || s.ReadsFrozen {
+		t.Errorf("after a lease: %+v", s)
+	}
+	r.Term.Held = true
+	if s = storageOf(r); !s.ReadsFrozen {
+		t.Errorf("after a freeze: %+v", s)
+	}
 	one := adm.Resource{Name: "web", State: adm.StateUp, Volumes: []adm.Volume{volume("Attaching", "", "A1")}}
 	if s = storageOf(one); s.Disk != "Attaching" || s.PeerDisk != ha.DUnknown || s.Generation != 0xA0 {
 		t.Errorf("one volume: %+v", s)
