@@ -51,10 +51,21 @@ func processOfPIDFile(pidFile string) (process, bool) {
 		return process{}, false
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil || pid <= 0 || pidFileOf(pid) != pidFile {
+	if err != nil || pid <= 0 || pidFileOf(pid) != pidFile && !isEnding(pid) {
 		return process{}, false
 	}
 	return lookAt(pid)
+}
+
+// isEnding reports whether pid is a QEMU that was killed and has a thread left, which
+// waits for a disk: its command line is gone already.
+func isEnding(pid int) bool {
+	line, err := os.ReadFile(procFile(pid, "cmdline"))
+	if err != nil || len(line) > 0 {
+		return false
+	}
+	name, err := os.ReadFile(procFile(pid, "comm"))
+	return err == nil && strings.HasPrefix(string(name), "qemu")
 }
 
 // allProcesses looks at every process of the machine.

@@ -91,10 +91,15 @@ type paths struct{ dir, lock, pid, monitor, events, agent, log string }
 // runDir returns the one spelling of RunDir that command lines are made of and
 // compared with: /run/x and /var/run/x must not be two different VMs.
 func (q *QEMU) runDir() string {
-	if dir, err := filepath.EvalSymlinks(q.cfg.RunDir); err == nil {
-		return dir
+	dir := filepath.Clean(q.cfg.RunDir)
+	for there := dir; ; there = filepath.Dir(there) {
+		// What doesn't exist (yet, or any more) is no link.
+		if real, err := filepath.EvalSymlinks(there); err == nil {
+			return filepath.Join(real, strings.TrimPrefix(dir, there))
+		} else if there == filepath.Dir(there) {
+			return dir
+		}
 	}
-	return filepath.Clean(q.cfg.RunDir) // doesn't exist (yet)
 }
 
 func (q *QEMU) paths(name string) paths {
