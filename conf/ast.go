@@ -268,6 +268,17 @@ type Config struct {
 	withoutTLS string // the pollux.toml that has no [tls]; "" if it has, or if there is none to look at
 }
 
+// Names lists the resources that can be used on this host.
+func (c *Config) Names() []string {
+	var names []string
+	for _, r := range c.Resources {
+		if r.Runnable() {
+			names = append(names, r.Name)
+		}
+	}
+	return names
+}
+
 // Resource returns the section of that name, nil if there is none.
 func (c *Config) Resource(name string) *ResourceSection {
 	for _, r := range c.Resources {

@@ -1,9 +1,9 @@
 package conf
 
 import (
+	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -141,7 +141,11 @@ type VM struct {
 	File string `toml:"-"`
 
 	keys map[string][]Pos
+	text []byte
 }
+
+// Text is what it was read from.
+func (v *VM) Text() string { return string(v.text) }
 
 // VMBoot is the table [boot] of a VM's description. With a kernel the
 // hypervisor loads that, else the firmware boots the first disk.
@@ -238,7 +242,7 @@ func ParseVM(path string, src []byte) (*VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	v.File, v.keys = path, f.keys
+	v.File, v.keys, v.text = path, f.keys, src
 	for _, p := range []*string{&v.File, &v.Boot.Kernel, &v.Boot.Initrd, &v.Boot.Firmware, &v.Console} {
 		f.absPath(p)
 	}
@@ -262,35 +266,19 @@ func LoadVMs(patterns []string, env Env) ([]*VM, error) {
 		return nil, err
 	}
 	var vms []*VM
-	var rep report
-	byName := map[string]*VM{}
-	writer := map[string]*VM{}
-	holder := map[netip.Addr]*VM{}
 	for _, path := range files {
 		v, err := LoadVM(path)
 		if err != nil {
 			return nil, err
 		}
-		if other := byName[v.Name]; other != nil {
-			rep.errorf(v.place("name"), "name: a VM called %q is described in %s as well", v.Name, other.File)
-		}
-		byName[v.Name] = v
-		for _, d := range v.Disks() {
-			id := d.Resource + "/" + strconv.Itoa(d.Volume)
-			if other := writer[id]; other != nil && !d.ReadOnly {
-				rep.errorf(v.place("resources"), "resources: %s is a disk of VM %s (%s) as well; two machines on one disk destroy its file system", id, other.Name, other.File)
-			}
-			if !d.ReadOnly {
-				writer[id] = v
-			}
-		}
-		for _, ip := range v.IPs {
-			if other := holder[ip.Address.Addr()]; other != nil {
-				rep.errorf(v.place("ips"), "ips: %s is an address of VM %s (%s) as well", ip.Address.Addr(), other.Name, other.File)
-			}
-			holder[ip.Address.Addr()] = v
-		}
 		vms = append(vms, v)
+	}
+	var rep report
+	for _, c := range VMConflicts(vms) {
+		var e *ParseError
+		if errors.As(c.Errs[1], &e) {
+			rep.errs = append(rep.errs, e)
+		}
 	}
 	slices.SortFunc(vms, func(a, b *VM) int { return strings.Compare(a.Name, b.Name) })
 	return vms, rep.err()
@@ -340,7 +328,7 @@ func (v *VM) CheckResources(c *Config) error {
 	for _, d := range v.Disks() {
 		r := c.Resource(d.Resource)
 		if r == nil || !r.Runnable() {
-			rep.errorf(pos, "resources: resource %q of VM %s is %v", d.Resource, v.Name, ErrUnknownResource)
+			rep.errorf(pos, "resources: resource %q of VM %s is %v%s", d.Resource, v.Name, ErrUnknownResource, DidYouMean(d.Resource, c.Names()))
 			continue
 		}
 		has := func(x *VolumeSection) bool { return x.Number == d.Volume }

@@ -114,11 +114,15 @@ func (m *manager) known(ctx context.Context, req adm.HARequest) error {
 		switch {
 		case req.VM != "" && m.conf.vm(req.VM) == nil:
 			err = m.conf.unknownVM(req.VM)
-		case req.Node != "" && m.conf.cluster.Node(req.Node) == nil:
+		case req.VM != "" && !m.conf.usable(m.conf.vm(req.VM)):
 			err = &adm.Error{
-				Exit: adm.ExitUsage, Text: fmt.Sprintf("node %s: it is not a node of cluster %s", req.Node, m.conf.cluster.Name),
-				Advice: "its nodes are " + strings.Join(nodeNames(m.conf.cluster), ", "),
+				Exit: adm.ExitRefused, Text: fmt.Sprintf("vm %s: its file can't be used: %s", req.VM, orElse(m.conf.problems[req.VM], "its resources are unknown")),
+				Advice: "correct it on all nodes of the VM, then polluxadm reload",
 			}
+		case req.Node != "" && m.conf.cluster.Node(req.Node) == nil:
+			err = m.conf.unknownNode(req.Node)
+		case req.Args.PeerIsDown != "" && m.conf.cluster.Node(req.Args.PeerIsDown) == nil:
+			err = m.conf.unknownNode(req.Args.PeerIsDown)
 		}
 	})
 	if !ok {

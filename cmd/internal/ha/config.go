@@ -20,11 +20,14 @@ type configuration struct {
 	settings  *conf.Daemon
 	cluster   *conf.Cluster // nil: this node is in none
 	resources *conf.Config  // nil if they can't be read; polluxd says why
-	vms       []*conf.VM    // sorted by name
-	problems  map[string]string
-	broken    map[string]error // VM files that can't be read, by path
-	kept      map[string]keptVM
+	files     []conf.VMFile // as they were read, right or wrong
 	warnings  []string
+
+	// What choose has made of files.
+	vms      []*conf.VM        // in force, sorted by name
+	problems map[string]string // why one of them can't be used, by its name
+	kept     map[string]keptVM // those that are not as their files say, by name
+	left     []leftFile        // files that are not in force, sorted by path
 }
 
 // readSettings reads pollux.toml at path. One that nobody named may be missing.
@@ -38,7 +41,7 @@ func readSettings(path string, named bool) (*conf.Daemon, error) {
 
 // readAll reads the cluster's file, the resources and all VM files. An error in one
 // of the first two is an error of the whole: what runs goes on under what was read
-// before. For VM files that are wrong, keep decides.
+// before. Of the VM files choose takes those that are right.
 func readAll(settings *conf.Daemon) (*configuration, error) {
 	c, err := readCluster(settings)
 	if err != nil {
@@ -53,8 +56,7 @@ func readAll(settings *conf.Daemon) (*configuration, error) {
 	return c, c.readVMs()
 }
 
-// readWhatCanBe is readAll for a start: a VM whose file is broken is left as it is,
-// running or not, and the others are cared for.
+// readWhatCanBe is readAll for a start: resources that can't be read are a warning.
 func readWhatCanBe(settings *conf.Daemon) (*configuration, error) {
 	c, err := readCluster(settings)
 	if err != nil || c.cluster == nil {
@@ -66,19 +68,16 @@ func readWhatCanBe(settings *conf.Daemon) (*configuration, error) {
 	return c, c.readVMs()
 }
 
-// readVMs reads the VM files that are right.
+// readVMs reads the VM files, and takes what is right by itself.
 func (c *configuration) readVMs() (err error) {
-	if c.vms, err = conf.LoadVMs(c.settings.VMFiles, conf.SystemEnv()); err != nil {
-		if err = c.readOneByOne(); err != nil {
-			return err
-		}
+	if c.files, err = conf.ReadVMFiles(c.settings.VMFiles, conf.SystemEnv()); err != nil {
+		return err
 	}
-	c.check()
-	return nil
+	return c.choose(nil, nil, time.Time{})
 }
 
 func readCluster(settings *conf.Daemon) (*configuration, error) {
-	c := &configuration{settings: settings, problems: map[string]string{}, broken: map[string]error{}, kept: map[string]keptVM{}}
+	c := &configuration{settings: settings}
 	var err error
 	c.cluster, err = conf.LoadCluster(settings.HA.ClusterFile)
 	switch {
@@ -100,35 +99,6 @@ func (c *configuration) readResources() error {
 	}
 	c.resources = r
 	return nil
-}
-
-// readOneByOne takes the VM files that are right, each also beside the others.
-func (c *configuration) readOneByOne() error {
-	files, err := conf.ExpandGlobs(c.settings.VMFiles, conf.SystemEnv())
-	if err != nil {
-		return err
-	}
-	var good []string
-	c.vms = nil
-	for _, f := range files {
-		vms, err := conf.LoadVMs(append(slices.Clone(good), f), conf.SystemEnv())
-		if err != nil {
-			c.broken[f] = err
-			c.warnings = append(c.warnings, fmt.Sprintf("%s is left out, and what it describes is left as it is: %v", f, err))
-			continue
-		}
-		good, c.vms = append(good, f), vms
-	}
-	return nil
-}
-
-// check fills in why a VM can't be used on this node.
-func (c *configuration) check() {
-	for _, v := range c.vms {
-		if p := c.problemOf(v); p != "" {
-			c.problems[v.Name] = p
-		}
-	}
 }
 
 func (c *configuration) problemOf(v *conf.VM) string {
@@ -194,44 +164,15 @@ func (c *configuration) nodesOf(resource string) []string {
 }
 
 // core is the configuration as the core takes it. now is for failback windows.
-func (c *configuration) core(now time.Time) ha.Config {
+func (c *configuration) core(now time.Time) (ha.Config, error) {
 	out := c.base()
 	for _, v := range c.vms {
-		if c.usable(v) { // else its warning was given; nothing of it is known well enough
+		if c.usable(v) { // else its problem says why; nothing of it is known well enough
 			out.Services = append(out.Services, c.service(v, now))
 			out.Resources = append(out.Resources, c.resourcesFor(v)...)
 		}
 	}
-	return out
-}
-
-// coreOrLess is core, checked. If a VM's file contradicts the others or the cluster,
-// that VM alone is left out, with its problem filled in; if strict, it is an error.
-func (c *configuration) coreOrLess(now time.Time, strict bool) (ha.Config, error) {
-	out := c.core(now)
-	err := out.Validate()
-	if err == nil || strict {
-		return out, err
-	}
-	out = c.base()
-	if err := out.Validate(); err != nil {
-		return out, err
-	}
-	for _, v := range c.vms {
-		if !c.usable(v) {
-			continue
-		}
-		more := out
-		more.Services = append(slices.Clone(out.Services), c.service(v, now))
-		more.Resources = append(slices.Clone(out.Resources), c.resourcesFor(v)...)
-		if err := more.Validate(); err != nil {
-			c.problems[v.Name] = err.Error()
-			c.warnings = append(c.warnings, fmt.Sprintf("vm %s is left as it is: %v", v.Name, err))
-			continue
-		}
-		out = more
-	}
-	return out, nil
+	return out, out.Validate()
 }
 
 // base is the configuration without any service.
@@ -296,6 +237,9 @@ func (c *configuration) service(v *conf.VM, now time.Time) ha.Service {
 		name := n
 		if m := c.cluster.Node(n); m != nil {
 			name = m.Name
+		}
+		if !slices.Contains(c.nodesOf(s.Resources[0]), name) {
+			continue // Problem says so
 		}
 		s.Prefer = append(s.Prefer, ha.Preference{Node: name, Score: int64(v.Prefer[n])})
 	}

@@ -65,28 +65,34 @@ func files(t *testing.T, text map[string]string) *conf.Daemon {
 // what to do; the others are cared for.
 func TestConfigurationProblems(t *testing.T) {
 	for _, tt := range []struct {
-		name string
-		text map[string]string
-		vm   string
-		want string // in its problem or in a warning; "": none
+		name   string
+		text   map[string]string
+		vm     string
+		want   string // in what is told of it; "": nothing
+		usable int
 	}{
-		{"as it is", nil, "web", ""},
-		{"unknown resource", map[string]string{"db.vm.toml": "name = \"db\"\nresources = [\"bd\"]\n"}, "db", `resource "bd" of VM db`},
+		{"as it is", nil, "web", "", 1},
+		{"unknown resource", map[string]string{"db.vm.toml": "name = \"db\"\nresources = [\"bd\"]\n"}, "db", `resource "bd" of VM db`, 1},
 		{"no manager", map[string]string{
 			"db.vm.toml": "name = \"db\"\nresources = [\"db\"]\n", "db.res": fmt.Sprintf(resourceFile, "db", 2, "a", 7789, "b"),
-		}, "db", `manager = "internal"`},
+		}, "db", `manager = "internal"`, 1},
 		{"a node that is no member", map[string]string{
 			"far.vm.toml": "name = \"far\"\nresources = [\"far\"]\n", "far.res": fmt.Sprintf(resourceFile, "far", 3, "a", 7790, "x"),
-		}, "far", "copy on x, which is not a node of cluster test"},
-		{"two VMs on one resource", map[string]string{"db.vm.toml": "name = \"db\"\nresources = [\"web\"]\n"}, "db", "is a disk of VM"},
-		{"a broken file", map[string]string{"db.vm.toml": "name = \"db\"\nmemori = 1\n"}, "db", "db.vm.toml:2"},
+		}, "far", "copy on x, which is not a node of cluster test", 1},
+		{"two VMs on one disk", map[string]string{"db.vm.toml": "name = \"db\"\nresources = [\"web\"]\n"}, "db", "web/0 is a disk of VM web (", 0},
+		{"the other one of these", map[string]string{"db.vm.toml": "name = \"db\"\nresources = [\"web\"]\n"}, "web", "web/0 is a disk of VM db (", 0},
+		{"two volumes of one resource", map[string]string{"db.vm.toml": "name = \"db\"\nresources = [\"web/1\"]\n"}, "db", "resource web belongs to VM web (", 0},
+		{"two VMs of one name", map[string]string{"a.vm.toml": "name = \"web\"\nresources = [\"far\"]\n", "far.res": fmt.Sprintf(resourceFile, "far", 3, "a", 7790, "b")},
+			"web", "name: it is that of VM web (", 0},
+		{"a node that it can't prefer", map[string]string{"web.vm.toml": "name = \"web\"\nresources = [\"web\"]\nprefer = { c = 1 }\n"}, "web", "web.vm.toml:3:", 0},
+		{"a broken file", map[string]string{"db.vm.toml": "name = \"db\"\nmemori = 1\n"}, "db", "db.vm.toml:2", 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c, err := readWhatCanBe(files(t, tt.text))
 			if err != nil {
 				t.Fatal(err)
 			}
-			cfg, err := c.coreOrLess(time.Now(), false)
+			cfg, err := c.core(time.Now())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -96,10 +102,13 @@ func TestConfigurationProblems(t *testing.T) {
 					usable++
 				}
 			}
-			if usable != 1 {
-				t.Errorf("%d VMs can be used, want one: %+v", usable, cfg.Services)
+			if usable != tt.usable {
+				t.Errorf("%d VMs can be used, want %d: %+v", usable, tt.usable, cfg.Services)
 			}
-			told := c.problems[tt.vm] + strings.Join(c.warnings, "\n")
+			told := c.problems[tt.vm]
+			if f, ok := c.leftFile(tt.vm); ok {
+				told += f.why
+			}
 			if (told == "") != (tt.want == "") || !strings.Contains(told, tt.want) {
 				t.Errorf("it is told %q, want %q", told, tt.want)
 			}
@@ -134,9 +143,17 @@ func TestLossBounds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := c.core(time.Now()).Resources[0]
-		if r.Protocol != "A" || (r.MaxLossBytes > 0) != tt.want {
-			t.Errorf("VM with %q: %+v", tt.vm, r)
+		cfg, err := c.core(time.Now())
+		f, left := c.leftFile("web")
+		switch {
+		case err != nil:
+			t.Errorf("VM with %q: %v", tt.vm, err)
+		case !tt.want:
+			if !left || !strings.Contains(f.why, "declare max-loss-bytes") {
+				t.Errorf("VM with %q: %+v, %+v", tt.vm, f, cfg.Resources)
+			}
+		case len(cfg.Resources) != 1 || cfg.Resources[0].Protocol != "A" || cfg.Resources[0].MaxLossBytes == 0:
+			t.Errorf("VM with %q: %+v", tt.vm, cfg.Resources)
 		}
 	}
 }
@@ -154,7 +171,11 @@ func TestFailbackWindow(t *testing.T) {
 		at   time.Time
 		want ha.Failback
 	}{{sat, ha.FailbackWindow}, {sat.Add(2 * time.Hour), ha.FailbackManual}, {sat.AddDate(0, 0, 1), ha.FailbackManual}} {
-		if s := c.core(tt.at).Services[0]; s.Failback != tt.want {
+		cfg, err := c.core(tt.at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := cfg.Services[0]; s.Failback != tt.want {
 			t.Errorf("at %v: failback %q, want %q", tt.at, s.Failback, tt.want)
 		}
 	}

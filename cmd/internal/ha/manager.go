@@ -166,6 +166,7 @@ func (m *manager) start() {
 	}
 	m.worker(func() { m.arbiter.Watch(m.ctx, func() { m.post(ha.Event{Kind: ha.ArbiterChanged}) }) })
 	m.watchServices()
+	m.remember()
 	m.worker(m.poll)
 }
 
@@ -256,7 +257,7 @@ func (m *manager) windowsChanged() bool {
 
 // reconfigure hands the core a configuration that was checked.
 func (m *manager) reconfigure(c *configuration) error {
-	cfg, err := c.coreOrLess(m.wall(), true)
+	cfg, err := c.core(m.wall())
 	if err != nil {
 		return err
 	}
@@ -274,6 +275,7 @@ func (m *manager) reconfigure(c *configuration) error {
 		}
 	}
 	m.watchServices()
+	m.remember()
 	return nil
 }
 

@@ -49,8 +49,8 @@ func clusterStore(settings *conf.Daemon) control.Store {
 // startMember starts the parts in this order; stop is the reverse.
 //
 //  1. identity          certificates, the cluster's file
-//  2. arbiter           with its own server, if this node runs a part of it
-//  3. workloads         hypervisors, addresses, hooks
+//  2. workloads         hypervisors, addresses, hooks; what was in force last is recalled
+//  3. arbiter           with its own server, if this node runs a part of it
 //  4. core              begins to look and to decide
 //  5. control channel   the other nodes hear of this one
 func startMember(n *node, c *configuration) (_ *member, err error) {
@@ -64,16 +64,8 @@ func startMember(n *node, c *configuration) (_ *member, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range c.warnings {
-		n.log.Warn().Msg(w)
-		n.events.add(adm.HAEvent{Level: adm.HALevelWarning, Kind: adm.HAEventConfig, Text: w})
-	}
 	if err := c.cluster.AutomaticFailover(); err != nil {
 		n.log.Warn().Err(err).Msg("no automatic failover")
-	}
-	cfg, err := c.coreOrLess(time.Now(), false)
-	if err != nil {
-		return nil, fmt.Errorf("cluster %s: %w", c.cluster.Name, err)
 	}
 	p := parts{
 		settings: n.settings, events: n.events, audit: n.audit, clock: bootClock{}, wall: time.Now, log: n.log, playDead: n.playDead,
@@ -84,12 +76,6 @@ func startMember(n *node, c *configuration) (_ *member, err error) {
 	if err := p.watchdog.check(); err != nil {
 		return nil, err
 	}
-	arb, err := m.startArbiter(c, id)
-	if err != nil {
-		return nil, err
-	}
-	p.arbiter = arb.Arbiter
-	p.fence, p.confirm, p.selfTest = arb.fence, arb.confirm, arb.selfTest
 	e, err := newEquipment(n.settings, p.storage, n.hookEnded, func(text string) { n.log.Warn().Msg(text) })
 	if err != nil {
 		return nil, err
@@ -100,6 +86,23 @@ func startMember(n *node, c *configuration) (_ *member, err error) {
 	if n.work != nil {
 		p.work = n.work
 	}
+	if err := c.recall(lookHere(p.work, p.storage), time.Now()); err != nil {
+		c.warnings = append(c.warnings, fmt.Sprintf("the VMs are known by their files only: %v", err))
+	}
+	for _, w := range c.warnings {
+		n.log.Warn().Msg(w)
+		n.events.add(adm.HAEvent{Level: adm.HALevelWarning, Kind: adm.HAEventConfig, Text: w})
+	}
+	cfg, err := c.core(time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("cluster %s: %w", c.cluster.Name, err)
+	}
+	arb, err := m.startArbiter(c, id)
+	if err != nil {
+		return nil, err
+	}
+	p.arbiter = arb.Arbiter
+	p.fence, p.confirm, p.selfTest = arb.fence, arb.confirm, arb.selfTest
 	saved, err := p.saved.load()
 	if err != nil {
 		return nil, err
@@ -107,6 +110,7 @@ func startMember(n *node, c *configuration) (_ *member, err error) {
 	if m.manager, err = newManager(p, c, cfg, n.session, n.boot); err != nil {
 		return nil, err
 	}
+	m.tellLeft(&configuration{})
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
 	m.lastStep.Store(m.clock.now())
@@ -504,7 +508,7 @@ func (n *node) leftover() error {
 	if err != nil {
 		return err
 	}
-	for _, path := range []string{n.statePath("ha-state.json"), n.settings.HA.EtcdDir} {
+	for _, path := range []string{n.statePath("ha-state.json"), inForceStore(n.settings).path, n.settings.HA.EtcdDir} {
 		if err := os.Rename(path, filepath.Join(kept, filepath.Base(path))); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

@@ -48,7 +48,7 @@ func performer(t *testing.T, dir string, s storage) *manager {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := c.coreOrLess(time.Now(), true)
+	cfg, err := c.core(time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,9 +3,7 @@ package ha
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/pollux-project/pollux/conf"
@@ -42,96 +40,45 @@ func isPartial(err error) bool {
 	return errors.As(err, &p)
 }
 
-// leftOut is a partialError about the VM files that are not in force; nil: all are.
-func (c *configuration) leftOut() error {
-	var list []string
-	files := maps.Clone(c.broken)
-	for _, v := range c.vms {
-		if k, ok := c.kept[v.Name]; ok {
-			delete(files, v.File)
-			list = append(list, "vm "+v.Name+": "+k.sentence())
-		}
-	}
-	for _, f := range sortedKeys(files) {
-		list = append(list, fmt.Sprintf("%s is left out: %v", f, files[f]))
-	}
-	if len(list) == 0 {
-		return nil
-	}
-	return &partialError{strings.Join(list, "; ")}
-}
-
-// keep has the descriptions of old stay in force whose files are wrong now, and of
-// the VMs that are here also those whose files are gone: what runs must stay in
-// somebody's hands. It fails if that can't be, since a VM that is here would be left alone.
-func (c *configuration) keep(old *configuration, here func(v *conf.VM) bool, now time.Time) error {
-	for _, v := range old.vms {
-		k, wrong := c.wrongWith(v)
-		if !wrong || !old.usable(v) || k.removed && !here(v) {
-			continue
-		}
-		if !c.usable(v) {
-			if here(v) {
-				return fmt.Errorf("vm %s is here, and its resources can't be used as they are configured now: %s", v.Name, orElse(c.problemOf(v), k.why))
-			}
-			continue
-		}
-		if n := c.vm(v.Name); n != nil && n.Hash() == v.Hash() {
-			continue // the file says what it said; what is wrong stands elsewhere
-		}
-		k.since = now
-		if before, ok := old.kept[v.Name]; ok && before.removed == k.removed {
-			k.since = before.since
-		}
-		c.kept[v.Name] = k
-		c.vms = append(slices.DeleteFunc(c.vms, func(n *conf.VM) bool { return n.Name == v.Name }), v)
-		delete(c.problems, v.Name)
-		if p := c.problemOf(v); p != "" {
-			c.problems[v.Name] = p
-		}
-	}
-	slices.SortFunc(c.vms, func(a, b *conf.VM) int { return strings.Compare(a.Name, b.Name) })
-	return nil
-}
-
-// wrongWith says what is wrong with the file that v was read from.
-func (c *configuration) wrongWith(v *conf.VM) (keptVM, bool) {
-	if n := c.vm(v.Name); n != nil {
-		p := c.problems[n.Name]
-		if p != "" && !strings.Contains(p, n.File) {
-			p = n.File + ": " + p
-		}
-		return keptVM{why: p}, p != ""
-	}
-	if err := c.broken[v.File]; err != nil {
-		return keptVM{why: err.Error()}, true
-	}
-	return keptVM{removed: true}, true
-}
-
 // takeOver has c take the place of the configuration, with what is kept of that. anew
 // reports that this needs another member, which the caller has to see to.
 func (m *manager) takeOver(c *configuration) (anew bool, err error) {
 	old := m.conf
-	if err := c.keep(old, m.isHere, m.wall()); err != nil {
+	if err := c.choose(old, m.isHere, m.wall()); err != nil {
 		return false, err
 	}
 	if beginsAnew(old.cluster, c.cluster) {
-		if len(c.kept) > 0 { // a new member knows only what the files say
+		if len(c.kept) > 0 { // first things first
 			return true, fmt.Errorf("the arbiter can't be changed now: %s", c.leftOut().Error())
 		}
-		_, err := c.coreOrLess(m.wall(), true)
+		_, err := c.core(m.wall())
 		return true, err
 	}
 	if err := m.reconfigure(c); err != nil {
 		return false, err
 	}
+	m.tellLeft(old)
+	return false, nil
+}
+
+// tellLeft tells of the files that are not in force, where that is news.
+func (m *manager) tellLeft(old *configuration) {
+	c := m.conf
 	for _, name := range sortedKeys(c.kept) {
 		if k := c.kept[name]; k != old.kept[name] {
 			m.events.add(adm.HAEvent{Level: adm.HALevelWarning, Kind: adm.HAEventConfig, VM: name, Text: "vm " + name + ": " + k.sentence()})
 		}
 	}
-	return false, nil
+	for _, f := range c.left {
+		if _, kept := c.kept[f.name]; !kept && !slices.Contains(old.left, f) {
+			m.events.add(adm.HAEvent{Level: adm.HALevelWarning, Kind: adm.HAEventConfig, VM: f.name, Text: f.sentence()})
+		}
+	}
+	for _, name := range sortedKeys(c.problems) {
+		if p := c.problems[name]; p != old.problems[name] {
+			m.events.add(adm.HAEvent{Level: adm.HALevelWarning, Kind: adm.HAEventConfig, VM: name, Text: "vm " + name + ": " + p})
+		}
+	}
 }
 
 // isHere reports whether anything of a VM is on this node, as far as that is known.
@@ -148,22 +95,42 @@ func (m *manager) isHere(v *conf.VM) bool {
 	return slices.ContainsFunc(s.Services, func(x ha.ServiceStatus) bool { return x.Name == v.Name && x.Node == s.Self })
 }
 
-// forgetRemoved drops the VMs whose files are gone once they are stopped.
+// forgetRemoved drops the VMs whose files are gone once they are stopped. What they
+// stood in the way of is taken up.
 func (m *manager) forgetRemoved() {
+	var gone []string
 	for _, name := range sortedKeys(m.conf.kept) {
-		v := m.conf.vm(name)
-		if !m.conf.kept[name].removed || m.isHere(v) {
-			continue
+		if v := m.conf.vm(name); m.conf.kept[name].removed && m.isKnown(v) && !m.isHere(v) {
+			gone = append(gone, name)
 		}
-		c := *m.conf // status may still read the old one
-		c.vms = slices.DeleteFunc(slices.Clone(c.vms), func(x *conf.VM) bool { return x == v })
-		c.kept, c.problems = maps.Clone(c.kept), maps.Clone(c.problems)
-		delete(c.kept, name)
-		delete(c.problems, name)
-		if err := m.reconfigure(&c); err != nil {
-			m.log.Error().Str("vm", name).Err(err).Msg("its file is gone, and it can't be taken out")
-			continue
-		}
+	}
+	if len(gone) == 0 {
+		return
+	}
+	c, old := *m.conf, m.conf // status may still read the old one
+	err := c.choose(old, m.isHere, m.wall())
+	if err == nil {
+		err = m.reconfigure(&c)
+	}
+	if err != nil {
+		m.log.Error().Strs("vms", gone).Err(err).Msg("their files are gone, and they can't be taken out")
+		return
+	}
+	for _, name := range gone {
 		m.events.add(adm.HAEvent{Level: adm.HALevelInfo, Kind: adm.HAEventConfig, VM: name, Text: "vm " + name + ": it is stopped, and its file is gone: nobody looks after it here any more"})
 	}
+	m.tellLeft(old)
+}
+
+// isKnown reports whether it was looked whether a VM is here, since the start.
+func (m *manager) isKnown(v *conf.VM) bool {
+	if _, ok := m.seen[v.Name]; !ok && m.services[v.Name] != nil {
+		return false
+	}
+	for _, r := range resourcesOf(v) {
+		if _, ok := m.stores[r]; !ok {
+			return false
+		}
+	}
+	return true
 }

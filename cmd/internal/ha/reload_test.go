@@ -173,7 +173,6 @@ func TestReloadRefused(t *testing.T) {
 		want string
 	}{
 		{"the resource of a VM that runs is gone", map[string]string{"web.res": ""}, "vm web is here"},
-		{"another VM takes its disk", map[string]string{"web.vm.toml": "name = 3\n", "db.vm.toml": "name = \"db\"\nresources = [\"web\"]\n"}, "web"},
 		{"another arbiter meanwhile", map[string]string{
 			"web.vm.toml": "name = 3\n", "cluster.toml": strings.Replace(clusterFile, `"etcd"`, `"manual"`, 1),
 		}, "the arbiter can't be changed now"},

@@ -107,11 +107,14 @@ func checkFiles(settings *conf.Daemon, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stdout, "this node is in no cluster: there is no %s\n", settings.HA.ClusterFile)
 		return exitOK
 	}
-	bad := len(c.problems) > 0
+	bad := len(c.problems)+len(c.left) > 0
+	for _, f := range c.left {
+		fmt.Fprintf(stderr, "vm %s: %s\n", f.name, f.why)
+	}
 	for _, name := range sortedKeys(c.problems) {
 		fmt.Fprintf(stderr, "vm %s: %s\n", name, c.problems[name])
 	}
-	if _, err := c.coreOrLess(time.Now(), true); err != nil {
+	if _, err := c.core(time.Now()); err != nil {
 		fmt.Fprintf(stderr, "%v\n", err)
 		bad = true
 	}
@@ -153,6 +156,9 @@ func Run(ctx context.Context, o Options) error {
 func killAll(settings *conf.Daemon, log zerolog.Logger) func(context.Context) error {
 	return func(ctx context.Context) error {
 		c, err := readWhatCanBe(settings)
+		if err == nil {
+			err = c.recall(func(*conf.VM) bool { return true }, time.Now())
+		}
 		if err != nil {
 			return err
 		}

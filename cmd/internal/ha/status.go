@@ -34,7 +34,7 @@ func (m *manager) vmStatus(ctx context.Context, name string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if name != "" && c.vm(name) == nil {
+	if _, ok := c.leftFile(name); name != "" && c.vm(name) == nil && !ok {
 		return nil, c.unknownVM(name)
 	}
 	out := adm.HAVMs{Node: s.Self, VMs: []adm.HAVM{}}
@@ -44,19 +44,26 @@ func (m *manager) vmStatus(ctx context.Context, name string) (any, error) {
 		}
 		i := slices.IndexFunc(s.Services, func(x ha.ServiceStatus) bool { return x.Name == v.Name })
 		if i < 0 {
-			out.VMs = append(out.VMs, unusable(v, c))
+			out.VMs = append(out.VMs, unusable(v.Name, v.File, orElse(c.problems[v.Name], "its file can't be used")))
 			continue
 		}
 		out.VMs = append(out.VMs, m.vmLine(v, s.Services[i], now))
 	}
+	for _, f := range c.left {
+		if _, ok := c.leftFile(f.name); ok && (name == "" || name == f.name) {
+			out.VMs = append(out.VMs, unusable(f.name, f.file, f.why))
+		}
+	}
+	slices.SortStableFunc(out.VMs, func(a, b adm.HAVM) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
 }
 
 // unusable is a VM that the core was not told of.
-func unusable(v *conf.VM, c *configuration) adm.HAVM {
+func unusable(name, file, why string) adm.HAVM {
 	return adm.HAVM{
-		Name: v.Name, State: adm.VMBlocked, Target: v.TargetRole, Enabled: true, Hypervisor: v.Hypervisor, Level: adm.HALevelCritical,
-		Why: orElse(c.problems[v.Name], "its file can't be used"), Protection: "not protected", File: v.File,
+		Name: name, State: adm.VMBlocked, Enabled: true, Level: adm.HALevelCritical, SameConfig: true, Why: why,
+		Advice: "correct it on all nodes of the VM, then polluxadm reload", Protection: "not protected", File: file,
+		Nodes: []string{}, Resources: []adm.HAResource{},
 	}
 }
 
@@ -131,6 +138,9 @@ func (m *manager) clusterStatus(ctx context.Context) (any, error) {
 		},
 		Nodes: []adm.HANode{},
 	}
+	if why := c.unusableVM(); why != "" && (out.Level == adm.HALevelOK || out.Level == adm.HALevelInfo) {
+		out.Level, out.Verdict, out.Advice = adm.HALevelWarning, why, "correct its file on all nodes of the VM, then polluxadm reload"
+	}
 	if s.Arbiter.Since > 0 {
 		out.Arbiter.SinceMS = int64(now - s.Arbiter.Since)
 	}
@@ -163,6 +173,21 @@ func (m *manager) nodeLine(n ha.NodeStatus, s ha.Snapshot, cl *conf.Cluster, now
 	return out
 }
 
+// unusableVM is a sentence about a VM that the core was not told of; "": there is none.
+func (c *configuration) unusableVM() string {
+	for _, f := range c.left {
+		if _, ok := c.leftFile(f.name); ok {
+			return fmt.Sprintf("vm %s: %s", f.name, f.why)
+		}
+	}
+	for _, v := range c.vms {
+		if !c.usable(v) {
+			return fmt.Sprintf("vm %s: %s", v.Name, orElse(c.problems[v.Name], "its file can't be used"))
+		}
+	}
+	return ""
+}
+
 // vm returns the VM of a name, or nil.
 func (c *configuration) vm(name string) *conf.VM {
 	for _, v := range c.vms {
@@ -181,13 +206,6 @@ func (c *configuration) vmOf(resource string) *conf.VM {
 		}
 	}
 	return nil
-}
-
-func (c *configuration) unknownVM(name string) error {
-	return &adm.Error{
-		Exit: adm.ExitUsage, Text: fmt.Sprintf("vm %s: no file describes it", name),
-		Advice: "descriptions are read from " + strings.Join(c.settings.VMFiles, " ") + "; polluxadm vm list shows what they hold",
-	}
 }
 
 func orElse(s, other string) string {
