@@ -68,8 +68,8 @@ type Conflict struct {
 	Errs [2]error // *ParseError, at the key of VMs[i]
 }
 
-// VMConflicts finds machines of one name, disks that two machines use of which one
-// writes, and addresses that two have. Each pair is there once, in the order of vms.
+// VMConflicts finds machines of one name, disks that two machines write to, and
+// addresses that two have. Each pair is there once, in the order of vms.
 func VMConflicts(vms []*VM) []Conflict {
 	var out []Conflict
 	clash := func(a, b *VM, key, what, do string) {
@@ -81,23 +81,20 @@ func VMConflicts(vms []*VM) []Conflict {
 		}
 		out = append(out, Conflict{VMs: [2]*VM{a, b}, Errs: [2]error{text(a, b), text(b, a)}})
 	}
-	names, users, writers, holders := map[string][]*VM{}, map[string][]*VM{}, map[string][]*VM{}, map[string][]*VM{}
+	names, writers, holders := map[string][]*VM{}, map[string][]*VM{}, map[string][]*VM{}
 	for _, v := range vms {
 		for _, other := range names[v.Name] {
 			clash(other, v, "name", "it is that of", "rename one of them, or remove its file")
 		}
 		names[v.Name] = append(names[v.Name], v)
 		for _, d := range v.Disks() {
-			rivals := users[d.Export()]
 			if d.ReadOnly {
-				rivals = writers[d.Export()]
-			} else {
-				writers[d.Export()] = append(writers[d.Export()], v)
+				continue
 			}
-			for _, other := range rivals {
+			for _, other := range writers[d.Export()] {
 				clash(other, v, "resources", d.Export()+" is a disk of", "two machines on one disk destroy its file system; give each its own")
 			}
-			users[d.Export()] = append(users[d.Export()], v)
+			writers[d.Export()] = append(writers[d.Export()], v)
 		}
 		for _, ip := range v.IPs {
 			addr := ip.Address.Addr().String()

@@ -134,7 +134,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.metadataCommands()...)
 	root.AddCommand(a.adoptCommand(), a.releaseCommand())
 	root.AddCommand(a.configCommands()...)
-	root.AddCommand(a.vmCommand(), a.nodeCommand(), a.clusterCommand(), a.drillCommand())
+	root.AddCommand(a.vmCommand(), a.nodeCommand(), a.clusterCommand(), a.drillCommand(), a.reloadCommand())
 	return root
 }
 

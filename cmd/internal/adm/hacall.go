@@ -36,16 +36,21 @@ func (a *app) dialManager(ctx context.Context) (*haclient.Client, error) {
 	if err == nil {
 		return c, nil
 	}
+	cause := err
 	e := &adm.Error{Exit: adm.ExitEnvironment, Text: fmt.Sprintf("polluxha: control socket %s: %v", d.HA.Socket, err)}
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		cause = errNoManager
 		e.Text = fmt.Sprintf("polluxha is not running: nobody listens on its control socket %s", d.HA.Socket)
 		e.Advice = fmt.Sprintf("start it with: systemctl start polluxha, or by hand: polluxha --config %s. Machines that run go on without it", a.settingsPath())
 	case errors.Is(err, os.ErrPermission):
 		e.Advice = "run polluxadm as the user that polluxha runs as, normally root"
 	}
-	return nil, e
+	return nil, errors.Join(e, cause)
 }
+
+// errNoManager is the cause where nobody listens on polluxha's socket.
+var errNoManager = errors.New("polluxha is not running")
 
 // managerError is what the user is told of a conversation with polluxha that ended
 // with err.

@@ -111,13 +111,27 @@ func (a *app) clusterTokenCommand(asJSON *bool) *cobra.Command {
 				return a.printJSON(t)
 			}
 			fmt.Fprintln(a.Out, t.Token)
-			fmt.Fprintf(a.Err, "on %s, within %s: polluxadm cluster join TOKEN\n", t.Node, t.Expires.Sub(a.now()).Round(time.Minute))
+			fmt.Fprintf(a.Err, "on %s, within %s, once: polluxadm cluster join TOKEN\n", t.Node, lifetime(t.Expires.Sub(a.now())))
 			return nil
 		},
 	}
 	cmd.Flags().StringSliceVar(&args.Links, "link", nil, "IP:PORT of the new node; repeat it for further links")
 	cmd.Flags().StringVar(&args.Kind, "kind", adm.NodeData, "data, or witness: votes, has no disks")
 	return cmd
+}
+
+// lifetime is a time to come, as people say it, in whole minutes.
+func lifetime(d time.Duration) string {
+	switch m := int(d.Round(time.Minute).Minutes()); {
+	case m <= 1:
+		return "a minute"
+	case m == 60:
+		return "an hour"
+	case m >= 120 && m%60 == 0:
+		return fmt.Sprintf("%d hours", m/60)
+	default:
+		return fmt.Sprintf("%d minutes", m)
+	}
 }
 
 func (a *app) clusterJoinCommand(asJSON *bool) *cobra.Command {

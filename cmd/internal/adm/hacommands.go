@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-project/pollux/conf"
 	"github.com/pollux-project/pollux/protocol/adm"
 )
 
@@ -67,7 +69,7 @@ func (a *app) typedName(name, given, warning string) (string, error) {
 		return given, nil
 	}
 	if !isTerminalInput(a.In) {
-		return "", &adm.Error{Exit: adm.ExitRefused, Text: warning, Advice: fmt.Sprintf("if that is what you want, add: --confirm %s", name)}
+		return "", &adm.Error{Exit: adm.ExitRefused, Text: warning + " Nothing was done.", Advice: fmt.Sprintf("if that is what you want, add: --confirm %s", name)}
 	}
 	fmt.Fprintf(a.Err, "%s\nType the name of the machine to go on: ", warning)
 	line, err := bufio.NewReader(a.In).ReadString('\n')
@@ -88,6 +90,9 @@ func (a *app) managedVM(ctx context.Context, name string, v vmVerb) error {
 		adm.HAVMRestart: "runs again", adm.HAVMEnable: "is polluxha's", adm.HAVMDisable: "is left alone from now on", adm.HAVMFailover: "was taken over",
 	}[v.cmd]
 	if v.cmd == adm.HAVMFailover && !a.dryRun {
+		if err := a.mayFailOver(ctx, name, v.args.PeerIsDown); err != nil {
+			return err
+		}
 		confirm, err := a.typedName(name, v.args.Confirm, failoverWarning(name, v.args))
 		if err != nil {
 			return err
@@ -98,6 +103,22 @@ func (a *app) managedVM(ctx context.Context, name string, v vmVerb) error {
 		done = "order taken"
 	}
 	return a.order(ctx, req, v.json, fmt.Sprintf("vm %s: %s", name, done))
+}
+
+// mayFailOver refuses names that nobody has before anybody is asked to type them.
+func (a *app) mayFailOver(ctx context.Context, name, peer string) error {
+	var vms adm.HAVMs
+	if err := a.ask(ctx, adm.HARequest{Cmd: adm.HAVMStatus, VM: name}, &vms, true); err != nil {
+		return err
+	}
+	if peer == "" || len(vms.VMs) == 0 || len(vms.VMs[0].Nodes) == 0 || slices.Contains(vms.VMs[0].Nodes, peer) {
+		return nil
+	}
+	nodes := vms.VMs[0].Nodes
+	return &adm.Error{
+		Exit: adm.ExitUsage, Text: fmt.Sprintf("vm %s: --peer-is-down %s: it is not a node of this machine%s", name, peer, conf.DidYouMean(peer, nodes)),
+		Advice: "its nodes are " + strings.Join(nodes, ", "),
+	}
 }
 
 func failoverWarning(name string, o adm.HAArgs) string {
@@ -198,6 +219,9 @@ func (a *app) drillCommand() *cobra.Command {
 			if kill != "primary" {
 				return usageError("drill: --kill %s: what can be killed is: primary", orElse(kill, "(missing)"))
 			}
+			if err := a.mayFailOver(cmd.Context(), args[0], ""); err != nil {
+				return err
+			}
 			typed, err := a.typedName(args[0], confirm, fmt.Sprintf("vm %s: drill: its host is killed now, as by a power failure; its clients wait some seconds.", args[0]))
 			if err != nil {
 				return err
@@ -268,9 +292,13 @@ func oneName(command, what string) cobra.PositionalArgs {
 
 // noSubcommand is what a command does that only has others below it.
 func noSubcommand(name string) func(*cobra.Command, []string) error {
-	return func(_ *cobra.Command, args []string) error {
+	return func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return &cobraUsage{fmt.Errorf("%s: unknown command '%s'", name, args[0])}
+			var names []string
+			for _, c := range cmd.Commands() {
+				names = append(names, c.Name())
+			}
+			return &cobraUsage{fmt.Errorf("%s: unknown command '%s'%s", name, args[0], conf.DidYouMean(args[0], names))}
 		}
 		return &cobraUsage{errors.New(name + ": a command is missing")}
 	}

@@ -308,8 +308,11 @@ func haEventLine(e adm.HAEvent, p palette) string {
 		subject += ": "
 	}
 	text := e.Text // most begin with the subject already
-	for subject != "" && strings.HasPrefix(text, subject) {
-		text = strings.TrimPrefix(text, subject)
+	for subject != "" && strings.HasPrefix(strings.TrimPrefix(text, "vm "), subject) {
+		text = strings.TrimPrefix(strings.TrimPrefix(text, "vm "), subject)
+	}
+	if e.Kind == adm.HAEventAlarm && e.Level == adm.HALevelOK {
+		text = "over: " + text
 	}
 	line := fmt.Sprintf("%s  %-8s  %-8s  %s%s", e.Time.Format("2006-01-02 15:04:05.000"), e.Node, e.Kind, subject, text)
 	if e.Level == adm.HALevelWarning || e.Level == adm.HALevelCritical {
