@@ -310,6 +310,7 @@ func (r *Resource) metaDone(ev *Event) {
 	if !m.running {
 		panic(fmt.Sprintf("replication: MetaDone for volume %d of %s, but no job runs", ev.Volume, r.cfg.Name))
 	}
+	hasTerm := m.job.Term != nil
 	m.running, m.job = false, nil
 	if ev.Err != nil {
 		m.more = false
@@ -326,6 +327,8 @@ func (r *Resource) metaDone(ev *Event) {
 	}
 	if ev.TermErr != nil {
 		r.termLost(v, ev.TermErr)
+	} else if hasTerm {
+		v.termSaved()
 	}
 	if !m.more {
 		m.done = m.next - 1

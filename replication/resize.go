@@ -468,7 +468,7 @@ func (r *Resource) moveMeta(v *volume) {
 	marked := meta.MarkFullSync(v.sb)
 	marked.Encode(job.Marked)
 	v.stats.BMWrites += uint64(len(job.Pages))
-	m.move, m.running, m.forceSync = false, true, false
+	m.move, m.running, m.job, m.forceSync = false, true, job, false
 	r.emit(Action{Kind: WriteMeta, Volume: v.num, Job: job})
 }
 

@@ -243,6 +243,7 @@ type volume struct {
 	sole, soleTerm uint64 // the sole-writer mark: a generation, and the term it was written under
 	termUnknown    string
 	termDirty      bool // the copies of the record differ
+	termUnsaved    bool // termUnknown is for the state directory's copy alone, which could not be written
 }
 
 // Counters of one volume since the attach, in bytes unless they say otherwise.

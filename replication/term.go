@@ -75,6 +75,8 @@ func judgeTerm(name string, num uint16, sb *meta.Superblock, file meta.TermRecor
 		unknown = "the record on disk is older than its UUIDs: something else wrote since"
 	case !file.Exists():
 		unknown = "the state directory has lost its record"
+	case file.DeviceUUID != disk.DeviceUUID:
+		unknown = "the state directory's record is of another disk: disks were exchanged"
 	case file.Seq < disk.Seq:
 		unknown = "the state directory's record is older than the disk's: it was rolled back"
 	case file.Seq > disk.Seq+1:
@@ -93,6 +95,7 @@ func judgeTerm(name string, num uint16, sb *meta.Superblock, file meta.TermRecor
 func (r *Resource) attachTerm(v *volume, d *AttachedDisk) {
 	rec, unknown := judgeTerm(r.cfg.Name, v.num, &d.Superblock, d.Term, d.NoTermFile)
 	v.termUnknown = unknown
+	v.termUnsaved = false
 	v.termDirty = rec != d.Superblock.Term || rec != d.Term && !d.NoTermFile
 	v.sb.Term = rec
 	v.sole, v.soleTerm = rec.Sole, rec.SoleTerm
@@ -131,7 +134,7 @@ func (r *Resource) composeTerm(v *volume, job *MetaJob) {
 	rec := meta.TermRecord{
 		Seq: old.Seq, Volume: v.num, NameHash: meta.NameHash(r.cfg.Name), DeviceUUID: v.sb.DeviceUUID,
 		CurrentUUID: identity(v.uuids.Current), Term: r.terms.term, Promised: r.terms.promised,
-		Sole: v.sole, SoleTerm: v.soleTerm, Unknown: v.termUnknown != "",
+		Sole: v.sole, SoleTerm: v.soleTerm, Unknown: v.termUnknown != "" && !v.termUnsaved,
 	}
 	if rec != old || v.termDirty {
 		rec.Seq++
@@ -144,11 +147,28 @@ func (r *Resource) composeTerm(v *volume, job *MetaJob) {
 
 // termLost: the state directory could not take the record. The superblock has it,
 // so nothing that was promised is forgotten, but a roll-back of the disk would not
-// be noticed.
+// be noticed. It is tried again with each superblock, and before the next term.
 func (r *Resource) termLost(v *volume, err error) {
 	v.termDirty = true
+	v.termUnsaved = v.termUnsaved || v.termUnknown == ""
 	v.termUnknown = fmt.Sprintf("the state directory cannot be written: %v", err)
 	r.report("volume %d: %s", v.num, v.termUnknown)
+}
+
+// termSaved: both copies of the record are on disk.
+func (v *volume) termSaved() {
+	if v.termUnsaved {
+		v.termUnknown, v.termUnsaved = "", false
+	}
+}
+
+// saveTerms has the state directory's copies written that could not be before.
+func (r *Resource) saveTerms() {
+	for _, v := range r.vols {
+		if v.termUnsaved && v.hasDisk() {
+			v.storeSuperblock()
+		}
+	}
 }
 
 // replicates reports whether a write to v reaches the peer's copy now.
@@ -374,7 +394,7 @@ func (r *Resource) adopt(promised uint64, relearn bool) {
 // learnt ends the ignorance of every volume that is attached.
 func (r *Resource) learnt() {
 	for _, v := range r.vols {
-		v.termUnknown = ""
+		v.termUnknown, v.termUnsaved = "", false
 	}
 }
 

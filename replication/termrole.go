@@ -19,6 +19,7 @@ func (r *Resource) checkTerm(c *command) error {
 	case r.isUp() && r.link.Features&drbd.FeatureTerm == 0:
 		return r.peerKnowsNoTerms()
 	case (t.inUse() || r.role != drbd.Primary) && unknown != "": // a Primary without a term may be given its first
+		r.saveTerms()
 		return &RequestError{Code: 162, Text: fmt.Sprintf("%s: Failure: (162) Invalid configuration request: no promotion under a term: what this node has promised is unknown: %s: connect the peer, or have the arbiter's term promised first",
 			r.cfg.Name, unknown)}
 	case r.net.AllowTwoPrimaries:
