@@ -196,6 +196,13 @@ func (h *host) kill(programs ...string) {
 	}
 }
 
+func (h *host) signal(program string, s syscall.Signal) {
+	h.t.Helper()
+	if err := h.procs[program].Process.Signal(s); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 func (h *host) guest() *processWork { return &processWork{dir: h.dir, name: "web"} }
 
 // power cuts it: everything on the host ends.
@@ -467,6 +474,32 @@ func TestClusterGoesOnAlone(t *testing.T) {
 		t.Errorf("a crash of polluxha held I/O up for %v", p)
 	}
 	until(t, 20*time.Second, "the cluster to be well", func() string {
+		var c adm.HACluster
+		a.ask(adm.HARequest{Cmd: adm.HAClusterStatus}, &c)
+		if c.Level != adm.HALevelOK {
+			return c.Verdict
+		}
+		return ""
+	})
+
+	// Told to stop while nobody answers, it does not wait for the others' etcd.
+	for _, h := range hosts[1:] {
+		h.signal("polluxha", syscall.SIGSTOP)
+	}
+	stopping := time.Now()
+	a.signal("polluxha", syscall.SIGTERM)
+	err := a.procs["polluxha"].Wait()
+	if took := time.Since(stopping); err != nil || took > endLimit+2*time.Second {
+		t.Errorf("polluxha took %v to end: %v", took, err)
+	}
+	for _, h := range hosts[1:] {
+		h.signal("polluxha", syscall.SIGCONT)
+	}
+	a.start("polluxha", a.path("pollux.toml"))
+	if after, ok := a.guest().running(); !ok || after != before {
+		t.Errorf("the guest was %+v, is %+v", before, after)
+	}
+	until(t, 30*time.Second, "the cluster to be well again", func() string {
 		var c adm.HACluster
 		a.ask(adm.HARequest{Cmd: adm.HAClusterStatus}, &c)
 		if c.Level != adm.HALevelOK {

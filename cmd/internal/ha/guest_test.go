@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -60,14 +61,18 @@ func managerMain(settings string) int {
 	if err == nil {
 		var log zerolog.Logger
 		if log, err = service.NewLogger(os.Stderr, "debug", "console"); err == nil {
-			n := &node{settings: d, log: log, args: []string{settings}}
+			n := &node{settings: d, log: log, args: []string{settings}, protect: true}
 			n.work = func(v *conf.VM) workload {
 				if os.Getenv("POLLUX_HA_GUESTS") == "none" { // 200 processes would be what is measured
 					return &noWork{}
 				}
 				return &processWork{dir: filepath.Dir(settings), name: v.Name, nbd: d.NBD.Socket, export: v.Disks()[0].Export()}
 			}
-			err = n.run(context.Background())
+			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+			defer stop()
+			if err = n.run(ctx); err == nil {
+				return 0
+			}
 		}
 	}
 	fmt.Fprintln(os.Stderr, err)
@@ -115,7 +120,22 @@ type processWork struct{ dir, name, nbd, export string }
 
 type guestNote struct {
 	PID         int
+	Start       string // its start time: numbers of processes are used again
 	Incarnation string
+}
+
+// startOf is when a process was started, as /proc has it; "" if it has ended.
+func startOf(pid int) string {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return ""
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ") // this program's name has no such characters
+	fields := strings.Fields(rest)
+	if fields[0] == "Z" {
+		return ""
+	}
+	return fields[19] // field 22 of proc(5)
 }
 
 func (p *processWork) note() string   { return filepath.Join(p.dir, "run", p.name+".guest") }
@@ -127,8 +147,8 @@ func (p *processWork) running() (guestNote, bool) {
 	if err != nil || json.Unmarshal(b, &n) != nil {
 		return n, false
 	}
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.PID))
-	return n, err == nil && !strings.Contains(string(stat), ") Z ")
+	start := startOf(n.PID)
+	return n, start != "" && start == n.Start
 }
 
 func (p *processWork) check(context.Context) error { return nil }
@@ -144,7 +164,7 @@ func (p *processWork) start(_ context.Context, incarnation string) error {
 		return err
 	}
 	go cmd.Wait() //nolint:errcheck // only so that no zombie is left
-	b, err := json.Marshal(guestNote{cmd.Process.Pid, incarnation})
+	b, err := json.Marshal(guestNote{cmd.Process.Pid, startOf(cmd.Process.Pid), incarnation})
 	if err != nil {
 		return err
 	}

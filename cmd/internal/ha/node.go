@@ -117,7 +117,7 @@ func (n *node) serve(ctx context.Context) error {
 		err = n.wait(ctx, m)
 		n.set(nil, false)
 		if m != nil {
-			m.stop()
+			n.end(ctx, m)
 		}
 		if err == nil && n.retire.Swap(false) {
 			err = n.leftover()
@@ -132,6 +132,30 @@ func (n *node) serve(ctx context.Context) error {
 		n.notify(sd.SdNotifyStopping)
 	}
 	return nil
+}
+
+// endLimit is how long the end of the process waits for its parts, our own. etcd
+// waits up to half a minute for members that do not answer; whatever is worth it is on
+// disk, as a crash at this moment has to be harmless too.
+const endLimit = 2 * time.Second
+
+// end stops the member. A process that goes on afterwards waits for all of it: the
+// next member needs the same ports and files.
+func (n *node) end(ctx context.Context, m *member) {
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		m.stop()
+	}()
+	var late <-chan time.Time
+	if ctx.Err() != nil && n.protect {
+		late = time.After(endLimit)
+	}
+	select {
+	case <-stopped:
+	case <-late:
+		n.log.Warn().Dur("waited", endLimit).Msg("polluxha ends without waiting any longer for its parts: other members of etcd don't answer")
+	}
 }
 
 // become starts the member that the files describe; nil if there is no cluster.

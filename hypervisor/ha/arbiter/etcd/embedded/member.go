@@ -154,8 +154,13 @@ func (m *Member) Failed() <-chan error { return m.failed }
 // fits etcd.Config.Member.
 func (m *Member) Complaint() string { return m.syncs.complaint() }
 
-// closeLimit is how long a member may take to end: it hands leadership over first.
-const closeLimit = 15 * time.Second
+// How long a member may take to end, our own. A leader hands over first, which takes
+// some ten milliseconds; etcd itself waits for seven seconds for a successor that
+// does not answer, as when all members are stopped together.
+const (
+	handoverLimit = time.Second
+	closeLimit    = 15 * time.Second
+)
 
 // Close ends the member. A leader hands over first.
 func (m *Member) Close() error {
@@ -168,6 +173,12 @@ func (m *Member) Close() error {
 			defer close(ended)
 			m.etcd.Close()
 		}()
+		select {
+		case <-ended:
+			return
+		case <-time.After(handoverLimit):
+			m.etcd.Server.HardStop() // ends every wait in Close
+		}
 		select {
 		case <-ended:
 		case <-time.After(closeLimit):
