@@ -188,6 +188,8 @@ func (r *Resource) runCommand(c *command) {
 		r.runInvalidate(c)
 	case CmdOutdate:
 		r.runOutdate(c)
+	case CmdFailsafe, CmdFailsafeOver:
+		r.finish(c, r.failsafe(c.Kind == CmdFailsafe))
 	case CmdSetOptions:
 		r.runSetOptions(c)
 	case CmdSetHandlers:

@@ -47,6 +47,7 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 		}
 		return
 	}
+	left := r.tearingDown
 	if r.tearingDown && reason != drbd.Disconnecting {
 		reason, err = drbd.TearDown, nil
 	}
@@ -87,6 +88,7 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 		text = err.Error()
 	}
 	r.setConn(reason, text)
+	r.stoodBack()
 	r.failNetwork()
 	for _, v := range r.vols {
 		if v.hasDisk() {
@@ -94,6 +96,7 @@ func (r *Resource) connectionLost(reason drbd.ConnState, err error) {
 		}
 	}
 	r.cancelCommand()
+	r.goWithoutPeer(left)
 	r.startFencing()
 	if reason == drbd.Disconnecting || !r.wantConnect {
 		r.standAlone()

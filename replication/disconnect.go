@@ -33,6 +33,9 @@ func (r *Resource) runDisconnect(c *command) {
 			c.phase = phaseCheck
 			return
 		}
+		if c.outdated == 0 && r.mayLeaveBehind() {
+			c.outdated = 2
+		}
 		r.askDisconnect(c)
 	case phaseAsk:
 		if c.reply == 0 {
@@ -40,6 +43,9 @@ func (r *Resource) runDisconnect(c *command) {
 		}
 		switch {
 		case c.reply >= SSSuccess || c.Force:
+			if c.reply < SSSuccess {
+				c.outdated = 0
+			}
 			r.disconnectGranted(c)
 		case c.reply == SSPrimaryNOP && c.outdated == 0:
 			c.outdated = 2
@@ -75,6 +81,10 @@ func (r *Resource) askDisconnect(c *command) {
 }
 
 func (r *Resource) disconnectGranted(c *command) {
+	if c.outdated == 2 && r.mayLeaveBehind() {
+		r.leave(c)
+		return
+	}
 	for _, v := range r.vols {
 		ns := v.st
 		switch {

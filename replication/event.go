@@ -287,6 +287,8 @@ const (
 	CmdSetHandlers    // Handlers: which are configured from now on
 	CmdFreeze         // the failover manager has all I/O of this Primary wait
 	CmdThaw           // until this, or a new term
+	CmdFailsafe       // the failover manager has this Primary ask its peer to stand back
+	CmdFailsafeOver   // and takes that back
 	CmdLease          // LeaseMS: how long the manager's lease lasts from now on; 0: none is told
 )
 

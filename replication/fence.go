@@ -76,13 +76,13 @@ func (r *Resource) handlerDone(ev *Event) {
 		r.report("fence-peer ended with %d, which says nothing: the peer was connected meanwhile", ev.ExitCode)
 		r.startFencing()
 	default:
-		r.fenced(ev.ExitCode)
+		r.fenced(ev.ExitCode, "fence-peer handler")
 	}
 	r.continueAfterFence()
 }
 
 // fenced draws the consequences of the handler's exit code.
-func (r *Resource) fenced(code int) {
+func (r *Resource) fenced(code int, by string) {
 	best := drbd.Diskless
 	for _, v := range r.vols {
 		best = max(best, v.st.Disk)
@@ -106,7 +106,7 @@ func (r *Resource) fenced(code int) {
 		default:
 			continue
 		}
-		r.setState(v, ns, "fence-peer handler")
+		r.setState(v, ns, by)
 	}
 	if !r.peerIsOut() {
 		r.report("fence-peer ended with %d: the peer is not fenced", code)

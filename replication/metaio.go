@@ -97,7 +97,7 @@ func (v *volume) fill(clean bool) {
 	v.sb.UUIDs = v.uuids
 	v.sb.LASize = v.durableSize()
 	v.sb.Flags = FlagsOf(v.st, v.sb.Flags, v.crashed)
-	if v.leaving {
+	if v.leaving || v.standsBack {
 		v.sb.Flags &^= meta.MDFWasUpToDate
 	}
 	v.sb.Unclean = !clean

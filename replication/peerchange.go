@@ -110,6 +110,10 @@ func (r *Resource) receivedConnRequest(cmd drbd.Command, b []byte) error {
 		}
 	}
 	r.tearingDown = true
-	r.setTimer(timerHandshake, Tick(r.net.PingTimeoutMS))
+	limit := Tick(r.net.PingTimeoutMS)
+	if r.role == drbd.Primary && r.sharesTerm() {
+		limit += leaverMS
+	}
+	r.setTimer(timerHandshake, limit)
 	return nil
 }

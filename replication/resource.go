@@ -165,8 +165,10 @@ type volume struct {
 	usable    drbd.Sector
 	blockSize uint32
 	crashed   bool // crashed primary
-	negDisk   drbd.DiskState
-	negPdsk   drbd.DiskState
+	// standsBack: the superblock says Outdated while the connection lasts; see standback.go.
+	standsBack bool
+	negDisk    drbd.DiskState
+	negPdsk    drbd.DiskState
 
 	grow *growth // a change of size under way, or nil
 	// growPending: this node has grown by its operator's wish, the peer's answer

@@ -37,6 +37,9 @@ type TermSnapshot struct {
 	Unknown        string // why there is no promotion under a term
 	Frozen         string // why I/O is frozen
 	Held           bool   // by the failover manager
+	StandsBack     bool   // as Secondary: its copy is Outdated as soon as the connection ends, on disk
+	AsksPeer       bool   // as Primary: to stand back
+	PeerStandsBack bool   // and it does
 	Lease          bool   // the manager has told one, and
 	LeaseOver      bool   // it has ended
 }
@@ -140,6 +143,7 @@ func (r *Resource) Term() TermSnapshot {
 	return TermSnapshot{
 		Term: t.term, Promised: t.promised, Owned: t.owned, Sole: t.sole, Override: t.override,
 		Marked: r.marked(), Unknown: r.termUnknown(), Frozen: t.frozen,
+		StandsBack: t.standing.stored, AsksPeer: t.standing.asks != 0, PeerStandsBack: r.isUp() && r.peerStandsBack(false),
 		Held: t.held, Lease: t.lease != 0, LeaseOver: r.leaseIsOver(),
 	}
 }

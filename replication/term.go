@@ -29,6 +29,8 @@ type terms struct {
 	lease    Tick // when the manager's lease ends; 0: none was told
 	silent   bool // it has ended, the peer has said nothing since, and I/O waits for it
 
+	standing standing
+
 	// Of this connection.
 	peer    drbd.TermPacket // what the peer has stated
 	stated  drbd.TermPacket // and what this node has
@@ -299,7 +301,10 @@ func (r *Resource) stateTerm() {
 	}
 	p := drbd.TermPacket{Promised: t.promised}
 	if r.role == drbd.Primary {
-		p.Term = t.term
+		p.Term, p.Ask = t.term, t.standing.asks
+	} else if t.standing.stored {
+		p.Flags |= drbd.TermStandsBack
+		p.Ask = t.standing.answers
 	}
 	if r.termUnknown() == "" {
 		p.Flags |= drbd.TermKnown
@@ -354,6 +359,14 @@ func (r *Resource) receivedTerm(b []byte) error {
 		r.giveUp("this Primary writes under term %d, as its operator wants, and the peer has promised term %d: demote one of the two", t.term, t.promised)
 	case r.termOver():
 		return fmt.Errorf("the peer has promised term %d, this Primary writes under term %d", p.Promised, t.term)
+	case r.role != drbd.Primary:
+		ask := p.Ask
+		if p.Term == 0 {
+			ask = 0
+		}
+		r.heedAsk(ask)
+	case r.tearingDown:
+		r.goWithoutPeer(true)
 	}
 	return nil
 }
@@ -388,7 +401,11 @@ func (r *Resource) adopt(promised uint64, relearn bool) {
 		r.termState(v)
 	}
 	t.storing++
-	r.whenAllStored((*volume).storeSuperblock, func() { t.storing-- })
+	r.whenAllStored((*volume).storeSuperblock, func() {
+		if t.storing--; t.standing.stored {
+			r.stateTerm() // under the new term, too
+		}
+	})
 }
 
 // learnt ends the ignorance of every volume that is attached.

@@ -76,6 +76,7 @@ func (r *Resource) disown() {
 	t := &r.terms
 	t.owned, t.sole, t.override, t.abandon, t.frozen = false, false, false, false, ""
 	t.held, t.lease, t.silent = false, 0, false
+	t.standing.asks = 0
 }
 
 // withoutPeer is the state of v if the arbiter has named this node the only

@@ -64,7 +64,7 @@
 //	 0  u64  term of the sender's writes, 0 if it is not Primary
 //	 8  u64  promised: it accepts no writes of a lower one
 //	16  u32  flags
-//	20  u32  0
+//	20  u32  number of a question, or of what is answered
 //
 // The digest of data covers the data alone. Digests are as Linux's crypto API
 // makes them (NewDigest); that of crc32c is little-endian.

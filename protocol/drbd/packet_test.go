@@ -247,7 +247,7 @@ func drawPacket(t *rapid.T) (drbd.Command, drbd.Packet) {
 		}},
 		{drbd.CmdTerm, func() drbd.Packet {
 			p := u64("promised")
-			return &drbd.TermPacket{Term: p / 2, Promised: p, Flags: u32("flags")}
+			return &drbd.TermPacket{Term: p / 2, Promised: p, Flags: u32("flags"), Ask: u32("ask")}
 		}},
 		{drbd.CmdConnectionFeatures, func() drbd.Packet {
 			return &drbd.Features{Min: u32("min"), Flags: u32("flags"), Max: u32("max")}

@@ -29,7 +29,7 @@ const settleMS = 300
 //	set a current=C1 bitmap=B1+p history=D1,E1 flags=consistent,crashed dirty=3 | verdict
 //	fence a code=4 [after=1000] | barrier-ack to=a barrier=7 set_size=1 | run | state | check
 //	promise a term=7 | primary a term=7 [sole] | primary a vote | resume-io a, and see term.go
-//	freeze a | thaw a | lease a lasts=500
+//	freeze a | thaw a | lease a lasts=500 | failsafe a | failsafe-over a
 func RunScript(t *testing.T, path string) {
 	s := &script{}
 	runGolden(t, path, func(d *directive) string {
@@ -187,6 +187,7 @@ var scriptCommands = map[string]replication.CommandKind{
 	"outdate": replication.CmdOutdate, "open": replication.CmdOpen, "close": replication.CmdClose, "connect": replication.CmdConnect,
 	"suspend-io": replication.CmdSuspendIO, "resume-io": replication.CmdResumeIO, "new-current-uuid": replication.CmdNewCurrentUUID,
 	"verify": replication.CmdVerify, "freeze": replication.CmdFreeze, "thaw": replication.CmdThaw, "lease": replication.CmdLease,
+	"failsafe": replication.CmdFailsafe, "failsafe-over": replication.CmdFailsafeOver,
 	"resize": replication.CmdResize,
 }
 

@@ -22,7 +22,7 @@ var termFeature = feature{
 		}
 	},
 	troubles: []*trouble{
-		{"failover", 6, func(s *sim, n *Node) {
+		{"failover", 5, func(s *sim, n *Node) {
 			if s.arbiter != nil {
 				s.takeOver(n)
 			}
@@ -41,7 +41,7 @@ var termFeature = feature{
 				})
 			}
 		}},
-		{"stop the process for a while", 4, func(s *sim, n *Node) {
+		{"stop the process for a while", 3, func(s *sim, n *Node) {
 			if s.arbiter != nil && n.alive {
 				n.asleep = s.w.now + 1_000_000 + s.w.jitter(4_000_000)
 				if s.w.chance(0.7) {
@@ -61,12 +61,24 @@ var termFeature = feature{
 				}
 			})
 		}},
-		{"the manager tells its lease", 3, func(s *sim, n *Node) {
+		{"the manager tells its lease", 2, func(s *sim, n *Node) {
 			if s.arbiter != nil {
 				n.Command(replication.Command{Kind: replication.CmdLease, LeaseMS: uint64(s.w.pick(3000))}, nil)
 			}
 		}},
-		{"another program writes the metadata", 3, func(s *sim, n *Node) {
+		{"the arbiter is away, and the peer is asked to stand back for a while", 4, func(s *sim, n *Node) {
+			if s.arbiter == nil {
+				return
+			}
+			n.Command(replication.Command{Kind: replication.CmdFailsafe}, nil)
+			life := n.life
+			s.w.after(s.w.jitter(2_000_000), func() {
+				if n.life == life {
+					n.Command(replication.Command{Kind: replication.CmdFailsafeOver}, nil)
+				}
+			})
+		}},
+		{"another program writes the metadata", 2, func(s *sim, n *Node) {
 			if s.arbiter != nil {
 				n.Kill(s.w.chance(0.5), 0.5)
 				s.w.terms.foreign(n)
@@ -162,6 +174,10 @@ func (s *sim) manage(n *Node) {
 		})
 	case !t.Sole && !t.Marked && s.w.paired():
 		s.share(n)
+	case t.Sole && t.Marked && !s.w.paired(): // the peer has stood back: the record is brought up to date
+		s.ask(n, func(a *arbiter) (replication.Command, bool) {
+			return s.grant(n, only(n)), a.owner == n.id && a.inSync == [2]bool{true, true} && a.swap(a.term, n.id, only(n))
+		})
 	}
 }
 
@@ -215,6 +231,11 @@ func (s *sim) granted(n *Node, c replication.Command) {
 func (s *sim) takeOver(n *Node) {
 	if s.healing || !n.alive || n.res.Role() == drbd.Primary {
 		return
+	}
+	for i := range n.Vols {
+		if n.state(i).Disk < drbd.Consistent {
+			return // no manager asks for a copy that is known to be stale
+		}
 	}
 	inSync := only(n)
 	if peer := s.w.Nodes[1-n.id]; s.w.paired() && peer.res.Role() != drbd.Primary && s.w.chance(0.8) {
@@ -271,6 +292,14 @@ func (t *termModel) saw(n *Node, snap *replication.TermSnapshot) {
 	if snap.Owned && snap.Term <= t.taken[n.id] && !snap.Sole && !snap.Marked && !snap.Override {
 		t.shared[n.id] = max(t.shared[n.id], snap.Term)
 	}
+}
+
+// outdatedOnDisk reports whether a node's superblock says that its copy is Outdated:
+// it is not promoted before it has met the Primary again.
+func (n *Node) outdatedOnDisk(vol int) bool {
+	v := n.Vols[vol]
+	sb, err := meta.DecodeSuperblock(v.meta.durableAt(v.layout.Superblock))
+	return err == nil && sb.Flags&meta.MDFWasUpToDate == 0
 }
 
 // foreign is a program without terms that writes the superblocks of a dead node.
@@ -384,7 +413,7 @@ func (t *termModel) acknowledged(n *Node, q *Request) {
 		if m.powerCut[x.id] > q.start {
 			continue // it had it, perhaps, and never was asked to flush it
 		}
-		if t.arbiter.inSync[x.id] && !holds(x) {
+		if t.arbiter.inSync[x.id] && !holds(x) && !x.outdatedOnDisk(q.Vol) {
 			t.w.fail("%s: write %d was answered under term %d, but node %s lacks it, whose copy counts under term %d", n.name, q.ID, snap.Term, x.name, t.arbiter.term)
 			return
 		}

@@ -98,7 +98,7 @@ func termText(t replication.TermSnapshot) string {
 	for _, w := range []struct {
 		word string
 		on   bool
-	}{{"owned", t.Owned}, {"sole", t.Sole}, {"override", t.Override}, {"marked", t.Marked}} {
+	}{{"owned", t.Owned}, {"sole", t.Sole}, {"override", t.Override}, {"marked", t.Marked}, {"stands-back", t.StandsBack}, {"peer-stands-back", t.PeerStandsBack}} {
 		if w.on {
 			s += " " + w.word
 		}

@@ -109,6 +109,12 @@ func (w *World) packetText(h drbd.Header, payload []byte) string {
 		return fmt.Sprintf(" d=%d u=%d c=%d", p.DSize, p.USize, p.CSize)
 	case *drbd.TermPacket:
 		s := fmt.Sprintf(" term=%d promised=%d", p.Term, p.Promised)
+		if p.Ask != 0 {
+			s += fmt.Sprintf(" ask=%d", p.Ask)
+		}
+		if p.Flags&drbd.TermStandsBack != 0 {
+			s += " stands-back"
+		}
 		if p.Flags&drbd.TermKnown == 0 {
 			s += " unknown"
 		}
