@@ -13,7 +13,7 @@ func (r *Resource) context(v *volume) StateContext {
 	ctx := StateContext{
 		Fencing: r.termFencing(v.opts.Fencing), OnNoDataSuspend: r.cfg.NoDataSuspend, AllowTwoPrimaries: r.net.AllowTwoPrimaries,
 		DeviceOpen: r.opens > 0, HasVerifyAlg: r.net.VerifyAlg != "", Version: r.link.Version,
-		StateSent: r.stateSent, HandshakeDone: true,
+		StateSent: r.stateSent, HandshakeDone: true, PeerUnheard: v.peerSays == drbd.RoleUnknown,
 		NegotiatedDisk: v.worth(), NegotiatedPdsk: v.negPdsk, // A Secondary has shown nothing: its disk goes on as if attached unconnected.
 		ExposedUUIDMatches: !r.isStale(v, v.uuids.Current),
 	}
@@ -109,7 +109,9 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 	if hasNoData(ns) && !hasNoData(os) {
 		r.emit(Action{Kind: RunHandler, Volume: v.num, Name: "pri-on-incon-degr"})
 	}
-	if LostContact(os, ns) && v.uuids.Bitmap == 0 {
+	ctx := r.context(v)
+	undecided := ctx.peerUndecided(ns)
+	if LostContact(os, ns) && v.uuids.Bitmap == 0 && !undecided {
 		if r.suspFen {
 			r.fencePending = true // the new UUID waits for the fence
 		} else {
@@ -117,7 +119,7 @@ func (r *Resource) afterState(v *volume, os, ns drbd.State) {
 		}
 	}
 	r.goOnAlone(v)
-	if servesAlone(ns) && !servesAlone(os) && v.uuids.Bitmap == 0 {
+	if servesAlone(ns) && !servesAlone(os) && v.uuids.Bitmap == 0 && !undecided {
 		r.newCurrent(v) // a diskless peer writes here alone; it adopts this UUID
 	}
 	if ns.Conn < drbd.Connected && os.Conn >= drbd.Connected || ns.Conn == drbd.Connected && os.Conn > drbd.Connected {
@@ -410,6 +412,7 @@ func (r *Resource) attached(ev *Event) {
 	v.storeAll()
 	r.emit(Action{Kind: CommandDone, Tag: ev.Tag})
 	r.enforceTerm()
+	r.diskIsBack()
 }
 
 // servesUnconnected begins a generation if a Primary that has lost disk and peer

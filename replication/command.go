@@ -298,10 +298,7 @@ func (r *Resource) runConnect(c *command) {
 		r.finish(c, &RequestError{Code: 123, Text: fmt.Sprintf("%s: Failure: (123) --discard-my-data not allowed when primary: run `polluxadm secondary %s` first", r.cfg.Name, r.cfg.Name)})
 		return
 	}
-	r.wantConnect = true
-	r.splitBrain, r.lastError = "", ""
-	r.setConn(drbd.Unconnected, "connect")
-	r.maybeConnect()
+	r.connect("connect")
 	r.finish(c, nil)
 }
 

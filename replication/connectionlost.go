@@ -143,10 +143,32 @@ func (r *Resource) maybeConnect() {
 }
 
 func (r *Resource) standAlone() {
-	r.wantConnect = false
+	r.wantConnect, r.awaitsDisk = false, false
 	r.emit(Action{Kind: StopConnecting})
 	r.setConn(drbd.StandAlone, "disconnected")
 	r.commandStep()
+}
+
+// diskIsBack has a node look for its peer that has given it up as a diskless Primary:
+// its own disk has the data now, or it is Primary no more.
+func (r *Resource) diskIsBack() {
+	if !r.awaitsDisk || r.conn != drbd.StandAlone {
+		return
+	}
+	for _, v := range r.vols {
+		if r.role == drbd.Primary && !v.hasDisk() {
+			return
+		}
+	}
+	r.connect("the disk is back")
+}
+
+// connect has the node look for its peer.
+func (r *Resource) connect(reason string) {
+	r.wantConnect, r.awaitsDisk = true, false
+	r.splitBrain, r.lastError = "", ""
+	r.setConn(drbd.Unconnected, reason)
+	r.maybeConnect()
 }
 
 // failNetwork ends the peer's part of all requests: whatever its disk may lack

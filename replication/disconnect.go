@@ -13,6 +13,7 @@ func (r *Resource) runDisconnect(c *command) {
 	switch c.phase {
 	case phaseBegin, phaseCheck:
 		if r.conn == drbd.StandAlone {
+			r.awaitsDisk = false
 			r.finish(c, nil)
 			return
 		}

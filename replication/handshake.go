@@ -237,11 +237,13 @@ func (r *Resource) receivedUUIDs(v *volume, b []byte) error {
 	}
 	diskless := v.st.Disk < drbd.Inconsistent && v.st.Disk != drbd.Negotiating
 	if r.role == drbd.Primary && diskless && v.exposed != 0 && v.exposed&^1 != p.Current&^1 {
-		if v.handshakeDone && v.st.Pdsk == drbd.UpToDate {
+		if v.handshakeDone && v.st.Pdsk == drbd.UpToDate || r.begunForUs(v) {
 			v.exposed = p.Current // our only copy moved on to a new generation
 			return nil
 		}
-		r.giveUp("volume %d: this diskless Primary used data of generation %016X, the peer has %016X: connect the node that holds the data, or demote this one", v.num, v.exposed, p.Current)
+		r.giveUp("volume %d: this diskless Primary used data of generation %016X, the peer has %016X: connect the node that holds the data; this one looks for its peer again by itself once its disk is attached, or it is demoted",
+			v.num, v.exposed, p.Current)
+		r.awaitsDisk = true
 		return nil
 	}
 	if r.role == drbd.Primary && diskless {
@@ -257,6 +259,16 @@ func (r *Resource) receivedUUIDs(v *volume, b []byte) error {
 		v.storeAll()
 	}
 	return nil
+}
+
+// begunForUs reports whether the peer has begun its generation for this diskless
+// Primary, which lost the connection before it heard of that: the generation follows
+// the one that was used here, and the peer, which has promised no term above this
+// owner's, was written by nobody else since.
+func (r *Resource) begunForUs(v *volume) bool {
+	t := &r.terms
+	return t.owned && !t.override && t.peer.Flags&drbd.TermKnown != 0 && t.peer.Promised <= t.term &&
+		identity(v.peerUUIDs.Bitmap) == identity(v.exposed)
 }
 
 // receivedState is drbd84-protocol, 4.6; the numbers are its steps.
@@ -382,7 +394,10 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 	}
 	r.peerRole, r.peerFrozen = ps.Role, ps.SuspFen
 	v.handshakeDone = true
+	decided := false
 	if ps.Conn >= drbd.Connected {
+		ctx := r.context(v)
+		decided = ctx.peerUndecided(os)
 		v.peerSays = ps.Role
 	}
 	if os.Conn > drbd.WFReportParams && ns.Conn > drbd.Connected && os.Conn != ns.Conn &&
@@ -391,6 +406,9 @@ func (r *Resource) receivedState(v *volume, word uint32) error {
 		r.announceAndSet(v, ns, "the peer's state")
 	} else {
 		r.setState(v, ns, "the peer's state")
+	}
+	if decided && servesAlone(v.st) && v.uuids.Bitmap == 0 {
+		r.newCurrent(v) // from now on a diskless peer writes here alone
 	}
 	if os.Conn == drbd.WFReportParams {
 		r.handshakeOver()

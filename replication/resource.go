@@ -87,13 +87,16 @@ type Resource struct {
 	integrity     string // of the data that this node sends, "" for none
 	integritySize int    // bytes of a digest by it
 	wantConnect   bool   // the operator wants a connection
-	stateSent     bool   // our first P_STATE of this connection is out
-	gotProtocol   bool
-	peerNet       drbd.ProtocolPacket
-	unsettled     bool // the last connection left epochs that are not stable here
-	settling      []syncWait
-	tearingDown   bool // the peer's disconnect is granted; it will close
-	lostAt        Tick // when the connection was lost
+	// awaitsDisk: StandAlone since the peer's copy is not the one that this diskless
+	// Primary uses. With its own disk, or demoted, it looks for the peer again.
+	awaitsDisk  bool
+	stateSent   bool // our first P_STATE of this connection is out
+	gotProtocol bool
+	peerNet     drbd.ProtocolPacket
+	unsettled   bool // the last connection left epochs that are not stable here
+	settling    []syncWait
+	tearingDown bool // the peer's disconnect is granted; it will close
+	lostAt      Tick // when the connection was lost
 
 	req   requests
 	peer  peerRequests

@@ -216,5 +216,6 @@ func (r *Resource) demote(c *command) {
 	for _, v := range r.vols {
 		r.announce(v, false)
 	}
+	r.diskIsBack()
 	r.whenAllStored((*volume).storeSuperblock, r.finishing(c))
 }

@@ -116,6 +116,9 @@ type StateContext struct {
 	StateSent              bool // our first P_STATE of this connection is sent
 	HandshakeDone          bool // and every volume has finished its handshake
 
+	// PeerUnheard: no P_STATE of this connection has said Connected. See peerUndecided.
+	PeerUnheard bool
+
 	// For a disk that was Negotiating when the connection broke: what
 	// DiskStateAtAttach said, and whether its data is what the application
 	// saw last (exposed data UUID equals the current UUID).
@@ -127,12 +130,13 @@ type StateContext struct {
 // from it (drbd84-protocol, 4.3, in that order). Sanitizing the result again
 // changes nothing.
 //
-// It differs from the kernel in two cases. If a disk failure ends a resync (or
+// It differs from the kernel in three cases. If a disk failure ends a resync (or
 // Ahead/Behind) early, the copy that was to be brought up to date becomes
 // Inconsistent, where the kernel would call an Outdated one UpToDate: a
 // diskless Primary would read old data from it. And a copy that becomes
 // Inconsistent during an online verify (on-io-error pass_on) ends it, where the
-// kernel would call that copy UpToDate again.
+// kernel would call that copy UpToDate again. And an Outdated copy becomes UpToDate
+// for a diskless Primary only when that has accepted its generation.
 func Sanitize(ctx StateContext, old, s drbd.State) drbd.State {
 	if s.Conn < drbd.Connected { // 1
 		s.PeerISP = false
@@ -156,7 +160,10 @@ func Sanitize(ctx StateContext, old, s drbd.State) drbd.State {
 		s = dropDependency(s)
 	}
 	if s.Conn >= drbd.Connected && s.Conn < drbd.Ahead { // 5
-		s.Disk, s.Pdsk = freshWhenConnected(s.Disk), freshWhenConnected(s.Pdsk)
+		if !ctx.peerUndecided(s) {
+			s.Disk = freshWhenConnected(s.Disk)
+		}
+		s.Pdsk = freshWhenConnected(s.Pdsk)
 	}
 	s = clampDisks(s)                                                                      // 6
 	if ctx.Fencing == FencingResourceAndStonith && needsFencing(s) && !needsFencing(old) { // 7
@@ -189,6 +196,13 @@ func abortResync(s drbd.State) drbd.State {
 	}
 	s.Conn = drbd.Connected
 	return s
+}
+
+// peerUndecided reports whether a diskless Primary has not said yet that it uses this
+// copy: it looks at the generations first, and may refuse them. Until then no generation
+// begins here for it, and a copy that may be stale counts for no more than before.
+func (ctx *StateContext) peerUndecided(s drbd.State) bool {
+	return ctx.PeerUnheard && s.Conn == drbd.Connected && s.Role != drbd.Primary && s.Peer == drbd.Primary && s.Pdsk <= drbd.Failed
 }
 
 // freshWhenConnected is d after the handshake: whether the data is fresh is
@@ -306,7 +320,7 @@ func ValidState(ctx StateContext, s drbd.State) StateCode {
 		return SSNoRemoteDisk
 	case s.Conn > drbd.Connected && s.Disk < drbd.UpToDate && s.Pdsk < drbd.UpToDate:
 		return SSNoUpToDateDisk
-	case s.Disk == drbd.Outdated && outdateRefused(s.Conn):
+	case s.Disk == drbd.Outdated && outdateRefused(s.Conn) && !ctx.peerUndecided(s):
 		return SSConnectedOutdates
 	case verify && !ctx.HasVerifyAlg:
 		return SSNoVerifyAlg
