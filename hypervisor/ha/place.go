@@ -15,7 +15,7 @@ func (c *Core) localProblem(s *service) string {
 	case c.isStandby(c.self):
 		return c.self + " is standby"
 	case s.failed:
-		return "its restarts on " + c.self + " are used up"
+		return c.usedUp(s)
 	}
 	for _, r := range s.res {
 		switch {

@@ -16,7 +16,7 @@ func (c *Core) mayTake(s *service, w *Wish) bool {
 		s.say(Info, c.self+" is standby", "polluxadm node online "+c.self)
 		return false
 	case s.failed:
-		s.say(Critical, "its restarts on this node are used up", "polluxadm vm start "+s.name)
+		s.say(Critical, c.usedUp(s), "find out why, then: polluxadm vm start "+s.name)
 		return false
 	case s.notReady != "":
 		s.say(Critical, s.notReady, "")
@@ -87,6 +87,9 @@ func (c *Core) claimable(s *service, r *resource) (set []string, v verdict) {
 		return no(Info, "", "%s is connected, and Primary", peer)
 	case (r.known.behind || rec.Term == 0) && equal:
 		return both, verdict{}
+	case c.isFilling(r):
+		c.wake(s, r.known.since+c.cfg.Timing.Deadtime)
+		return no(Info, "", "the arbiter has term %d, and term %d is promised: it is filled once both copies are connected and equal", rec.Term, c.promisedTerm(r))
 	case r.known.behind:
 		return no(Critical, "connect "+peer, "the arbiter knows less than the copies (it was restored, or lost its state): it has term %d, term %d is promised; nobody knows who wrote last until both copies are connected and equal", rec.Term, c.promisedTerm(r))
 	case rec.Term == 0:

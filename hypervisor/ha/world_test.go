@@ -96,6 +96,7 @@ type arb struct {
 	up      bool
 	records map[string]arbiter.Record
 	leases  map[string]*leaseOf
+	voters  int
 }
 
 type leaseOf struct {
@@ -538,7 +539,7 @@ func (a *arb) answer(now Tick, node string, o Order) Event {
 	case Resign:
 		delete(a.leases, node)
 	case Observe:
-		v := arbiter.View{}
+		v := arbiter.View{Voters: a.voters}
 		for _, n := range o.Resources {
 			v.Records = append(v.Records, a.record(n))
 		}
