@@ -55,9 +55,6 @@ func (c *Config) validateNodes(bad complain) {
 		if !n.Witness {
 			data++
 		}
-		if c.Arbiter == ArbiterFence && !n.Witness && !n.Fence {
-			bad("node %s: the arbiter is \"fence\" and no fence agent is configured for it: add a [[fence]] table, or choose another arbiter", n.Name)
-		}
 	}
 	if c.node(c.Self) == nil {
 		bad("node %s: the cluster file does not list this node: join the cluster, or correct the name", c.Self)
@@ -65,7 +62,9 @@ func (c *Config) validateNodes(bad complain) {
 	switch c.Arbiter {
 	case ArbiterEtcd, ArbiterWitness, ArbiterManual:
 	case ArbiterFence:
-		if data != 2 {
+		// One is a cluster that is being made. Where an agent is missing nothing is
+		// confirmed, so nobody takes over; the cluster's file is told of that.
+		if data > 2 {
 			bad("arbiter \"fence\": it works with two data nodes, and there are %d: use etcd or a witness", data)
 		}
 	default:

@@ -16,7 +16,10 @@ func TestValidate(t *testing.T) {
 		{"a node twice", func(c *Config) { c.Nodes = append(c.Nodes, Node{Name: "a"}) }, "node a: it is listed twice"},
 		{"a name of the arbiter's", func(c *Config) { c.Nodes[2].Name = "_w" }, "does not begin with"},
 		{"no such arbiter", func(c *Config) { c.Arbiter = "raft" }, "want etcd, witness, fence or manual"},
-		{"fence without an agent", func(c *Config) { c.Arbiter, c.Nodes[1].Fence = ArbiterFence, false }, "node b: the arbiter is \"fence\" and no fence agent"},
+		{"fence without an agent for a node", func(c *Config) { c.Arbiter, c.Nodes[1].Fence = ArbiterFence, false }, ""},
+		{"fence with one node so far", func(c *Config) {
+			c.Arbiter, c.Nodes, c.Resources, c.Services = ArbiterFence, c.Nodes[:1], nil, nil
+		}, ""},
 		{"fence with three", func(c *Config) { c.Arbiter, c.Nodes[2] = ArbiterFence, Node{Name: "w", Fence: true} }, "two data nodes, and there are 3"},
 		{"warntime", func(c *Config) { c.Timing.Warntime = 2999 }, "at least three times keepalive"},
 		{"deadtime", func(c *Config) { c.Timing.Warntime = 6000 }, "want more than warntime"},
