@@ -225,6 +225,9 @@ func (c *Core) rest(s *service, w *Wish) {
 	if s.handed && (c.tookOver(s) || w.Version > s.acted && w.Place == c.self) {
 		s.handed, s.holdOff = false, 0
 	}
+	if w.Target != TargetDisabled && s.seen.Addresses && s.cfg.Addresses && s.ipsBusy == 0 && !s.isHere() {
+		c.addresses(s, RemoveIPs) // an earlier process has left them: they may be the other node's by now
+	}
 	switch {
 	case w.Target == TargetDisabled:
 		for _, r := range s.res {
