@@ -21,6 +21,8 @@ func (c *Core) localProblem(s *service) string {
 		switch {
 		case !r.st.Up:
 			return r.name + " is not up: " + orElse(r.st.Problem, "polluxd does not run it")
+		case r.st.Disk == Outdated:
+			return r.outdated()
 		case !r.whole():
 			return fmt.Sprintf("%s: the disk of %s is %s", r.name, c.self, r.st.Disk)
 		}

@@ -188,6 +188,8 @@ func (c *Core) protection(s *service, sameFile bool) string {
 		}
 	}
 	switch {
+	case s.mine && !c.lease.reachable && s.isFailsafe():
+		return "protected against disk loss, not against host loss: no arbitration; failsafe: it runs on whatever becomes of " + s.peer.cfg.Name
 	case s.mine && !c.lease.reachable:
 		return "protected against disk loss, not against host loss: no arbitration"
 	case !sameFile:

@@ -129,6 +129,9 @@ func (c *Config) validateService(s *Service, bad complain) {
 		} else if nodes != [2]string{} && pair != nodes {
 			bad("vm %s: resource %s is on %v, and %s on %v: all resources of a VM have to be on the same two nodes", s.Name, name, pair, s.Resources[0], nodes)
 		}
+		if s.Failsafe && r.AloneUnasked { // I3
+			bad("vm %s: failsafe has the other node promise not to take over before this one goes on alone, and resource %s goes on alone without asking: choose one", s.Name, name)
+		}
 		if !c.failsOver(s) {
 			continue
 		}
@@ -138,6 +141,9 @@ func (c *Config) validateService(s *Service, bad complain) {
 		if r.Protocol != "C" && (r.MaxLossBytes == 0 || r.MaxLossMS == 0) {
 			bad("vm %s: resource %s has protocol %s, so a failover may lose writes: declare max-loss-bytes and max-loss-seconds, or use protocol C, or manual failover", s.Name, name, r.Protocol)
 		}
+	}
+	if s.Failsafe && !c.Arbiter.HasLeases() {
+		bad("vm %s: failsafe is for the time in which the arbiter is away, and arbiter \"%s\" is the two nodes themselves: leave failsafe out, or use etcd or a witness", s.Name, c.Arbiter)
 	}
 	if len(s.Resources) == 0 {
 		bad("vm %s: it has no resource: name one at least", s.Name)

@@ -45,6 +45,11 @@ func TestValidate(t *testing.T) {
 		{"I3: alone without asking, and automatic failover", func(c *Config) { c.Resources[0].AloneUnasked = true }, "goes on alone without asking, and the VM fails over automatically: both nodes could write"},
 		{"I3: alone without asking, manual failover", func(c *Config) { c.Resources[0].AloneUnasked, c.Services[0].Manual = true, true }, ""},
 		{"I3: alone without asking, no arbiter", func(c *Config) { c.Resources[0].AloneUnasked, c.Arbiter = true, ArbiterManual }, ""},
+		{"I3: failsafe, and alone without asking", func(c *Config) {
+			c.Resources[0].AloneUnasked, c.Services[0].Manual, c.Services[0].Failsafe = true, true, true
+		}, "goes on alone without asking: choose one"},
+		{"I3: failsafe", func(c *Config) { c.Services[0].Failsafe = true }, ""},
+		{"I3: failsafe, and nobody who could be away", func(c *Config) { c.Services[0].Failsafe, c.Arbiter = true, ArbiterManual }, `arbiter "manual" is the two nodes themselves`},
 		{"I6: protocol A without bounds", func(c *Config) { c.Resources[0].Protocol = "A" }, "declare max-loss-bytes and max-loss-seconds"},
 		{"I6: protocol B with one bound", func(c *Config) { c.Resources[0].Protocol, c.Resources[0].MaxLossBytes = "B", 1 }, "declare max-loss-bytes and max-loss-seconds"},
 		{"I6: protocol A with bounds", func(c *Config) {

@@ -80,6 +80,8 @@ type side struct {
 	reads    bool
 	inc      string
 	data     int
+	asks     bool // failsafe
+	back     bool // stands back
 }
 
 // pair is one resource: two copies and the data connection.
@@ -307,9 +309,10 @@ func (h *host) off() {
 	for _, p := range h.w.disks {
 		if s := p.of(h.name); s != nil {
 			s.up, s.role, s.owned, s.sole, s.inc, s.reads = false, "", false, false, "", false
-			if s.disk == UpToDate {
+			if p.goWithoutPeer(); s.disk == UpToDate {
 				s.disk = Consistent
 			}
+			s.asks = false
 		}
 		p.settle()
 	}
@@ -413,7 +416,7 @@ func (h *host) obey(o Order) {
 	switch o.Kind {
 	case Renew, Observe, Claim, Release, Resign:
 		h.askArbiter(o, done)
-	case PromiseTerm, Promote, Demote, Export, Unexport, FreezeReads:
+	case PromiseTerm, Promote, Demote, Export, Unexport, FreezeReads, Failsafe:
 		result(5, func() string { return w.pair(o.Resource).command(h.name, o) })
 	case StartService:
 		result(300, func() string { return h.startVM(o) })

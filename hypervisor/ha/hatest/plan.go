@@ -61,6 +61,7 @@ func newPlan(seed uint64) *plan {
 		}
 		p.rounds = append(p.rounds, r)
 	}
+	c.Failsafe = d.chance(0.3)
 	return p
 }
 
@@ -119,7 +120,7 @@ func kindOf(err error) string {
 // String is the plan for people.
 func (p *plan) String() string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "  %d hosts, %d VMs with %d disks, arbiter %s, ttl %d ms, jitter %d ms\n", p.cfg.Hosts, len(p.cfg.Services), p.cfg.Services[0].Resources, p.cfg.Arbiter, p.cfg.Timing.TTL, p.cfg.Jitter/millisecond)
+	fmt.Fprintf(&s, "  %d hosts, %d VMs with %d disks, arbiter %s, ttl %d ms, jitter %d ms, failsafe %v\n", p.cfg.Hosts, len(p.cfg.Services), p.cfg.Services[0].Resources, p.cfg.Arbiter, p.cfg.Timing.TTL, p.cfg.Jitter/millisecond, p.cfg.Failsafe)
 	for i, r := range p.rounds {
 		fmt.Fprintf(&s, "  round %d, after %d ms:", i+1, r.wait)
 		for _, f := range r.faults {
