@@ -19,10 +19,13 @@ const (
 	eventRing     = 2000    // in memory
 	eventFileSize = 4 << 20 // bytes; then it becomes FILE.1, and the old FILE.1 goes
 	maxEventLine  = 64 << 10
+	eventBacklog  = 256         // events that wait for the disk; later ones are kept in memory only
+	eventLinger   = time.Second // for them when the log is closed
 )
 
 // An eventLog keeps what has happened: the newest in memory, all in a file of
-// JSON lines, each of them for whoever follows. Safe for concurrent use.
+// JSON lines, each of them for whoever follows. Nobody who adds an event waits for
+// the disk: whoever decides must not stand still with it. Safe for concurrent use.
 type eventLog struct {
 	node  string
 	path  string
@@ -30,10 +33,17 @@ type eventLog struct {
 	wall  func() time.Time
 	full  func(err error) // called once when the file can't be written any more, nil when it can again
 
-	mu     sync.Mutex
+	lines chan []byte   // for the file
+	ended chan struct{} // closed when all of them are written
+
+	// Of the goroutine that writes.
 	f      *os.File
 	size   int64
 	broken bool
+
+	mu     sync.Mutex
+	closed bool
+	missed bool          // the file lacks what came since lines was full
 	ring   []adm.HAEvent // oldest first
 	seq    uint64
 	wake   chan struct{} // closed and replaced at each event
@@ -42,6 +52,7 @@ type eventLog struct {
 // openEventLog goes on behind the events of an earlier run.
 func openEventLog(path, node string, c clock, full func(error)) (*eventLog, error) {
 	l := &eventLog{node: node, path: path, clock: c, wall: time.Now, full: full, wake: make(chan struct{})}
+	l.lines, l.ended = make(chan []byte, eventBacklog), make(chan struct{})
 	for _, p := range []string{path + ".1", path} {
 		if err := l.read(p); err != nil {
 			return nil, fmt.Errorf("event log: %w", err)
@@ -55,7 +66,16 @@ func openEventLog(path, node string, c clock, full func(error)) (*eventLog, erro
 	if fi, err := f.Stat(); err == nil {
 		l.size = fi.Size()
 	}
+	go l.run()
 	return l, nil
+}
+
+func (l *eventLog) run() {
+	defer close(l.ended)
+	for line := range l.lines {
+		l.write(line)
+	}
+	l.f.Close() //nolint:errcheck // the log is for people: what it lacks is in the ring
 }
 
 // read takes the newest events of a file; a line that a crash has cut is left out.
@@ -97,15 +117,37 @@ func (l *eventLog) add(e adm.HAEvent) adm.HAEvent {
 		e.Level = adm.HALevelInfo
 	}
 	l.keep(e)
-	l.write(e)
+	l.file(e)
 	close(l.wake)
 	l.wake = make(chan struct{})
 	return e
 }
 
-func (l *eventLog) write(e adm.HAEvent) {
+// file hands an event to the goroutine that writes; under the lock.
+func (l *eventLog) file(e adm.HAEvent) {
 	line, err := adm.AppendLine(nil, e, maxEventLine)
-	if err == nil && l.size+int64(len(line)) > eventFileSize {
+	if err != nil || l.closed {
+		return // too long for anybody who reads the file, or the end of this process
+	}
+	select {
+	case l.lines <- line:
+		if l.missed && l.full != nil {
+			go l.full(nil)
+		}
+		l.missed = false
+	default:
+		if !l.missed && l.full != nil {
+			go l.full(errStuck) // it may want to add an event
+		}
+		l.missed = true
+	}
+}
+
+var errStuck = errors.New("its disk does not answer")
+
+func (l *eventLog) write(line []byte) {
+	var err error
+	if l.size+int64(len(line)) > eventFileSize {
 		err = l.rotate()
 	}
 	if err == nil {
@@ -116,7 +158,7 @@ func (l *eventLog) write(e adm.HAEvent) {
 	if was := l.broken; was != (err != nil) {
 		l.broken = err != nil
 		if l.full != nil {
-			go l.full(err) // it may want to add an event
+			l.full(err)
 		}
 	}
 }
@@ -151,10 +193,18 @@ func (l *eventLog) since(seq uint64) ([]adm.HAEvent, <-chan struct{}) {
 	return slices.Clone(l.ring[i:]), l.wake
 }
 
+// close waits for what is being written, but not for a disk that does not answer.
 func (l *eventLog) close() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.f.Close() //nolint:errcheck // the log is for people: what it lacks is in the ring
+	if !l.closed {
+		l.closed = true
+		close(l.lines)
+	}
+	l.mu.Unlock()
+	select {
+	case <-l.ended:
+	case <-time.After(eventLinger):
+	}
 }
 
 // An auditLog remembers who has overridden what: one JSON line each, on disk

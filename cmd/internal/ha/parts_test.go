@@ -148,6 +148,7 @@ func TestEventLogIsBounded(t *testing.T) {
 	for range 400 {
 		l.add(adm.HAEvent{Text: text})
 	}
+	l.close()
 	total := int64(0)
 	for _, p := range []string{path, path + ".1"} {
 		fi, err := os.Stat(p)
@@ -159,6 +160,34 @@ func TestEventLogIsBounded(t *testing.T) {
 	if total > 2*eventFileSize {
 		t.Errorf("%d bytes on disk", total)
 	}
+}
+
+// A disk that does not answer holds up nobody who has something to tell, nor the end.
+func TestEventLogOnADiskThatHangs(t *testing.T) {
+	full := make(chan error, 2)
+	l, err := openEventLog(filepath.Join(t.TempDir(), "events.jsonl"), "a", bootClock{}, func(err error) { full <- err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, hangs, err := os.Pipe() // nobody reads it
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.f.Close()
+	l.f = hangs
+	text := strings.Repeat("x", 32<<10)
+	for range 2 * eventBacklog {
+		l.add(adm.HAEvent{Text: text})
+	}
+	if err := <-full; !errors.Is(err, errStuck) {
+		t.Errorf("told of %v", err)
+	}
+	if list, _ := l.since(0); len(list) != 2*eventBacklog {
+		t.Errorf("%d events are in memory", len(list))
+	}
+	l.close()
+	r.Close() // it answers at last
+	<-l.ended
 }
 
 type fakeHandler struct {
