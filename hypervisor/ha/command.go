@@ -1,6 +1,9 @@
 package ha
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // job is a command whose end somebody waits for.
 type job struct {
@@ -39,7 +42,7 @@ func (c *Core) command(cmd Command) {
 		c.answer(&cmd, true, "", "vm "+s.name+": "+why)
 		return
 	}
-	c.note(Notice{Level: Info, Topic: TopicOperator, Service: s.name, Node: cmd.Node, Text: fmt.Sprintf("%s %s %s%s", cmd.Verb, s.name, cmd.Node, cmd.PeerIsDown)})
+	c.note(Notice{Level: Info, Topic: TopicOperator, Service: s.name, Node: cmd.Node, Text: strings.TrimSpace(fmt.Sprintf("%s %s %s%s", cmd.Verb, s.name, cmd.Node, cmd.PeerIsDown))})
 	w := c.wish(s)
 	n := Wish{Service: s.name, Target: w.Target, Place: w.Place}
 	switch cmd.Verb {

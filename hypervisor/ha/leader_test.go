@@ -53,3 +53,36 @@ func TestLeadershipOfAnOldRecord(t *testing.T) {
 		return b.core.leader.lead && w.arb.records[LeaderResource].Counts("c")
 	})
 }
+
+// A polluxha that died leaves the leader's address behind. The next one takes it away
+// if another node leads by then, and leaves it alone if this one still does.
+func TestLeaderAddressThatWasLeft(t *testing.T) {
+	cfg := testConfig(ArbiterEtcd)
+	cfg.LeaderAddress = true
+	for _, tt := range []struct {
+		name   string
+		dead   Tick
+		leader string
+	}{
+		{"another one leads", 20_000, "b"},
+		{"it leads again", 500, "a"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := started(t, cfg)
+			a, b := w.host("a"), w.host("b")
+			w.until("a has the address", 10_000, func() bool { return a.leaderIP && !b.leaderIP })
+			a.killHA()
+			w.run(tt.dead)
+			a.startHA()
+			for range 200 {
+				w.run(100)
+				if tt.leader == "a" && !a.leaderIP {
+					t.Fatal("the leader's address went away for a while")
+				}
+			}
+			if a.leaderIP != (tt.leader == "a") || b.leaderIP != (tt.leader == "b") {
+				t.Errorf("on a %v, on b %v, want it on %s only", a.leaderIP, b.leaderIP, tt.leader)
+			}
+		})
+	}
+}

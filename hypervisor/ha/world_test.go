@@ -56,6 +56,8 @@ type host struct {
 	answers   []Order
 	fences    int
 	confirmed []string // nodes that the arbiter was told to be off, by a person
+
+	leaderIP bool // the management address: it outlives polluxha
 }
 
 type vm struct {
@@ -303,6 +305,7 @@ func (h *host) on() {
 func (h *host) off() {
 	h.w.tracef("%s: power off", h.name)
 	h.alive, h.ha, h.core, h.beat, h.asleep, h.missed = false, false, nil, Beat{}, false, nil
+	h.leaderIP = false
 	for _, v := range h.vms {
 		*v = vm{}
 	}
@@ -434,6 +437,8 @@ func (h *host) obey(o Order) {
 			if v := h.vms[o.Service]; v != nil {
 				v.ips = o.Kind == AddIPs
 				h.reportVM(o.Service)
+			} else if o.Service == LeaderResource {
+				h.leaderIP = o.Kind == AddIPs
 			}
 			return ""
 		})

@@ -69,7 +69,7 @@ func (m *manager) operator(ctx context.Context, from caller, verb ha.Verb, req a
 	}
 	m.events.add(adm.HAEvent{
 		Kind: adm.HAEventOperator, VM: req.VM, Peer: req.Node,
-		Text: strings.TrimSpace(fmt.Sprintf("%s %s %s, by user %d", req.Cmd, req.VM, req.Node, from.uid)),
+		Text: fmt.Sprintf("%s, by user %d", strings.Join(strings.Fields(fmt.Sprint(req.Cmd, " ", req.VM, " ", req.Node)), " "), from.uid),
 	})
 	return m.command(ctx, ha.Command{
 		Verb: verb, Service: req.VM, Node: req.Node, PeerIsDown: a.PeerIsDown, Force: a.Force, Confirm: a.Confirm, NoWait: a.NoWait,

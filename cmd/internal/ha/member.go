@@ -93,6 +93,9 @@ func startMember(n *node, c *configuration) (_ *member, err error) {
 		n.log.Warn().Msg(w)
 		n.events.add(adm.HAEvent{Level: adm.HALevelWarning, Kind: adm.HAEventConfig, Text: w})
 	}
+	if err := removeStrays(context.Background(), p.ips, c); err != nil {
+		n.log.Warn().Err(err).Msg("addresses that nothing names any more stay on this node")
+	}
 	cfg, err := c.core(time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("cluster %s: %w", c.cluster.Name, err)

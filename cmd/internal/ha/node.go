@@ -145,6 +145,9 @@ func (n *node) end(ctx context.Context, m *member) {
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
+		if ctx.Err() != nil && n.protect {
+			m.giveUpLeaderAddress()
+		}
 		m.stop()
 	}()
 	var late <-chan time.Time
@@ -160,7 +163,12 @@ func (n *node) end(ctx context.Context, m *member) {
 
 // become starts the member that the files describe; nil if there is no cluster.
 func (n *node) become() (*member, error) {
-	c, err := readWhatCanBe(n.settings)
+	settings, err := n.reread() // a reload may be why
+	if err != nil {
+		n.log.Error().Err(err).Msg("pollux.toml can't be used now: what was read before stays in force")
+		settings = n.settings
+	}
+	c, err := readWhatCanBe(settings)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -292,6 +293,44 @@ func (m *manager) leaderAddress(ctx context.Context, o ha.Order) error {
 		return m.ips.take(ctx, m.leaderIP)
 	}
 	return m.ips.remove(ctx, m.leaderIP.prefix.Addr())
+}
+
+// giveUpLeaderAddress is for the end of the process: the next leader takes the address
+// after the lease, and then nobody here could remove it.
+func (m *manager) giveUpLeaderAddress() {
+	if !m.leaderIP.prefix.IsValid() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), endLimit/2)
+	defer cancel()
+	if err := m.ips.remove(ctx, m.leaderIP.prefix.Addr()); err != nil {
+		m.log.Warn().Err(err).Msg("the management address stays on this node")
+	}
+}
+
+// removeStrays takes away what an earlier configuration had put here: addresses that
+// nothing names any more. While a file can't be read nobody knows what it names.
+func removeStrays(ctx context.Context, ips addresses, c *configuration) error {
+	if len(c.problems)+len(c.left) > 0 {
+		return nil
+	}
+	held, err := ips.held(ctx)
+	if err != nil {
+		return err
+	}
+	named := map[netip.Addr]bool{c.cluster.LeaderIP.Addr(): true}
+	for _, v := range c.vms {
+		for _, ip := range v.IPs {
+			named[ip.Address.Addr()] = true
+		}
+	}
+	var errs []error
+	for _, a := range held {
+		if !named[a] {
+			errs = append(errs, ips.remove(ctx, a))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // perform carries out an order that was given when the service had been killed so often.
