@@ -42,7 +42,8 @@
 // A proposal that is late must not be accepted after such a meeting. So each side
 // gives the other a number with each copy of all records that it sends, and takes
 // proposals with the last one only; what was sent before is refused. Copies that
-// arrive out of order are recognized by the same number.
+// arrive out of order are recognized by the same number, and those that are older than
+// a proposal which has arrived, by the number of the last one that was made before it.
 //
 // Messages of a boot that was confirmed off are late by definition and dropped; if
 // there are many, the fence device lies, and [arbiter.View] says so.

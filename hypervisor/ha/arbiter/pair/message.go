@@ -31,6 +31,10 @@ type message struct {
 	Number  uint64            `json:"number,omitempty"`
 	Entries map[string]*entry `json:"entries,omitempty"`
 
+	// Made is, with a proposal, the number of the last copy of all records that its
+	// sender had made: what arrives after it and was made before it is old.
+	Made uint64 `json:"made,omitempty"`
+
 	Resource string `json:"resource,omitempty"`
 	Old      string `json:"old,omitempty"`
 	New      *entry `json:"new,omitempty"`

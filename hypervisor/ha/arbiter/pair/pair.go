@@ -25,7 +25,8 @@ type Config struct {
 	Cluster string        // the cluster's ID; required
 	Node    string        // this one; required
 	Peer    string        // the other one; required
-	File    string        // where the records are, on a disk that is not replicated; required
+	File    string        // where the records are, on a disk that is not replicated; required without Store
+	Store   Store         // where they are in its place; nil for File
 	Boot    string        // the machine's boot ID, /proc/sys/kernel/random/boot_id; required
 	TTL     time.Duration // how often to renew, times three; no lease ends by time here; required
 	Attempt time.Duration // for one request to the peer; 0 for a second
@@ -61,6 +62,9 @@ type Arbiter struct {
 
 // New reads the file, and does not wait for the peer.
 func New(cfg Config) (*Arbiter, error) {
+	if cfg.Store != nil {
+		cfg.File = "the records' store"
+	}
 	for what, v := range map[string]string{
 		"Cluster": cfg.Cluster, "Node": cfg.Node, "Peer": cfg.Peer, "File": cfg.File, "Boot": cfg.Boot,
 	} {
@@ -74,7 +78,7 @@ func New(cfg Config) (*Arbiter, error) {
 	if cfg.Attempt == 0 {
 		cfg.Attempt = time.Second
 	}
-	st, err := load(cfg.File, cfg.Cluster, cfg.Node)
+	st, err := load(cfg.File, cfg.Store, cfg.Cluster, cfg.Node)
 	if err != nil {
 		return nil, fmt.Errorf("arbiter of two nodes: %w", err)
 	}
@@ -90,7 +94,7 @@ func New(cfg Config) (*Arbiter, error) {
 func (a *Arbiter) newRun() error {
 	a.st.Run = max(a.st.Run+1, uint64(time.Now().Unix()))
 	a.made, a.accept, a.grant = a.st.Run<<20, 0, 0
-	return save(a.cfg.File, &a.st)
+	return save(a.cfg.File, a.cfg.Store, &a.st)
 }
 
 // TTL is the configured one.
@@ -120,7 +124,7 @@ func (a *Arbiter) keep(resource string, e *entry) error {
 }
 
 func (a *Arbiter) save() error {
-	if err := save(a.cfg.File, &a.st); err != nil {
+	if err := save(a.cfg.File, a.cfg.Store, &a.st); err != nil {
 		a.broken = fmt.Errorf("the records can't be stored: %w", err)
 		return a.broken
 	}
@@ -355,7 +359,7 @@ func (a *Arbiter) tryTogether(ctx context.Context, resource string, c change) (r
 	next.Common = []string{next.ID}
 	doubtful := *e
 	doubtful.Doubt = next
-	request := message{Kind: kindPropose, Number: a.grant, Resource: resource, Old: e.ID, New: next}
+	request := message{Kind: kindPropose, Number: a.grant, Made: a.made, Resource: resource, Old: e.ID, New: next}
 	if err := a.keep(resource, &doubtful); err != nil {
 		a.mu.Unlock()
 		return arbiter.Record{}, true, unreachable("%w", err)

@@ -75,10 +75,22 @@ func (e *entry) top() uint64 {
 
 const format = 1
 
+// A Store is where the records are, other than in a file: in a simulation.
+type Store interface {
+	Load() ([]byte, error) // fs.ErrNotExist: there is nothing yet
+	Save([]byte) error     // durable when it returns
+}
+
 // load reads the file; without one the state is empty.
-func load(file, cluster, node string) (state, error) {
+func load(file string, from Store, cluster, node string) (state, error) {
 	st := state{Format: format, Cluster: cluster, Node: node, Entries: map[string]*entry{}}
-	data, err := os.ReadFile(file)
+	var data []byte
+	var err error
+	if from != nil {
+		data, err = from.Load()
+	} else {
+		data, err = os.ReadFile(file)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return st, nil
 	}
@@ -103,10 +115,13 @@ func load(file, cluster, node string) (state, error) {
 }
 
 // save replaces the file, durably.
-func save(file string, st *state) error {
+func save(file string, to Store, st *state) error {
 	data, err := json.Marshal(st)
 	if err != nil {
 		return err
+	}
+	if to != nil {
+		return to.Save(data)
 	}
 	dir, err := os.Open(filepath.Dir(file))
 	if err != nil {

@@ -228,5 +228,6 @@ func (a *Arbiter) proposed(ctx context.Context, m *message) (message, error) {
 	if err := a.keep(m.Resource, next); err != nil {
 		return message{}, err
 	}
+	a.taken = max(a.taken, m.Made)
 	return a.message(message{Kind: kindOK}), nil
 }
