@@ -153,6 +153,9 @@ func (r *Resource) promote(c *command) {
 			r.announce(v, false)
 		}
 	}
+	if r.suspFen && c.Sole && !r.isUp() { // it was frozen when it was demoted, with nothing under way
+		r.thaw(false)
+	}
 	r.whenAllStored(func(v *volume) uint64 {
 		job := v.requireSuperblock()
 		v.whenStored(job, func() {

@@ -62,6 +62,8 @@ type Event struct {
 
 	Order OrderID // of the order that is answered
 	Err   string  // why it failed; "" if it did not
+	// Spared, with Err, of a Fence: no shot was fired, as the node answers.
+	Spared bool
 
 	Node    string
 	Link    int
@@ -130,10 +132,6 @@ type Storage struct {
 	Incarnation string // that the volumes are exported to; "" is none
 	Clients     int    // that hold a volume open
 	Problem     string // why it is not up, or what is wrong with it
-
-	// StandsBack: Secondary, and Outdated, durably, as soon as the connection ends; AsksPeer:
-	// Primary, and wants that of its peer; PeerStandsBack: which has said so.
-	StandsBack, AsksPeer, PeerStandsBack bool
 }
 
 // Phase is what a service does on this node.

@@ -32,7 +32,7 @@ func (c *Core) shoot() {
 			continue
 		}
 		due, term := c.shotDue(n)
-		if term == 0 || c.now < due || c.wasShot(n, term) {
+		if term == 0 || c.now < due || c.wasShot(n, term) || n.spared != 0 && c.now < n.spared+c.cfg.Timing.Deadtime {
 			continue
 		}
 		c.shots = slices.DeleteFunc(c.shots, func(s Shot) bool { return s.Node == n.cfg.Name })
@@ -44,6 +44,13 @@ func (c *Core) shoot() {
 			n.shot = 0
 			if e.Err == "" {
 				c.fenced(n, "its fence agent")
+				return
+			}
+			if e.Spared { // so this was none: the next time that it is silent there is one
+				n.spared = c.now
+				c.shots = slices.DeleteFunc(c.shots, func(s Shot) bool { return s.Node == n.cfg.Name })
+				c.saved = false
+				c.note(Notice{Level: Info, Topic: TopicFence, Node: n.cfg.Name, Term: term, Text: fmt.Sprintf("%s was not powered off: %s", n.cfg.Name, e.Err)})
 				return
 			}
 			n.missed = e.Err

@@ -28,12 +28,10 @@ type resource struct {
 	claiming OrderID
 	busy     OrderID // a command of polluxd
 	retryAt  Tick
-	failures int     // of promotions and exports, in a row
-	problem  string  // what the last of them said
-	refused  string  // why the arbiter refused the last claim
-	frozen   bool    // FreezeReads was ordered
-	asking   OrderID // Failsafe
-	askAt    Tick
+	failures int    // of promotions and exports, in a row
+	problem  string // what the last of them said
+	refused  string // why the arbiter refused the last claim
+	frozen   bool   // FreezeReads was ordered
 }
 
 // storage takes what polluxd says.
@@ -161,7 +159,6 @@ func (c *Core) claimed(r *resource, cl arbiter.Claim, e Event) {
 // reports whether I/O may go on under the arbiter's term.
 func (c *Core) keep(r *resource) bool {
 	st := &r.st
-	c.failsafe(r)
 	if r.claiming != 0 || r.busy != 0 {
 		return false
 	}
@@ -194,9 +191,6 @@ func (c *Core) keep(r *resource) bool {
 		c.promote(r)
 	case lonely:
 		return c.goOn(r)
-	case c.recordLags(r):
-		c.claimAlone(r)
-		return fine
 	case r.peerEqual() && (r.rec.Sole() || r.rec.Generation != st.Generation):
 		// polluxd is under the record's term and has taken the mark back, so a late
 		// grant of the smaller set is refused by it.
@@ -292,10 +286,20 @@ func (c *Core) letGo(r *resource) bool {
 	return false
 }
 
+// mayRelease reports whether the other copy that counts has all that was acknowledged:
+// under protocols A and B it may not have it when the connection is lost, and whoever
+// releases lets it take over at once.
+func (r *resource) mayRelease() bool {
+	st := &r.st
+	return r.cfg.Protocol == "C" || r.rec.Sole() || st.Connected && st.PeerDisk == UpToDate && st.DirtyBytes == 0
+}
+
 // release tells the arbiter that nobody writes, and reports whether it knows, or
 // need not.
 func (c *Core) release(r *resource) bool {
 	switch {
+	case !r.mayRelease():
+		return r.claiming == 0
 	case !c.isMine(r) || r.known.behind && !r.peerEqual(): // who has an old record's word may be stale
 		return r.claiming == 0
 	case r.claiming != 0 || r.busy != 0:

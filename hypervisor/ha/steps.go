@@ -169,14 +169,38 @@ func (c *Core) goDown(s *service) {
 	done := true
 	for i := len(s.res) - 1; i >= 0; i-- {
 		r := s.res[i]
-		if r.claiming != 0 || !c.letGo(r) {
+		if c.stuck(r) {
+			c.keep(r) // alone, so that what nobody waits for any more ends
+			done = false
+		} else if r.claiming != 0 || !c.letGo(r) {
 			done = false
 		} else if !c.release(r) && (c.lease.reachable || s.undo) {
 			done = false
 		}
 	}
 	if done {
+		c.keepsTerms(s)
 		c.ends(s)
+	}
+}
+
+// stuck reports whether polluxd could not demote r because it is frozen: what was
+// written, and is acknowledged by nobody, ends only by a new term.
+func (c *Core) stuck(r *resource) bool {
+	return r.st.Role == Primary && r.st.Frozen != "" && r.problem != "" && c.isMine(r) && !r.known.behind
+}
+
+// keepsTerms: s was to move, and the other copy may lack what was acknowledged last. It
+// stays with this node.
+func (c *Core) keepsTerms(s *service) {
+	for _, r := range s.res {
+		if s.moving != "" && r.rec.Owner == c.self && (!r.rec.Counts(r.peer.cfg.Name) || !r.mayRelease()) {
+			c.note(Notice{
+				Level: Warning, Topic: TopicService, Service: s.name, Resource: r.name,
+				Text: fmt.Sprintf("%s: it does not move to %s: %s was lost before it had all of %s", s.name, s.moving, r.peer.cfg.Name, r.name),
+			})
+			s.moving = ""
+		}
 	}
 }
 
@@ -187,7 +211,7 @@ func (c *Core) ends(s *service) {
 	}
 	s.want, s.hooked, s.wasUp, s.byForce, s.undo, s.inc = wantIdle, false, false, false, false, ""
 	if s.moving != "" {
-		s.holdOff, s.handed = c.now+c.cfg.Timing.Deadtime, true // the other one's turn
+		s.holdOff = c.now + c.cfg.Timing.Deadtime // the other one's turn
 		s.refusal = verdict{}
 	}
 	s.moving = ""

@@ -82,8 +82,6 @@ type side struct {
 	reads    bool
 	inc      string
 	data     int
-	asks     bool // failsafe
-	back     bool // stands back
 }
 
 // pair is one resource: two copies and the data connection.
@@ -100,7 +98,6 @@ type arb struct {
 	up      bool
 	records map[string]arbiter.Record
 	leases  map[string]*leaseOf
-	voters  int
 }
 
 type leaseOf struct {
@@ -312,10 +309,9 @@ func (h *host) off() {
 	for _, p := range h.w.disks {
 		if s := p.of(h.name); s != nil {
 			s.up, s.role, s.owned, s.sole, s.inc, s.reads = false, "", false, false, "", false
-			if p.goWithoutPeer(); s.disk == UpToDate {
+			if s.disk == UpToDate {
 				s.disk = Consistent
 			}
-			s.asks = false
 		}
 		p.settle()
 	}
@@ -419,7 +415,7 @@ func (h *host) obey(o Order) {
 	switch o.Kind {
 	case Renew, Observe, Claim, Release, Resign:
 		h.askArbiter(o, done)
-	case PromiseTerm, Promote, Demote, Export, Unexport, FreezeReads, Failsafe:
+	case PromiseTerm, Promote, Demote, Export, Unexport, FreezeReads:
 		result(5, func() string { return w.pair(o.Resource).command(h.name, o) })
 	case StartService:
 		result(300, func() string { return h.startVM(o) })
@@ -494,6 +490,9 @@ func (h *host) askArbiter(o Order, done func(Tick, func() Event)) {
 // agents are the arbiter: a claim alone needs a peer that is off, or does not count.
 func (h *host) together(o Order) Event {
 	w := h.w
+	if o.Kind == Renew && !w.cfg.Arbiter.HasLeases() {
+		return Event{Kind: OrderDone} // they have met: Beats bring what that would
+	}
 	rec := h.arb.record(o.Claim.Resource)
 	if o.Kind != Claim || w.cfg.Arbiter != ArbiterFence || o.Claim.Fenced != "" || o.Claim.Force || rec.Owner == h.name && rec.Sole() && len(o.Claim.InSync) == 1 {
 		return h.arb.answer(w.now, h.name, o)
@@ -547,7 +546,7 @@ func (a *arb) answer(now Tick, node string, o Order) Event {
 	case Resign:
 		delete(a.leases, node)
 	case Observe:
-		v := arbiter.View{Voters: a.voters}
+		v := arbiter.View{}
 		for _, n := range o.Resources {
 			v.Records = append(v.Records, a.record(n))
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pollux-project/pollux/hypervisor/ha"
 	"github.com/pollux-project/pollux/hypervisor/ha/arbiter"
+	arbfence "github.com/pollux-project/pollux/hypervisor/ha/arbiter/fence"
 	"github.com/pollux-project/pollux/protocol/adm"
 )
 
@@ -133,7 +134,7 @@ func (m *manager) begin(o ha.Order) {
 		m.lanes.do("resource "+o.Resource, done(func(ctx context.Context, o ha.Order) error {
 			return m.arbiter.Release(ctx, o.Resource, m.self, o.Term)
 		}))
-	case ha.PromiseTerm, ha.Promote, ha.Demote, ha.Export, ha.Unexport, ha.Failsafe:
+	case ha.PromiseTerm, ha.Promote, ha.Demote, ha.Export, ha.Unexport:
 		m.lanes.do("resource "+o.Resource, done(m.toStorage))
 	case ha.FreezeReads:
 		m.worker(done(m.toStorage))
@@ -142,7 +143,10 @@ func (m *manager) begin(o ha.Order) {
 	case ha.StartService, ha.StopService, ha.KillService, ha.AddIPs, ha.RemoveIPs:
 		m.toService(o, done)
 	case ha.Fence:
-		m.lanes.do("fence "+o.Node, done(func(ctx context.Context, o ha.Order) error { return m.fence(ctx, o.Node) }))
+		m.lanes.do("fence "+o.Node, run(func(ctx context.Context, o ha.Order) ha.Event {
+			err := m.fence(ctx, o.Node)
+			return ha.Event{Kind: ha.OrderDone, Err: text(err), Spared: errors.Is(err, arbfence.ErrAnswers)}
+		}))
 	case ha.ConfirmOff:
 		m.lanes.do("fence "+o.Node, done(func(_ context.Context, o ha.Order) error { return m.confirm(o.Node) }))
 	case ha.Watchdog:
@@ -227,11 +231,6 @@ func (m *manager) toStorage(ctx context.Context, o ha.Order) error {
 		req.Cmd, req.Args.Incarnation = adm.CmdExport, o.Incarnation
 	case ha.Unexport:
 		req.Cmd = adm.CmdUnexport
-	case ha.Failsafe:
-		req.Cmd = adm.CmdFailsafeOver
-		if o.On {
-			req.Cmd = adm.CmdFailsafe
-		}
 	case ha.FreezeReads:
 		req.Cmd = adm.CmdFreeze
 	default:

@@ -78,20 +78,36 @@ func (a *Arbiter) Fence(ctx context.Context, node string) error {
 	return nil
 }
 
-// wait gives the other side its head start, and sees whether it is there.
+// ErrAnswers is wrapped by Fence's error when no shot was fired, as the peer answers.
+var ErrAnswers = errors.New("it answers: it is asked, and not shot at")
+
+// wait gives the other side its head start, and sees all the while whether it is there.
 func (a *Arbiter) wait(ctx context.Context, node string) error {
 	own, peer := a.Owned()
 	if own < peer || own == peer && a.cfg.Pair.Node > a.cfg.Pair.Peer {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(a.cfg.HeadStart):
+		start := time.NewTimer(a.cfg.HeadStart)
+		defer start.Stop()
+		for isOver := false; !isOver; {
+			if err := a.ask(ctx, node); err != nil {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-start.C:
+				isOver = true
+			case <-time.After(askLimit):
+			}
 		}
 	}
-	ask, cancel := context.WithTimeout(ctx, askLimit)
+	return a.ask(ctx, node)
+}
+
+func (a *Arbiter) ask(ctx context.Context, node string) error {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	if a.Hears(ask) {
-		return fmt.Errorf("%s answers: it is asked, and not shot at", node)
+	if a.Hears(ctx) {
+		return fmt.Errorf("%s: %w", node, ErrAnswers)
 	}
 	return nil
 }
