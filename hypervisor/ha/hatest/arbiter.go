@@ -49,6 +49,9 @@ func newArbiter(w *World) *Arbiter {
 func (a *Arbiter) clock() int64 { return a.w.now + a.w.now/second*a.drift }
 
 func (a *Arbiter) record(resource string) arbiter.Record {
+	if a.w.duo != nil {
+		return a.w.duo.record(resource)
+	}
 	for _, r := range a.records {
 		if r.Resource == resource {
 			return r
@@ -64,6 +67,7 @@ func (a *Arbiter) store(rec arbiter.Record) {
 	if i < 0 {
 		a.records = append(a.records, rec)
 	} else {
+		a.w.ownerChanges(a.records[i], rec)
 		a.records[i] = rec
 	}
 	a.changed()
@@ -177,7 +181,14 @@ func (a *Arbiter) observe(resources []string) arbiter.View {
 
 // takeBackup keeps a copy of the records as they are, restore puts it back: then
 // leases are unknown, and those who had one are taken to be alive for a while.
-func (a *Arbiter) takeBackup() { a.backup = &backup{slices.Clone(a.records)} }
+func (a *Arbiter) takeBackup() {
+	a.backup = &backup{slices.Clone(a.records)}
+	if a.w.duo != nil {
+		for _, f := range a.w.duo.halves {
+			f.backup = f.file
+		}
+	}
+}
 
 func (a *Arbiter) restore() {
 	a.w.trace("arbiter: restored from a backup")

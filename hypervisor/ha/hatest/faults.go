@@ -1,6 +1,6 @@
 package hatest
 
-import "github.com/pollux-project/pollux/replication"
+import "slices"
 
 // A fault is a kind of failure, or of operator. begin does it, to a host that is
 // the one where the first service runs or another; what it returns ends it after
@@ -25,8 +25,13 @@ func lasting(d *dice) int64 {
 	}
 }
 
-// faults are all kinds; every pair of them has to occur.
-var faults = []*fault{
+// faults are all kinds; every pair of them has to occur. The first ones, as many as
+// common says, are those of all histories.
+var faults = slices.Concat(commonFaults, moreFaults)
+
+var common = len(commonFaults)
+
+var commonFaults = []*fault{
 	{"power cut of a host", func(w *World, h *Host, d *dice) (int64, func()) {
 		h.PowerOff([]float64{0, 0.5, 1}[d.pick(3)])
 		return max(3000, lasting(d)), h.Boot
@@ -79,13 +84,19 @@ var faults = []*fault{
 	}},
 	{"arbiter down", func(w *World, _ *Host, d *dice) (int64, func()) {
 		w.Arbiter.down++
+		w.silence(1)
 		w.trace("arbiter: down")
 		return lasting(d), func() {
 			w.Arbiter.down--
+			w.silence(-1)
 			w.trace("arbiter: up")
 		}
 	}},
-	{"arbiter restored from a backup", func(w *World, _ *Host, d *dice) (int64, func()) {
+	{"arbiter restored from a backup", func(w *World, h *Host, d *dice) (int64, func()) {
+		if h.half != nil {
+			h.half.restore(d.chance(0.3))
+			return d.between(3000, 12000), h.Boot
+		}
 		w.Arbiter.down++
 		return d.between(100, 5000), func() {
 			w.Arbiter.restore()
@@ -125,18 +136,10 @@ var faults = []*fault{
 		return d.between(100, 20000), func() { h.awake(h.manager.start)() }
 	}},
 	{"polluxd crashes", func(w *World, h *Host, d *dice) (int64, func()) {
-		lasts := d.between(100, 20000)
-		switch {
-		case !h.power:
-		case d.chance(0.4): // in good order
-			for _, p := range h.pairs {
-				p.node(h).Command(replication.Command{Kind: replication.CmdDisconnect, Force: true}, nil)
-			}
-			w.after(50*millisecond, h.awake(h.KillPolluxd))
-		default:
+		if h.power {
 			h.KillPolluxd()
 		}
-		return lasts, func() { h.awake(h.StartPolluxd)() }
+		return d.between(100, 20000), func() { h.awake(h.StartPolluxd)() }
 	}},
 	{"VM dies", func(w *World, h *Host, d *dice) (int64, func()) {
 		for _, s := range w.Services {

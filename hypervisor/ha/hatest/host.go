@@ -1,6 +1,8 @@
 package hatest
 
 import (
+	"fmt"
+
 	"github.com/pollux-project/pollux/protocol/drbd"
 )
 
@@ -12,6 +14,7 @@ type Host struct {
 	name    string
 	pairs   []*Pair
 	manager *manager
+	half    *half // of the arbiter that two hosts are together; nil: it is another one
 
 	power  bool
 	boot   int   // number of the boot
@@ -32,6 +35,9 @@ func newHost(w *World, id int) *Host {
 	h.manager = newManager(h)
 	return h
 }
+
+// bootID is the machine's boot ID.
+func (h *Host) bootID() string { return fmt.Sprintf("%s-%d", h.name, h.boot) }
 
 // tick is the monotonic clock of h in this boot, ms.
 func (h *Host) tick() int64 {

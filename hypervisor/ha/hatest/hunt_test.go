@@ -16,7 +16,7 @@ var (
 // replication/repltest/selftest runs with a bug planted. Without -hunt it is one
 // history.
 func TestHunt(t *testing.T) {
-	sim := NewSimulator()
+	sim := NewSimulator(inBubble(t))
 	for seed := *from; ; seed++ {
 		if err := sim.Run(seed); err != nil {
 			t.Fatalf("history %d: %v", seed, err)

@@ -32,7 +32,8 @@ type manager struct {
 	commands  uint64
 	stepping  bool
 	pending   []ha.Event
-	leaseEnds int64 // µs: what polluxd was told last; survives the manager
+	takes     map[string]string // of each service what this manager said when it took it last
+	leaseEnds int64             // µs: what polluxd was told last; survives the manager
 }
 
 // A decider is what decides: ha.Core, but for the tests of this package's own checks.
@@ -42,7 +43,7 @@ type decider interface {
 }
 
 func newManager(h *Host) *manager {
-	return &manager{h: h, w: h.w, answers: map[uint64]string{}}
+	return &manager{h: h, w: h.w, answers: map[uint64]string{}, takes: map[string]string{}}
 }
 
 // start starts polluxha, crash ends it, die too.
@@ -60,6 +61,13 @@ func (m *manager) start() {
 	} else {
 		core = c
 	}
+	if half := m.h.half; half != nil {
+		if err := half.open(); err != nil {
+			m.w.trace("%s: polluxha does not start: %v", m.h.name, err)
+			m.w.after(second, m.h.awake(m.start))
+			return
+		}
+	}
 	m.core, m.since = core, m.w.now
 	m.life++
 	m.sessions++
@@ -70,7 +78,7 @@ func (m *manager) start() {
 		m.links[l] = map[string]bool{}
 	}
 	m.w.trace("%s: polluxha starts", m.h.name)
-	m.step(ha.Event{Kind: ha.Started, Session: fmt.Sprintf("%s%d", m.h.name, m.sessions), Boot: fmt.Sprintf("%s-%d", m.h.name, m.h.boot), Saved: m.saved})
+	m.step(ha.Event{Kind: ha.Started, Session: fmt.Sprintf("%s%d", m.h.name, m.sessions), Boot: m.h.bootID(), Saved: m.saved})
 	m.step(ha.Event{Kind: ha.HealthChanged, Health: ha.Health{MemoryBytes: 16 << 30, FreeBytes: 8 << 30}})
 	for _, p := range m.h.pairs {
 		m.storage(p)
@@ -96,6 +104,9 @@ func (m *manager) die() {
 	if m.core != nil {
 		m.core = nil
 		m.life++
+		if m.h.half != nil {
+			m.h.half.close()
+		}
 	}
 }
 
@@ -168,7 +179,9 @@ func (m *manager) carryOut(orders []ha.Order) {
 			return
 		case ha.Renew, ha.Observe, ha.TellLease: // these come all the time
 			m.often(o)
-		case ha.Note, ha.Hook:
+		case ha.Note:
+			m.noted(o)
+		case ha.Hook:
 		default:
 			m.do(*o)
 		}
@@ -298,7 +311,6 @@ func (p *Pair) storage(h *Host) ha.Storage {
 	s.DirtyBytes, s.Generation = v.OutOfSyncBytes, v.UUIDs.Current&^1
 	s.Term, s.Promised, s.Owned, s.Sole, s.Marked = t.Term, t.Promised, t.Owned, t.Sole, t.Marked
 	s.TermUnknown, s.Frozen = t.Unknown, t.Frozen
-	s.StandsBack, s.AsksPeer, s.PeerStandsBack = t.StandsBack, t.AsksPeer, t.PeerStandsBack
 	if p.role[i].wants {
 		s.Frozen = "this node was Primary before polluxd was restarted"
 	}
@@ -336,6 +348,13 @@ func (m *manager) arbiterChanged() {
 	}
 }
 
+// arbiterChangedHere: this host's half of the arbiter has written something.
+func (m *manager) arbiterChangedHere() {
+	if m.core != nil {
+		m.w.after(m.w.dice.between(0, millisecond), m.awake(func() { m.step(ha.Event{Kind: ha.ArbiterChanged}) }))
+	}
+}
+
 // claimed is the event that answers a claim.
 func claimed(id ha.OrderID, x answer) ha.Event {
 	e := ha.Event{Kind: ha.ClaimDone, Order: id, Record: x.rec, Outcome: ha.Granted}
@@ -343,6 +362,9 @@ func claimed(id ha.OrderID, x answer) ha.Event {
 		return e
 	}
 	e.Err = x.err.Error()
+	if refused := (*arbiter.RefusedError)(nil); errors.As(x.err, &refused) {
+		e.Record = refused.Record
+	}
 	e.Outcome = ha.Unreachable
 	for _, c := range []struct {
 		err error

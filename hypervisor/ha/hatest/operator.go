@@ -25,7 +25,7 @@ func (m *manager) commandEnded(o ha.Order) {
 			continue
 		}
 		for _, s := range m.w.Services {
-			if s.name == c.Service && c.Verb == ha.StopVerb && s.wish == m.wish {
+			if s.name == c.Service && (c.Verb == ha.StopVerb || c.Verb == ha.KillVerb) && s.wish == m.wish {
 				s.stopped = stop{on: true, hosts: []*Host{m.h}}
 			}
 		}
@@ -42,6 +42,15 @@ func (m *manager) operatorStops(s *Service) {
 	s.wish++
 	m.wish = s.wish
 	if m.command(ha.Command{Verb: ha.StopVerb, Service: s.name}) == 0 {
+		s.wish++
+	}
+}
+
+// operatorKills is operatorStops without asking the guest.
+func (m *manager) operatorKills(s *Service) {
+	s.wish++
+	m.wish = s.wish
+	if m.command(ha.Command{Verb: ha.KillVerb, Service: s.name}) == 0 {
 		s.wish++
 	}
 }
@@ -86,3 +95,32 @@ func (m *manager) operatorForces(s *Service) {
 
 // has reports whether a service may run on a host.
 func (s *Service) has(h *Host) bool { return slices.Contains(s.hosts[:], h.id) }
+
+// operatorConfirms: a person who stands beside a host says that it is off, and it is. No
+// copy that lacks anything may be used for that.
+func (w *World) operatorConfirms(off *Host) {
+	if off.power {
+		return
+	}
+	for _, s := range w.Services {
+		for _, h := range w.Hosts {
+			if !s.has(h) || !s.has(off) || h == off || !h.running() || h.manager.core == nil {
+				continue
+			}
+			if off.half != nil {
+				off.half.off = true
+			}
+			id := h.manager.command(ha.Command{Verb: ha.FailoverVerb, Service: s.name, PeerIsDown: off.name, Confirm: s.name, NoWait: true})
+			if id == 0 || h.manager.answers[id] != "" {
+				continue
+			}
+			s.wish++
+			s.stopped = stop{}
+			for _, p := range s.pairs { // the arbiter may hear of it later
+				in := [2]bool{}
+				in[p.side(h)], p.byPerson = true, true
+				p.w.SetRecord(0, -1, in)
+			}
+		}
+	}
+}

@@ -1,10 +1,12 @@
 package hatest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/pollux-project/pollux/hypervisor/ha"
+	"github.com/pollux-project/pollux/hypervisor/ha/arbiter/fence"
 	"github.com/pollux-project/pollux/replication"
 )
 
@@ -15,20 +17,33 @@ func (m *manager) do(o ha.Order) {
 	w, h := m.w, m.h
 	switch o.Kind {
 	case ha.Resign:
-		m.ask(o, func() answer { w.Arbiter.resign(h.name, o.Session); return answer{} }, m.answered(o))
+		m.ask(o, func() answer { w.Arbiter.resign(h.name, o.Session); return answer{} },
+			func(ctx context.Context, s side) answer { return answer{err: s.Resign(ctx, h.name, o.Session)} }, m.answered(o))
 	case ha.Claim:
 		m.line(o.Claim.Resource, func(next func()) {
 			m.ask(o, func() answer {
 				rec, err := w.Arbiter.acquire(o.Claim)
 				return answer{rec: rec, err: err}
-			}, func(x answer) { next(); m.step(claimed(o.ID, x)) })
+			}, func(ctx context.Context, s side) answer {
+				rec, err := s.Acquire(ctx, o.Claim)
+				return answer{rec: rec, err: err}
+			}, func(x answer) {
+				next()
+				if w.duo != nil && x.err == nil {
+					w.duo.granted(x.rec)
+				}
+				m.step(claimed(o.ID, x))
+			})
 		})
 	case ha.Release:
 		m.line(o.Resource, func(next func()) {
 			m.ask(o, func() answer { return answer{err: w.Arbiter.release(o.Resource, h.name, o.Term)} },
+				func(ctx context.Context, s side) answer {
+					return answer{err: s.Release(ctx, o.Resource, h.name, o.Term)}
+				},
 				func(x answer) { next(); m.answered(o)(x) })
 		})
-	case ha.PromiseTerm, ha.Promote, ha.Demote, ha.Export, ha.Unexport, ha.Failsafe:
+	case ha.PromiseTerm, ha.Promote, ha.Demote, ha.Export, ha.Unexport:
 		m.line(o.Resource, func(next func()) {
 			m.polluxd(o, func(err error) { next(); m.done(o, err) })
 		})
@@ -43,7 +58,7 @@ func (m *manager) do(o ha.Order) {
 	case ha.Fence:
 		m.fence(o)
 	case ha.ConfirmOff:
-		m.done(o, nil)
+		m.confirmOff(o)
 	case ha.Watchdog:
 		w.after(w.dice.between(10*millisecond, 500*millisecond), h.awake(h.Reset))
 	case ha.SendBeat:
@@ -64,11 +79,16 @@ func (m *manager) often(o *ha.Order) {
 	a, id, session, resources := m.w.Arbiter, o.ID, o.Session, o.Resources
 	switch o.Kind {
 	case ha.Renew:
-		a.ask(m.h, m.timeout(o), func() answer { a.renew(m.h.name, session); return answer{} }, func(x answer) {
+		m.ask(*o, func() answer { a.renew(m.h.name, session); return answer{} }, func(ctx context.Context, s side) answer {
+			return answer{err: s.Renew(ctx, m.h.name, session)}
+		}, func(x answer) {
 			m.step(ha.Event{Kind: ha.OrderDone, Order: id, Err: errText(x.err)})
 		})
 	case ha.Observe:
-		a.ask(m.h, m.timeout(o), func() answer { return answer{view: a.observe(resources)} }, func(x answer) {
+		m.ask(*o, func() answer { return answer{view: a.observe(resources)} }, func(ctx context.Context, s side) answer {
+			v, err := s.Observe(ctx, resources...)
+			return answer{view: v, err: err}
+		}, func(x answer) {
 			m.step(ha.Event{Kind: ha.ArbiterViewed, Order: id, View: x.view, Err: errText(x.err)})
 		})
 	default:
@@ -85,9 +105,13 @@ func (m *manager) done(o ha.Order, err error) {
 	m.step(ha.Event{Kind: ha.OrderDone, Order: o.ID, Err: errText(err)})
 }
 
-// ask asks the arbiter.
-func (m *manager) ask(o ha.Order, question func() answer, hear func(answer)) {
-	m.w.Arbiter.ask(m.h, m.timeout(&o), question, hear)
+// ask asks the arbiter: the single one, or this host's half.
+func (m *manager) ask(o ha.Order, single func() answer, half func(context.Context, side) answer, hear func(answer)) {
+	if m.h.half != nil {
+		m.h.half.ask(m.timeout(&o), half, hear)
+		return
+	}
+	m.w.Arbiter.ask(m.h, m.timeout(&o), single, hear)
 }
 
 // timeout is how long an order may take, µs.
@@ -171,12 +195,6 @@ func (m *manager) polluxd(o ha.Order, done func(error)) {
 				}
 				end(err)
 			})
-		case ha.Failsafe:
-			kind := replication.CmdFailsafeOver
-			if o.On {
-				kind = replication.CmdFailsafe
-			}
-			n.Command(replication.Command{Kind: kind}, end)
 		case ha.Export:
 			p.export[i] = o.Incarnation
 			end(nil)
@@ -290,21 +308,27 @@ func (m *manager) hears(f func(error)) func(error) {
 	}
 }
 
-// fence powers a host off by its management board, which is in the management network.
+// fence has another host powered off by its management board.
 func (m *manager) fence(o ha.Order) {
-	w := m.w
-	done := m.limited(o, func(err error) { m.done(o, err) })
-	for _, t := range w.Hosts {
-		if t.name != o.Node {
-			continue
+	m.h.half.aims = true
+	m.h.half.ask(m.timeout(&o), func(ctx context.Context, s side) answer {
+		return answer{err: s.(*fence.Arbiter).Fence(ctx, o.Node)}
+	}, func(x answer) {
+		m.h.half.aims = false
+		m.step(ha.Event{Kind: ha.OrderDone, Order: o.ID, Err: errText(x.err), Spared: errors.Is(x.err, fence.ErrAnswers)})
+	})
+}
+
+// confirmOff: a person has seen a host off, or says so.
+func (m *manager) confirmOff(o ha.Order) {
+	other := m.h.half.other()
+	m.h.half.ask(m.timeout(&o), func(_ context.Context, s side) answer {
+		return answer{err: s.(*fence.Arbiter).Confirmed(o.Node)}
+	}, func(x answer) {
+		if other.off = other.off || x.err == nil; x.err == nil && other.h.power {
+			m.w.trace("%s: %s is said to be off, and it is on", m.h.name, o.Node)
+			m.w.duo.lie()
 		}
-		w.after(w.dice.between(500*millisecond, 3*second), func() {
-			if !w.net.open(management, m.h.id, t.id) || !w.net.open(management, t.id, m.h.id) {
-				return // no answer
-			}
-			w.trace("%s: is powered off by a fence agent of %s", t.name, m.h.name)
-			t.fenced()
-			m.awake(func() { done(nil) })()
-		})
-	}
+		m.answered(o)(x)
+	})
 }

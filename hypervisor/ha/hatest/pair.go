@@ -35,6 +35,9 @@ type Pair struct {
 	leaseFrozen [2]bool       // I/O waits: the lease is over and the manager gone
 	acked       [slots]uint32 // of each slot the youngest acknowledged write
 	begun       [slots]int64  // when that was submitted, µs
+	ended       [slots]int64  // when it was acknowledged, µs
+	taken       bool          // by a host whose owner had not released it: it may lack something under protocol A or B
+	byPerson    bool          // a person has said that the other host is off
 	count       int           // of all acknowledged ones
 }
 
@@ -59,6 +62,9 @@ func newPair(w *World, name string, service int, hosts [2]int, mem *repltest.Mem
 		n := &c.Net[i]
 		n.TimeoutMS, n.KoCount, n.PingIntMS = 2000, 3, 3000
 		c.Disk[i].CMaxRateKiB = 100000
+		if w.cfg.weak() {
+			n.Protocol, n.MaxLossBytes, n.MaxLossMS = w.cfg.Protocol, w.cfg.MaxLossBytes, w.cfg.MaxLossMS
+		}
 	}
 	p := &Pair{name: name, service: service, world: w, w: repltest.NewJudged(c, mem)}
 	for i, h := range hosts {
@@ -197,7 +203,7 @@ func (p *Pair) submit(h *Host, slot int, done func(err error)) {
 	begun := p.world.now
 	p.w.Model.Submit(n, repltest.Request{Op: replication.OpWrite, FUA: true, Vol: pairVolume, Sector: slot * slotSize, Count: slotSize}, func(q *repltest.Request) {
 		if q.Err == nil && q.ID > p.acked[slot] {
-			p.acked[slot], p.begun[slot] = q.ID, begun
+			p.acked[slot], p.begun[slot], p.ended[slot] = q.ID, begun, p.world.now
 			p.count++
 		}
 		p.world.after(0, func() { done(q.Err) })

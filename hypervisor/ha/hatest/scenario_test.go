@@ -27,6 +27,7 @@ func newScene(t *testing.T, change ...func(*Config)) *scene {
 		f(&cfg)
 	}
 	w := newWorld(cfg, &Memory{})
+	t.Cleanup(w.End)
 	w.KeepTrace()
 	for _, h := range w.Hosts {
 		h.Boot()
@@ -420,24 +421,6 @@ func TestArbiterRestoredFromBackup(t *testing.T) {
 	s.until("it is filled again", 60_000, func() bool { return s.Arbiter.record(s.p.name).Term > term })
 	s.runs(s.a, 1)
 	s.inSync(s.a, s.a, s.b)
-	s.settles()
-}
-
-func TestManualMode(t *testing.T) {
-	manual := func(c *Config) { c.Arbiter = ha.ArbiterManual }
-	s := newScene(t, manual)
-	s.says(s.a, "not against host loss")
-	s.b.PowerOff(0.5)
-	s.pass(30_000)
-	s.runs(s.a, 1)
-	s.b.Boot()
-	s.settles()
-
-	s = newScene(t, manual)
-	s.a.PowerOff(0.5)
-	s.pass(60_000)
-	s.nowhere()
-	s.a.Boot()
 	s.settles()
 }
 

@@ -58,41 +58,57 @@ func (c *Coverage) Pairs() (seen, of int, missing []string, rarest int) {
 // for concurrent use.
 type Simulator struct {
 	Coverage *Coverage
-	Events   int   // of all histories so far
-	Seconds  int64 // that passed in them
-	Starts   int   // of VMs
-	Records  int   // that were acknowledged
-	Splits   int   // split brains that an operator had to end
-	Sweeps   int   // blocks marked for nothing, likewise
+	Events   int    // of all histories so far
+	Seconds  int64  // that passed in them
+	Starts   int    // of VMs
+	Records  int    // that were acknowledged
+	Splits   int    // split brains that an operator had to end
+	Sweeps   int    // blocks marked for nothing, likewise
+	Shots    int    // of fence agents
+	Lost     uint64 // bytes by takeovers under protocols A and B, as declared
 	mem      Memory
+	bubble   func(func()) // runs a history in a synctest bubble
 }
 
-// NewSimulator returns a Simulator that has run nothing.
-func NewSimulator() *Simulator { return &Simulator{Coverage: NewCoverage()} }
+// NewSimulator returns a Simulator that has run nothing. bubble runs what it is given
+// in a synctest bubble.
+func NewSimulator(bubble func(func())) *Simulator {
+	return &Simulator{Coverage: NewCoverage(), bubble: bubble}
+}
+
+// play runs a plan.
+func (r *Simulator) play(p *plan, coverage *Coverage, trace bool) *history {
+	h := &history{plan: p, coverage: coverage}
+	run := func() {
+		h.w = newWorld(p.cfg, &r.mem)
+		if trace {
+			h.w.KeepTrace()
+		}
+		h.run()
+		h.w.End()
+	}
+	if p.cfg.isDuo() {
+		r.bubble(run)
+	} else {
+		run()
+	}
+	return h
+}
 
 // Run is one history. The error of one that fails has a smaller one that fails
 // alike, with the end of its trace.
 func (r *Simulator) Run(seed uint64) error {
 	p := newPlan(seed)
-	h := &history{plan: p, w: newWorld(p.cfg, &r.mem), coverage: r.Coverage}
-	h.run()
+	h := r.play(p, r.Coverage, false)
 	r.count(h.w)
 	if h.w.failure == nil {
 		return nil
 	}
-	again := func(p *plan, trace bool) *history {
-		h := &history{plan: p, w: newWorld(p.cfg, &r.mem)}
-		if trace {
-			h.w.KeepTrace()
-		}
-		h.run()
-		return h
-	}
 	small := p
 	if TraceLines <= shortTrace {
-		small = shrink(p, func(p *plan) error { return again(p, false).w.failure })
+		small = shrink(p, func(p *plan) error { return r.play(p, nil, false).w.failure })
 	}
-	t := again(small, true)
+	t := r.play(small, nil, true)
 	if t.w.failure == nil {
 		return fmt.Errorf("%w\nrun again it does not fail: the simulation is not deterministic", h.w.failure)
 	}
@@ -104,6 +120,10 @@ func (r *Simulator) count(w *World) {
 	r.Seconds += w.now / second
 	r.Splits += w.splits
 	r.Sweeps += w.sweeps
+	r.Lost += w.lost
+	if w.duo != nil {
+		r.Shots += w.duo.boards.shots
+	}
 	for _, s := range w.Services {
 		r.Starts += s.started
 	}
@@ -172,7 +192,7 @@ func (h *history) round(r *round) {
 			active--
 		})
 	}
-	w.RunUntil(10*60_000, func() bool { return active == 0 })
+	w.RunUntil(10*60_000, func() bool { return active == 0 && (w.duo == nil || w.duo.boards.aimed == 0) })
 	if w.failure != nil {
 		return
 	}
@@ -213,10 +233,19 @@ func (w *World) victim(role int, seed uint64) *Host {
 // mend is what operators do who read the messages: everything is switched on,
 // disks are attached, a resource that has given up looks for its peer again.
 func (w *World) mend() {
+	if w.duo != nil && w.duo.boards.lied { // the operator has the board repaired, and believes neither
+		w.duo.boards.lied = false
+		for _, h := range w.Hosts {
+			h.PowerOff(0.5)
+		}
+	}
 	for _, h := range w.Hosts {
 		h.Boot()
 		if !h.running() {
 			continue
+		}
+		if h.half != nil && h.half.broken() { // its disk was full: it says so
+			h.manager.crash()
 		}
 		h.StartPolluxd()
 		h.manager.start()
@@ -269,9 +298,14 @@ func (p *Pair) reconnect() {
 			continue
 		}
 		discard := v != nil && v.h != h && o.State[pairVolume].Role != drbd.Primary
+		if v == nil && p.forced && p.world.duo != nil { // two have written; neither is started before the operator has chosen
+			discard = h == p.hosts[1]
+		}
 		if discard {
 			p.world.splits++
-			p.world.checkContent(v)
+			if v != nil {
+				p.world.checkContent(v)
+			}
 			p.w.Forced()
 			n.Command(replication.Command{Kind: replication.CmdDisconnect}, nil)
 		}
@@ -372,6 +406,9 @@ func (w *World) unsettled() string {
 		}
 		if n := p.marked(); n > 0 {
 			return fmt.Sprintf("%s: the copies are equal, and %d bytes are marked out of sync", p.name, n)
+		}
+		if w.duo != nil && w.duo.agree(p.name) != "" {
+			return w.duo.agree(p.name)
 		}
 		if rec := w.Arbiter.record(p.name); len(rec.InSync) != 2 || rec.Released {
 			return fmt.Sprintf("%s: the record is %+v", p.name, rec)

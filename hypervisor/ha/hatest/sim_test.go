@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -16,6 +17,11 @@ var (
 	simSeed  = flag.Uint64("seed", 0, "the only history TestSim runs, with all of its trace; 0: -seeds of them")
 )
 
+// inBubble has a history run in a synctest bubble of its own.
+func inBubble(t *testing.T) func(func()) {
+	return func(f func()) { synctest.Test(t, func(*testing.T) { f() }) }
+}
+
 // maxSimFailures is after how many failures TestSim gives up.
 const maxSimFailures = 5
 
@@ -24,7 +30,7 @@ const maxSimFailures = 5
 func TestSim(t *testing.T) {
 	first, n := *simFirst, uint64(*simSeeds)
 	if n == 0 {
-		n = uint64(len(faults)*len(faults)+roundsEach-1) / roundsEach
+		n = everyPair
 		if testing.Short() {
 			n /= 4
 		}
@@ -37,12 +43,12 @@ func TestSim(t *testing.T) {
 	var next, failed atomic.Uint64
 	var running sync.WaitGroup
 	var mu sync.Mutex
-	total := NewSimulator()
+	total := NewSimulator(nil)
 	began := time.Now()
 	workers := min(runtime.GOMAXPROCS(0), int(n))
 	for range workers {
 		running.Go(func() {
-			sim := NewSimulator()
+			sim := NewSimulator(inBubble(t))
 			for failed.Load() < maxSimFailures {
 				k := next.Add(1) - 1
 				if k >= n {
@@ -62,6 +68,8 @@ func TestSim(t *testing.T) {
 			total.Records += sim.Records
 			total.Splits += sim.Splits
 			total.Sweeps += sim.Sweeps
+			total.Shots += sim.Shots
+			total.Lost += sim.Lost
 		})
 	}
 	running.Wait()
@@ -72,10 +80,10 @@ func TestSim(t *testing.T) {
 		return
 	}
 	seen, of, missing, rarest := total.Coverage.Pairs()
-	t.Logf("%d histories of %d events and %d s, %d starts of VMs, %d records acknowledged, %d split brains and %d leftover marks ended by hand; %.1f ms each on one of %d cores; %d of %d pairs of faults, each %d times or more",
-		n, total.Events/int(n), total.Seconds/int64(n), total.Starts, total.Records, total.Splits, total.Sweeps,
+	t.Logf("%d histories of %d events and %d s, %d starts of VMs, %d records acknowledged, %d split brains and %d leftover marks ended by hand, %d fence shots, %d KiB lost as declared; %.1f ms each on one of %d cores; %d of %d pairs of faults, each %d times or more",
+		n, total.Events/int(n), total.Seconds/int64(n), total.Starts, total.Records, total.Splits, total.Sweeps, total.Shots, total.Lost>>10,
 		float64(time.Since(began).Milliseconds())*float64(workers)/float64(n), workers, seen, of, rarest)
-	if len(missing) > 0 && n*roundsEach >= uint64(len(faults)*len(faults)) {
+	if len(missing) > 0 && n >= everyPair {
 		t.Errorf("these pairs of faults never occurred: %v", missing)
 	}
 }

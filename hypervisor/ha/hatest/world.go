@@ -22,6 +22,7 @@ type World struct {
 	Pairs    []*Pair
 	Services []*Service
 	Arbiter  *Arbiter
+	duo      *duo // the arbiter's place, if two hosts are it together; nil: they are not
 
 	cfg     Config
 	now     int64
@@ -32,6 +33,7 @@ type World struct {
 	net     network
 	steps   int
 	splits  int      // split brains that an operator has ended
+	lost    uint64   // bytes that takeovers have lost, as declared
 	sweeps  int      // marks of nothing that he has
 	ring    []string // the last lines of the trace; nil: nobody reads them
 	failure error
@@ -54,8 +56,14 @@ func newWorld(cfg Config, mem *Memory) *World {
 	}
 	w.net = newNetwork(w, cfg.Hosts+1)
 	w.Arbiter = newArbiter(w)
+	if cfg.isDuo() {
+		w.duo = newDuo(w)
+	}
 	for i := range cfg.Hosts {
 		w.Hosts = append(w.Hosts, newHost(w, i))
+		if w.duo != nil {
+			w.duo.addHalf(w.Hosts[i])
+		}
 	}
 	for i, s := range cfg.Services {
 		svc := &Service{w: w, id: i, name: fmt.Sprintf("vm%d", i), hosts: s.Hosts}
@@ -98,6 +106,9 @@ func (w *World) RunUntil(ms int64, done func() bool) bool {
 		return true
 	}
 	for w.failure == nil {
+		if w.duo != nil {
+			w.duo.settle()
+		}
 		at, next := end+1, (*Pair)(nil)
 		if len(w.queue) > 0 {
 			at = min(at, w.queue[0].At)
@@ -111,6 +122,9 @@ func (w *World) RunUntil(ms int64, done func() bool) bool {
 					at, next = t, p
 				}
 			}
+		}
+		if w.duo != nil && w.duo.under > 0 && w.duo.advance(min(at, end)) {
+			continue
 		}
 		if at > end {
 			break
@@ -141,6 +155,13 @@ func (w *World) RunUntil(ms int64, done func() bool) bool {
 		return done != nil && done()
 	}
 	return false
+}
+
+// End ends what the history has begun beside itself.
+func (w *World) End() {
+	if w.duo != nil {
+		w.duo.end()
+	}
 }
 
 // Err is the first thing that went wrong.
