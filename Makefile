@@ -20,6 +20,7 @@ BUGS     ?= ten
 BASE     ?=
 ROUNDS   ?= 5
 HA_ROUNDS ?= 40
+HA_SPEED ?= 50
 
 # No stamp by git: it fails in a checkout which belongs to another user.
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
@@ -126,25 +127,31 @@ e2e: build ## only the tests that run real processes, loop devices and the demo'
 	@$(BOOTSTRAP) test demo
 	scripts/demo/build-guest
 	$(GO) test ./cmd/internal/e2e
-	$(GO) test -run '^TestE2E' ./cmd/internal/demo ./blockdev/...
+	$(GO) test -run '^TestE2E' ./cmd/internal/demo ./cmd/internal/hatestbed ./blockdev/...
 
 .PHONY: ha
-ha: build ## failover with real processes: HA_ROUNDS=40 faults of hosts, links, disks and arbiters, SEED=N repeats (root, 40 minutes)
+ha: build ## failover with real processes: HA_ROUNDS=40 faults of hosts, links, disks and arbiters with each arbiter, SEED=N repeats (root, 15 minutes)
 	@$(BOOTSTRAP) test demo
 	scripts/demo/build-guest
-	bin/pollux-ha-rounds -rounds $(HA_ROUNDS) $(if $(SEED),-seed $(SEED))
+	bin/pollux-ha-rounds -rounds $(HA_ROUNDS) -out build/ha $(if $(SEED),-seed $(SEED))
+
+.PHONY: ha-speed
+ha-speed: build ## only what has a promised speed, HA_SPEED=50 times each: takeovers, after a fence, moves, I/O alone (root, 30 minutes)
+	@$(BOOTSTRAP) test demo
+	scripts/demo/build-guest
+	bin/pollux-ha-rounds -speed -rounds $(HA_SPEED) -out build/ha-speed $(if $(SEED),-seed $(SEED))
 
 .PHONY: ha-smoke
-ha-smoke: build ## the short form of ha (root, 4 minutes or less)
+ha-smoke: build ## the short form of ha (root, 2 minutes or less)
 	@$(BOOTSTRAP) test demo
 	scripts/demo/build-guest
 	bin/pollux-ha-rounds -short $(if $(SEED),-seed $(SEED))
 
 .PHONY: ha-control
-ha-control: build ## the rounds without the check of terms: they must see records lost, or they are blind (root, 3 minutes)
+ha-control: build ## the rounds without the check of terms: each kind that needs it must see records lost, or they are blind (root, 4 minutes)
 	@$(BOOTSTRAP) test demo
 	scripts/demo/build-guest
-	bin/pollux-ha-rounds -control -rounds 2 -only 'primary host cut off' $(if $(SEED),-seed $(SEED))
+	bin/pollux-ha-rounds -control $(if $(SEED),-seed $(SEED))
 
 .PHONY: interop
 interop: build ## every scenario with the kernel's DRBD 8.4 as peer, and what it does to a term record (27 minutes or less)

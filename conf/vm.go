@@ -107,6 +107,12 @@ type VM struct {
 	// failback-window is when: see Window. Default: none.
 	FailbackWindow Window `toml:"failback-window"`
 
+	// failsafe has it run on, wherever it runs, while the arbiter is away, whatever
+	// becomes of the other node: that one promises, on its disk, not to take over before
+	// both have met again, not even if this node is lost meanwhile. For a cluster whose
+	// arbiter is etcd or a witness. Default: false.
+	Failsafe bool `toml:"failsafe"`
+
 	// target-role is "running" or "stopped": what holds until an operator has
 	// said start or stop, which is remembered. Default: "running".
 	TargetRole string `toml:"target-role"`

@@ -33,6 +33,7 @@ type pageData struct {
 	Measures  []pageMeasure
 	Checks    []pageCheck
 	Targets   []result.Target
+	Tables    []SheetTable
 	Machine   []string
 	Versions  []string
 	Command   string
@@ -73,29 +74,12 @@ type pageCheck struct {
 func WriteHTML(w io.Writer, run *result.Run) error {
 	d := pageData{
 		CSS:   template.CSS(pageCSS + plotCSS), //nolint:gosec // both are ours, embedded above
-		Title: "Pollux benchmark", When: when(run), Notes: run.Notes, Bars: run.Bars, Targets: run.Targets,
+		Title: "Pollux benchmark", When: when(run), Notes: run.Notes, Targets: run.Targets,
 		Machine: machineLines(run), Versions: run.Machine.Versions, Command: shellLine(run.Command),
 		Groups: pageGroups(run),
 	}
-	for _, b := range run.Bars {
-		if !b.Met {
-			d.Missed++
-		}
-	}
-	if len(run.Bars) > 0 {
-		d.Verdict = fmt.Sprintf("%d of %d bars met", len(run.Bars)-d.Missed, len(run.Bars))
-	}
-	for _, f := range Figures(run) {
-		if n := len(d.Sections); n == 0 || d.Sections[n-1].Title != f.Section {
-			d.Sections = append(d.Sections, pageSection{ID: fileName(f.Section), Title: f.Section, Caption: f.Caption})
-		}
-		s := &d.Sections[len(d.Sections)-1]
-		caption := f.Caption
-		if caption == s.Caption {
-			caption = "" // it stands above
-		}
-		s.Figures = append(s.Figures, pageFigure{f.Name, caption, template.HTML(f.SVG)}) //nolint:gosec // svg.go escapes all text
-	}
+	d.setBars(run.Bars)
+	d.setFigures(Figures(run))
 	for _, g := range measureGroups(run) {
 		for _, r := range g.rows {
 			m := pageMeasure{Name: g.name, Target: r.target, Detail: r.detail, Value: quantity(r.median(), r.unit)}
@@ -109,6 +93,33 @@ func WriteHTML(w io.Writer, run *result.Run) error {
 		d.Checks = append(d.Checks, pageCheck{c.workload, c.target, fmt.Sprintf("go %s, %s %s IOPS: %s", thousands(c.ours), c.client, thousands(c.theirs), percent(c.theirs/c.ours)), c.judged, c.agrees()})
 	}
 	return page.Execute(w, d)
+}
+
+func (d *pageData) setBars(bars []result.Bar) {
+	d.Bars = bars
+	for _, b := range bars {
+		if !b.Met {
+			d.Missed++
+		}
+	}
+	if len(bars) > 0 {
+		d.Verdict = fmt.Sprintf("%d of %d bars met", len(bars)-d.Missed, len(bars))
+	}
+}
+
+// setFigures puts figures of one section together.
+func (d *pageData) setFigures(figures []Figure) {
+	for _, f := range figures {
+		if n := len(d.Sections); n == 0 || d.Sections[n-1].Title != f.Section {
+			d.Sections = append(d.Sections, pageSection{ID: fileName(f.Section), Title: f.Section, Caption: f.Caption})
+		}
+		s := &d.Sections[len(d.Sections)-1]
+		caption := f.Caption
+		if caption == s.Caption {
+			caption = "" // it stands above
+		}
+		s.Figures = append(s.Figures, pageFigure{f.Name, caption, template.HTML(f.SVG)}) //nolint:gosec // svg.go escapes all text
+	}
 }
 
 func when(run *result.Run) string {

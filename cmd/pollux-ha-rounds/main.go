@@ -25,6 +25,9 @@ const (
 )
 
 func main() {
+	if filepath.Base(os.Args[0]) == hatestbed.FenceProgram {
+		os.Exit(hatestbed.FenceAgent(os.Stdin, os.Stdout))
+	}
 	inside, code, err := hatestbed.Enter()
 	if !inside {
 		if err != nil {
@@ -36,30 +39,53 @@ func main() {
 	os.Exit(run())
 }
 
+// options are what the command line says besides the rounds' own configuration.
+type options struct {
+	source string // directory of the source, for the control
+	out    string // directory of the results; "": none
+	keep   bool
+}
+
 func run() int {
 	var cfg hatestbed.Config
+	var opt options
 	var arbiter string
 	flag.StringVar(&cfg.Bin, "bin", "bin", "`directory` of the programs")
 	flag.StringVar(&cfg.Guest, "guest", "build/guest", "`directory` that scripts/demo/build-guest has filled")
 	flag.StringVar(&cfg.Dir, "dir", "", "put disks and logs below this `directory` instead of the system's for temporary files; keep its path short")
-	flag.IntVar(&cfg.Rounds, "rounds", 40, "how many")
-	flag.BoolVar(&cfg.Short, "short", false, "one round of each of the six most telling kinds")
-	flag.Uint64Var(&cfg.Seed, "seed", rand.Uint64N(1_000_000), "mixes the faults; default: random")
-	flag.StringVar(&arbiter, "arbiter", "", "etcd or witness only; default: half of the rounds each")
-	flag.StringVar(&cfg.Only, "only", "", "only faults whose name contains this `text`")
+	flag.IntVar(&cfg.Rounds, "rounds", 40, "how many with each arbiter; with -speed of each promise")
+	short := flag.Bool("short", false, "one round of each of the most telling kinds")
+	speed := flag.Bool("speed", false, "only what has a promised speed: takeovers with etcd and after a fence, moves, I/O alone")
 	control := flag.Bool("control", false, "take the check of terms from polluxd: the rounds must find that out")
-	source := flag.String("source", ".", "`directory` of the source, for -control")
-	keep := flag.Bool("keep", false, "leave disks and logs after a success")
+	flag.Uint64Var(&cfg.Seed, "seed", rand.Uint64N(1_000_000), "mixes the faults; default: random")
+	flag.StringVar(&arbiter, "arbiter", "", "one of etcd, witness, fence only; default: all that the kind of run has")
+	flag.StringVar(&cfg.Only, "only", "", "only faults whose name contains this `text`")
+	flag.IntVar(&cfg.Beside, "beside", 2, "so many racks at the same time: they mostly wait")
+	flag.StringVar(&opt.out, "out", "", "write results.json and report.html to this `directory`")
+	flag.StringVar(&opt.source, "source", ".", "`directory` of the source, for -control")
+	flag.BoolVar(&opt.keep, "keep", false, "leave disks and logs after a success")
 	flag.Parse()
 	cfg.Arbiter, cfg.Out = hatestbed.Arbiter(arbiter), os.Stdout
-	if flag.NArg() > 0 || cfg.Rounds < 1 || arbiter != "" && cfg.Arbiter != hatestbed.ArbiterEtcd && cfg.Arbiter != hatestbed.ArbiterWitness {
-		fmt.Fprintln(os.Stderr, "pollux-ha-rounds: bad arguments")
-		flag.Usage()
+	kinds := 0
+	for kind, wanted := range map[string]bool{hatestbed.Short: *short, hatestbed.Speed: *speed, hatestbed.Control: *control} {
+		if wanted {
+			cfg.Kind = kind
+			kinds++
+		}
+	}
+	err := cfg.Validate()
+	if kinds > 1 {
+		err = errors.New("only one of -short, -speed and -control is possible")
+	} else if flag.NArg() > 0 {
+		err = fmt.Errorf("%q: no arguments are taken", flag.Args())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "pollux-ha-rounds:", err)
 		return exitUsage
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	code, err := play(ctx, cfg, *control, *source, *keep)
+	code, err := play(ctx, cfg, opt)
 	switch {
 	case err == nil:
 		return code
@@ -72,9 +98,9 @@ func run() int {
 }
 
 // play does the rounds in a directory of their own, which it leaves if anything
-// is wrong.
-func play(ctx context.Context, cfg hatestbed.Config, control bool, source string, keep bool) (code int, err error) {
-	for _, path := range []*string{&cfg.Bin, &cfg.Guest, &source} {
+// is wrong. After a success the logs of rounds that were slower than promised stay.
+func play(ctx context.Context, cfg hatestbed.Config, opt options) (code int, err error) {
+	for _, path := range []*string{&cfg.Bin, &cfg.Guest, &opt.source} {
 		if *path, err = filepath.Abs(*path); err != nil {
 			return 0, err
 		}
@@ -83,28 +109,31 @@ func play(ctx context.Context, cfg hatestbed.Config, control bool, source string
 		return 0, err
 	}
 	defer func() {
-		if err != nil || code != 0 || keep {
+		if err != nil || code != 0 || opt.keep {
 			fmt.Fprintln(cfg.Out, "logs and disks are in", cfg.Dir)
 			return
 		}
-		err = os.RemoveAll(cfg.Dir)
+		err = hatestbed.Clear(cfg.Dir)
 	}()
-	if control {
+	if cfg.Kind == hatestbed.Control {
 		blind := filepath.Join(cfg.Dir, "bin")
-		if err := hatestbed.BuildBlind(ctx, source, cfg.Bin, blind); err != nil {
+		if err := hatestbed.BuildBlind(ctx, opt.source, cfg.Bin, blind); err != nil {
 			return 0, err
 		}
-		cfg.Bin, cfg.Control = blind, true
+		cfg.Bin = blind
 		fmt.Fprintln(cfg.Out, "CONTROL: polluxd without the check of terms")
 	}
 	rep, err := hatestbed.Run(ctx, cfg)
+	if cfg.Kind == hatestbed.Control {
+		return judgeControl(cfg, rep, err)
+	}
 	good := false
 	if len(rep.Rounds) > 0 {
 		rep.Table(cfg.Out)
 		good = rep.Verdict(cfg.Out)
-	}
-	if control {
-		return judgeControl(cfg, rep, err)
+		if opt.out != "" {
+			err = errors.Join(err, writeResults(cfg, rep, opt.out))
+		}
 	}
 	if err != nil {
 		return 0, err
@@ -117,16 +146,24 @@ func play(ctx context.Context, cfg hatestbed.Config, control bool, source string
 	return 0, nil
 }
 
-// judgeControl wants a loss or two writers. Rounds that broke down for another
-// reason prove nothing.
+func writeResults(cfg hatestbed.Config, rep *hatestbed.Report, dir string) error {
+	page, err := rep.Write(dir)
+	if err == nil {
+		fmt.Fprintln(cfg.Out, "to look at:", page)
+	}
+	return err
+}
+
+// judgeControl wants a loss or two writers of each kind. Rounds that broke down for
+// another reason prove nothing.
 func judgeControl(cfg hatestbed.Config, rep *hatestbed.Report, err error) (int, error) {
-	if rep.SawHarm() {
+	if rep.ControlVerdict(cfg.Out) {
 		fmt.Fprintln(cfg.Out, "CONTROL PASSED: without the check of terms records are lost or two guests write, and the rounds see it")
 		return 0, nil
 	}
 	if err != nil {
-		return 0, errors.Join(errors.New("control: the rounds broke down before any harm was seen"), err)
+		return 0, errors.Join(errors.New("control: some rounds broke down before any harm was seen"), err)
 	}
-	fmt.Fprintln(cfg.Out, "CONTROL FAILED: the check of terms was taken out, and the rounds have seen nothing: they are blind")
+	fmt.Fprintln(cfg.Out, "CONTROL FAILED: the check of terms was taken out, and some rounds have seen nothing: they are blind")
 	return exitFailed, nil
 }

@@ -280,6 +280,9 @@ func TestBehaviour(t *testing.T) {
 			if at := w.runsOn("web"); at == "b" {
 				t.Error("b took over under a record that is not believed")
 			}
+			if al := w.host("b").alarms(); !strings.Contains(al, "restored from a backup") {
+				t.Errorf("alarms %q", al)
+			}
 			w.setLink("a", "b", true)
 			w.until("it is filled again", 30000, func() bool { return w.arb.records["r0"].Term > backup.Term+2 && w.runsOn("web") != "" })
 		}},

@@ -76,10 +76,13 @@ type Service struct {
 	Prefer     []Preference
 	Stickiness int64 // added to the score of the node where it is, when a failback window is open
 	Failback   Failback
-	WindowFrom int    // minute of the day, 0 to 1439
-	WindowTo   int    // first minute after the window; less than WindowFrom: past midnight
-	Manual     bool   // no automatic failover of this one
-	Target     Target // until an operator says otherwise; "" is TargetStarted
+	WindowFrom int  // minute of the day, 0 to 1439
+	WindowTo   int  // first minute after the window; less than WindowFrom: past midnight
+	Manual     bool // no automatic failover of this one
+	// Failsafe: while the arbiter is away it goes on where it runs, whatever becomes of the other
+	// node, which promises not to take over meanwhile.
+	Failsafe bool
+	Target   Target // until an operator says otherwise; "" is TargetStarted
 
 	MemoryBytes uint64
 	Addresses   bool // it has floating addresses

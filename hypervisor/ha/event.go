@@ -132,6 +132,10 @@ type Storage struct {
 	Incarnation string // that the volumes are exported to; "" is none
 	Clients     int    // that hold a volume open
 	Problem     string // why it is not up, or what is wrong with it
+
+	// StandsBack: Secondary, and Outdated, durably, as soon as the connection ends; AsksPeer:
+	// Primary, and wants that of its peer; PeerStandsBack: which has said so.
+	StandsBack, AsksPeer, PeerStandsBack bool
 }
 
 // Phase is what a service does on this node.

@@ -19,6 +19,7 @@ type leader struct {
 	told     bool // which of the two hooks ran last, once one has
 	any      bool
 	has      bool // the address is on this node, or may be
+	sure     bool // of has: an earlier process may have left the address
 	busy     OrderID
 	busyAt   Tick
 }
@@ -105,7 +106,9 @@ func (c *Core) namesElectors(rec arbiter.Record) bool {
 // leaderAddress adds and removes the floating management address, and runs the hooks.
 func (c *Core) leaderAddress() {
 	l := &c.leader
-	if c.cfg.LeaderAddress && l.lead != l.has && l.busy == 0 && c.now >= l.busyAt {
+	leads := l.rec.Owner == c.self && !l.rec.Released
+	unsure := !l.sure && (l.lead || l.viewed && !leads || c.now-c.begun >= c.cfg.Timing.TTL)
+	if c.cfg.LeaderAddress && (l.lead != l.has || unsure) && l.busy == 0 && c.now >= l.busyAt {
 		kind := RemoveIPs
 		if l.lead {
 			kind, l.has = AddIPs, true
@@ -115,7 +118,7 @@ func (c *Core) leaderAddress() {
 			if e.Err != "" {
 				c.note(Notice{Level: Warning, Topic: TopicAddress, Node: c.self, Text: fmt.Sprintf("the management address: %s", e.Err)})
 			}
-			l.has = kind == AddIPs || e.Err != ""
+			l.has, l.sure = kind == AddIPs || e.Err != "", e.Err == ""
 		})
 	}
 	if l.lead != l.told || !l.any && l.viewed {

@@ -18,6 +18,7 @@ type lease struct {
 	contact     Tick // since when every question was answered
 	viewed      bool // it was seen at least once
 	detail      string
+	voters      int  // of the arbiter, as it says
 	lost        bool // the lease had ended, and the records were not looked at since
 }
 
@@ -158,7 +159,7 @@ func (c *Core) viewed(id OrderID, e Event) {
 		return
 	}
 	l.inContact(c)
-	l.detail, l.viewed = e.View.Detail, true
+	l.detail, l.viewed, l.voters = e.View.Detail, true, e.View.Voters
 	for _, n := range c.nodes {
 		was := n.lease
 		n.lease, n.leaseKnow = e.View.Lease(n.cfg.Name), true
@@ -186,6 +187,7 @@ type record struct {
 	fence  OrderID // views that were asked for before this order may be older than what is known
 	atView uint64  // promised when the view was asked for
 	behind bool    // the arbiter's record is older than a promise: it is not believed
+	since  Tick    // of behind
 }
 
 func noRecord(name string) arbiter.Record { return arbiter.Record{Resource: name} }
@@ -212,16 +214,33 @@ func (c *Core) viewRecord(r *resource, id OrderID, rec arbiter.Record) {
 	if r.known.viewed && behind == r.known.behind && sameRecord(rec, r.rec) {
 		return
 	}
-	if behind != r.known.behind {
-		text := ""
-		if behind {
-			text = fmt.Sprintf("%s: the arbiter has term %d, and the replicas have promised term %d: it was restored from a backup, or has lost its state; it is not believed, "+
-				"and filled again as soon as both copies are connected and equal", r.name, rec.Term, r.known.atView)
-		}
-		c.alarm(Notice{Key: "behind/" + r.name, Level: Critical, Topic: TopicAlarm, Resource: r.name, Term: rec.Term, Text: text})
+	if behind && !r.known.behind {
+		r.known.since = c.now
 	}
 	r.rec, r.known.viewed, r.known.behind = rec, true, behind
+	c.tellBehind(r)
 	c.changed(r)
+}
+
+// isFilling reports whether a record that is behind may just not have been filled yet:
+// copies that were promoted before there was an arbiter meet it for the first time.
+func (c *Core) isFilling(r *resource) bool {
+	return r.known.behind && c.now < r.known.since+c.cfg.Timing.Deadtime
+}
+
+// tellBehind raises the alarm about a record that stays behind.
+func (c *Core) tellBehind(r *resource) {
+	n := Notice{Key: "behind/" + r.name, Level: Critical, Topic: TopicAlarm, Resource: r.name, Term: r.rec.Term}
+	switch {
+	case !r.known.behind, c.isFilling(r):
+	case r.rec.Term == 0:
+		n.Text = fmt.Sprintf("%s: the arbiter has no record of it, and its copies have promised term %d: they were promoted by hand before, or the arbiter has lost its state; "+
+			"it is filled as soon as both copies are connected and equal", r.name, r.known.atView)
+	default:
+		n.Text = fmt.Sprintf("%s: the arbiter has term %d, and the replicas have promised term %d: it was restored from a backup, or has lost its state; it is not believed, "+
+			"and filled again as soon as both copies are connected and equal", r.name, r.rec.Term, r.known.atView)
+	}
+	c.alarm(n)
 }
 
 // learnRecord takes a record that somebody else has seen, or that a claim was

@@ -159,7 +159,7 @@ func (c *Core) compose() Beat {
 			continue
 		}
 		b.Services = append(b.Services, ServiceBeat{
-			Name: s.name, Hash: s.cfg.Hash, State: s.here(), Ready: s.ready, Why: orElse(s.notReady, orElse(s.why.text, s.cfg.Notice)), Since: s.acted, Failed: s.failed, Moving: s.moving,
+			Name: s.name, Hash: s.cfg.Hash, State: s.here(), Ready: s.ready, Why: s.told(), Since: s.acted, Failed: s.failed, Moving: s.moving,
 		})
 	}
 	for _, r := range c.resources {
@@ -170,6 +170,14 @@ func (c *Core) compose() Beat {
 		})
 	}
 	return b
+}
+
+// told is what the other node hears of what is not as it should be.
+func (s *service) told() string {
+	if s.failed {
+		return orElse(s.why.text, s.notReady)
+	}
+	return orElse(s.notReady, orElse(s.why.text, s.cfg.Notice))
 }
 
 // roughly rounds up to two binary digits, so that what grows is told a few times

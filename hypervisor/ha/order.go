@@ -33,6 +33,9 @@ const (
 	Unexport
 	// FreezeReads*: reads wait, too, until the resource has a new term or is demoted; Resource.
 	FreezeReads
+	// Failsafe*: polluxd asks the peer of a Primary to stand back: to be Outdated, durably, from the
+	// end of the connection on. Without On that is taken back; Resource.
+	Failsafe
 	// TellLease: this node's lease lasts until the Tick in Until: polluxd freezes the Primaries
 	// then that are without their peer, if polluxha is gone by that time.
 	TellLease
@@ -81,6 +84,7 @@ type Order struct {
 	Term        uint64
 	Sole        bool
 	Force       bool // Promote: of a copy that is known to lack writes, as the operator wants
+	On          bool // Failsafe
 	Until       Tick
 	Claim       arbiter.Claim
 	Hook        HookName

@@ -15,12 +15,14 @@ func (c *Core) localProblem(s *service) string {
 	case c.isStandby(c.self):
 		return c.self + " is standby"
 	case s.failed:
-		return "its restarts on " + c.self + " are used up"
+		return c.usedUp(s)
 	}
 	for _, r := range s.res {
 		switch {
 		case !r.st.Up:
 			return r.name + " is not up: " + orElse(r.st.Problem, "polluxd does not run it")
+		case r.st.Disk == Outdated:
+			return r.outdated()
 		case !r.whole():
 			return fmt.Sprintf("%s: the disk of %s is %s", r.name, c.self, r.st.Disk)
 		}

@@ -28,10 +28,12 @@ type resource struct {
 	claiming OrderID
 	busy     OrderID // a command of polluxd
 	retryAt  Tick
-	failures int    // of promotions and exports, in a row
-	problem  string // what the last of them said
-	refused  string // why the arbiter refused the last claim
-	frozen   bool   // FreezeReads was ordered
+	failures int     // of promotions and exports, in a row
+	problem  string  // what the last of them said
+	refused  string  // why the arbiter refused the last claim
+	frozen   bool    // FreezeReads was ordered
+	asking   OrderID // Failsafe
+	askAt    Tick
 }
 
 // storage takes what polluxd says.
@@ -159,6 +161,7 @@ func (c *Core) claimed(r *resource, cl arbiter.Claim, e Event) {
 // reports whether I/O may go on under the arbiter's term.
 func (c *Core) keep(r *resource) bool {
 	st := &r.st
+	c.failsafe(r)
 	if r.claiming != 0 || r.busy != 0 {
 		return false
 	}
@@ -191,6 +194,9 @@ func (c *Core) keep(r *resource) bool {
 		c.promote(r)
 	case lonely:
 		return c.goOn(r)
+	case c.recordLags(r):
+		c.claimAlone(r)
+		return fine
 	case r.peerEqual() && (r.rec.Sole() || r.rec.Generation != st.Generation):
 		// polluxd is under the record's term and has taken the mark back, so a late
 		// grant of the smaller set is refused by it.

@@ -13,7 +13,7 @@ func (c *Core) died(s *service, why string) {
 	s.restartAt = c.now + restartDelay(s.cfg.RestartDelay, s.restarts)
 	s.dirty = true
 	c.note(Notice{Level: Warning, Topic: TopicService, Service: s.name, Text: fmt.Sprintf("%s: %s (%d of %d)", s.name, why, s.restarts, s.cfg.RestartLimit)})
-	s.refusal = verdict{Warning, why, ""}
+	s.refusal, s.fault = verdict{Warning, why, ""}, why
 }
 
 // restartDelay doubles with each restart, up to MaxRestartDelay.
@@ -32,8 +32,13 @@ func (c *Core) moveOrStay(s *service) {
 		c.handOver(s, "its restarts on this node are used up")
 		return
 	}
-	s.say(Critical, fmt.Sprintf("it failed %s on this node (%s), and can't move: %s", times(s.restarts), s.refusal.text, why),
+	s.say(Critical, fmt.Sprintf("it failed %s on %s (%s), and can't move: %s", times(s.restarts), c.self, s.fault, why),
 		"find out why, then: polluxadm vm start "+s.name)
+}
+
+// usedUp is why s is not started here any more.
+func (c *Core) usedUp(s *service) string {
+	return fmt.Sprintf("its restarts on %s are used up (%s)", c.self, orElse(s.fault, "it ended each time"))
 }
 
 // times is "once" or "N times".

@@ -84,6 +84,19 @@ func TestScenes(t *testing.T) {
 				t.Errorf("advice %q", st.Advice)
 			}
 		}},
+		{"a move back at once waits for nobody", withTwo(etcd), func(t *testing.T, w *world, a, b *host) {
+			for _, to := range []string{"b", "a", "b"} {
+				a.commanded(Command{Verb: MoveVerb, Service: "web", Node: to})
+				took := w.until("it runs on "+to, 8000, func() bool { return w.runsOn("web") == to })
+				if took > 1500 {
+					t.Errorf("the move to %s took %d ms", to, took)
+				}
+			}
+			b.commanded(Command{Verb: EvacuateVerb, Node: "b"})
+			if took := w.until("it runs on a", 8000, func() bool { return w.runsOn("web") == "a" }); took > 1500 {
+				t.Errorf("the evacuation took %d ms", took)
+			}
+		}},
 		{"planned move of two resources", withTwo(etcd), func(t *testing.T, w *world, a, b *host) {
 			a.commanded(Command{Verb: MoveVerb, Service: "web"})
 			w.until("it runs on b", 2000, func() bool { return w.runsOn("web") == "b" })
@@ -203,9 +216,38 @@ func TestScenes(t *testing.T) {
 			a.commanded(Command{Verb: StartVerb, Service: "web"})
 			failed := func(h *host) bool { return h.status("web").State == StateFailed }
 			w.until("both nodes have failed", 300_000, func() bool { return failed(a) || failed(b) })
+			w.run(2000)
+			for _, h := range []*host{a, b} { // whichever node is asked
+				if st := h.status("web"); st.State != StateFailed || st.Level != Critical || !strings.Contains(st.Why, "no such kernel") || !strings.Contains(st.Advice, "vm start web") {
+					t.Errorf("%s says %s: %q, %q", h.name, st.State, st.Why, st.Advice)
+				}
+			}
 			a.noStart, b.noStart = "", ""
 			a.commanded(Command{Verb: StartVerb, Service: "web"})
 			w.until("it runs", 20_000, func() bool { return w.runsOn("web") != "" })
+		}},
+		{"an arbiter that has no record raises an alarm only if it stays so", etcd, func(t *testing.T, w *world, a, b *host) {
+			w.setLink("a", "b", false)
+			w.run(3000)
+			delete(w.arb.records, "r0")
+			w.run(5500)
+			if al := b.alarms(); strings.Contains(al, "no record") {
+				t.Errorf("at once: %q", al)
+			}
+			w.run(6000)
+			if al := b.alarms(); !strings.Contains(al, "no record of it, and its copies have promised term") {
+				t.Errorf("later: %q", al)
+			}
+		}},
+		{"an arbiter of two voters is no good verdict", etcd, func(t *testing.T, w *world, a, b *host) {
+			for voters, want := range []string{"each node's loss is covered", "1 voter, so", "2 voters, so", "each node's loss is covered"} {
+				w.arb.voters = voters
+				w.run(5000)
+				sn := a.core.Snapshot()
+				if !strings.Contains(sn.Verdict, want) || (sn.Level == "") != (voters%3 == 0) || (sn.Services[0].Protection == covered) != (voters%3 == 0) {
+					t.Errorf("%d voters: %s %q, %q", voters, sn.Level, sn.Verdict, sn.Services[0].Protection)
+				}
+			}
 		}},
 		{"what can't be started here is started there", etcd, func(t *testing.T, w *world, a, b *host) {
 			a.commanded(Command{Verb: StopVerb, Service: "web"})

@@ -48,8 +48,10 @@ type service struct {
 	startedAt Tick
 	restartAt Tick
 	failed    bool   // its restarts here are used up
+	fault     string // why it ended the last time
 	acted     uint64 // version of the wish that was acted upon last
 	holdOff   Tick   // no new attempt before
+	handed    bool   // holdOff is for the other node, which has not taken it yet
 	yieldAt   Tick   // since when it is left to a better node; 0: it is not
 	ready     bool
 	notReady  string
@@ -110,6 +112,11 @@ func (c *Core) seen(s *service, seen Seen) {
 func (c *Core) decide(s *service) {
 	was, state := s.why, s.state
 	s.waits, s.why = false, verdict{}
+	for _, r := range s.res {
+		if r.known.behind {
+			c.tellBehind(r)
+		}
+	}
 	w := c.wish(s)
 	switch {
 	case !s.isSeen || !s.allSet():
@@ -215,6 +222,12 @@ func (s *service) isFrozen() bool {
 
 // rest: this node is about nothing with s.
 func (c *Core) rest(s *service, w *Wish) {
+	if s.handed && (c.tookOver(s) || w.Version > s.acted && w.Place == c.self) {
+		s.handed, s.holdOff = false, 0
+	}
+	if w.Target != TargetDisabled && s.seen.Addresses && s.cfg.Addresses && s.ipsBusy == 0 && !s.isHere() {
+		c.addresses(s, RemoveIPs) // an earlier process has left them: they may be the other node's by now
+	}
 	switch {
 	case w.Target == TargetDisabled:
 		for _, r := range s.res {
@@ -232,6 +245,17 @@ func (c *Core) rest(s *service, w *Wish) {
 	default:
 		c.giveBack(s)
 	}
+}
+
+// tookOver reports whether the other node has taken its turn: its terms are newer
+// than those that this node gave back.
+func (c *Core) tookOver(s *service) bool {
+	for _, r := range s.res {
+		if r.rec.Owner != s.peer.cfg.Name {
+			return false
+		}
+	}
+	return true
 }
 
 // adopt takes over what an earlier polluxha has left running.
@@ -271,7 +295,7 @@ func (c *Core) giveBack(s *service) {
 // begin: this node is to run s.
 func (c *Core) begin(s *service, w *Wish) {
 	s.want, s.undo, s.wasUp, s.hooked, s.failed = wantUp, true, false, false, false
-	s.inc, s.moving, s.yieldAt = "", "", 0
+	s.inc, s.moving, s.yieldAt, s.handed = "", "", 0, false
 	s.acted = max(s.acted, w.Version)
 	for _, r := range s.res {
 		r.grant, r.failures, r.problem = 0, 0, ""

@@ -73,6 +73,9 @@ func (c *Core) sentence(s *service) verdict {
 	for _, name := range s.nodes {
 		if n := c.node(name); name != c.self && (at == "" || at == name) {
 			if sb := n.service(s.name); sb != nil && sb.Why != "" && c.isOnline(n) {
+				if sb.State == StateFailed {
+					return verdict{Critical, name + ": " + sb.Why, "find out why, then: polluxadm vm start " + s.name}
+				}
 				return verdict{Warning, name + ": " + sb.Why, ""}
 			}
 		}
@@ -122,6 +125,9 @@ func (c *Core) verdict(sn *Snapshot) (level Level, text, advice string) {
 		return Warning, "the arbiter has not answered yet: no automatic failover", ""
 	case len(sn.Nodes) < 2:
 		return Warning, "the cluster has one node: nobody takes over from it", "polluxadm cluster token NODE --link IP:PORT"
+	case c.voters() == 1 || c.voters() == 2:
+		return Warning, fmt.Sprintf("the arbiter has %s, so the death of one silences it: nothing fails over automatically", count(c.voters(), "voter")),
+			"make it three: polluxadm cluster token NODE --link IP:PORT --kind witness, for a third host without disks"
 	}
 	for i := range sn.Services {
 		if s := &sn.Services[i]; s.Target == TargetStarted && s.Protection != covered {
@@ -182,14 +188,32 @@ func (c *Core) protection(s *service, sameFile bool) string {
 		}
 	}
 	switch {
+	case s.mine && !c.lease.reachable && s.isFailsafe():
+		return "protected against disk loss, not against host loss: no arbitration; failsafe: it runs on whatever becomes of " + s.peer.cfg.Name
 	case s.mine && !c.lease.reachable:
 		return "protected against disk loss, not against host loss: no arbitration"
 	case !sameFile:
 		return "protected against disk loss, not against host loss: its file differs between its nodes"
-	case c.cfg.Voters == 1 || c.cfg.Voters == 2: // half of two is no majority
-		return fmt.Sprintf("protected against disk loss, not against host loss: the arbiter has %d of 3 voters", c.cfg.Voters)
+	case c.voters() == 1 || c.voters() == 2: // half of two is no majority
+		return fmt.Sprintf("protected against disk loss, not against host loss: the arbiter has %d of 3 voters", c.voters())
 	}
 	return covered
+}
+
+// voters is how many the arbiter has, as it says itself, or as the cluster's file
+// does; 0: it has none of its own.
+func (c *Core) voters() int {
+	if c.lease.voters > 0 {
+		return c.lease.voters
+	}
+	return c.cfg.Voters
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 func (c *Core) nodeStatus(n *node) NodeStatus {

@@ -211,7 +211,7 @@ func (c *Core) ends(s *service) {
 	}
 	s.want, s.hooked, s.wasUp, s.byForce, s.undo, s.inc = wantIdle, false, false, false, false, ""
 	if s.moving != "" {
-		s.holdOff = c.now + c.cfg.Timing.Deadtime // the other one's turn
+		s.holdOff, s.handed = c.now+c.cfg.Timing.Deadtime, true // the other one's turn
 		s.refusal = verdict{}
 	}
 	s.moving = ""

@@ -16,10 +16,10 @@ func (c *Core) mayTake(s *service, w *Wish) bool {
 		s.say(Info, c.self+" is standby", "polluxadm node online "+c.self)
 		return false
 	case s.failed:
-		s.say(Critical, "its restarts on this node are used up", "polluxadm vm start "+s.name)
+		s.say(Critical, c.usedUp(s), "find out why, then: polluxadm vm start "+s.name)
 		return false
 	case s.notReady != "":
-		s.say(Critical, s.notReady, "")
+		s.say(Critical, s.notReady, c.outdatedAdvice(s))
 		return false
 	case sb != nil && sb.Hash != s.cfg.Hash:
 		s.say(Critical, fmt.Sprintf("its file differs between %s and %s, so it is not started automatically", c.self, p.cfg.Name), "make the two files equal and run polluxadm reload")
@@ -87,10 +87,15 @@ func (c *Core) claimable(s *service, r *resource) (set []string, v verdict) {
 		return no(Info, "", "%s is connected, and Primary", peer)
 	case (r.known.behind || rec.Term == 0) && equal:
 		return both, verdict{}
+	case c.isFilling(r):
+		c.wake(s, r.known.since+c.cfg.Timing.Deadtime)
+		return no(Info, "", "the arbiter has term %d, and term %d is promised: it is filled once both copies are connected and equal", rec.Term, c.promisedTerm(r))
 	case r.known.behind:
 		return no(Critical, "connect "+peer, "the arbiter knows less than the copies (it was restored, or lost its state): it has term %d, term %d is promised; nobody knows who wrote last until both copies are connected and equal", rec.Term, c.promisedTerm(r))
 	case rec.Term == 0:
 		return no(Critical, "connect "+peer+", and let the copies become equal", "no node has owned it yet, so nobody knows whether this copy is current")
+	case st.Disk == Outdated:
+		return nil, verdict{Critical, r.outdated(), c.outdatedAdvice(s)}
 	case !r.whole():
 		return no(Critical, "connect "+peer+" and wait for the resync", "this node's disk is %s", st.Disk)
 	case !rec.Counts(c.self):

@@ -55,9 +55,6 @@ func (c *Config) validateNodes(bad complain) {
 		if !n.Witness {
 			data++
 		}
-		if c.Arbiter == ArbiterFence && !n.Witness && !n.Fence {
-			bad("node %s: the arbiter is \"fence\" and no fence agent is configured for it: add a [[fence]] table, or choose another arbiter", n.Name)
-		}
 	}
 	if c.node(c.Self) == nil {
 		bad("node %s: the cluster file does not list this node: join the cluster, or correct the name", c.Self)
@@ -65,7 +62,9 @@ func (c *Config) validateNodes(bad complain) {
 	switch c.Arbiter {
 	case ArbiterEtcd, ArbiterWitness, ArbiterManual:
 	case ArbiterFence:
-		if data != 2 {
+		// One is a cluster that is being made. Where an agent is missing nothing is
+		// confirmed, so nobody takes over; the cluster's file is told of that.
+		if data > 2 {
 			bad("arbiter \"fence\": it works with two data nodes, and there are %d: use etcd or a witness", data)
 		}
 	default:
@@ -130,6 +129,9 @@ func (c *Config) validateService(s *Service, bad complain) {
 		} else if nodes != [2]string{} && pair != nodes {
 			bad("vm %s: resource %s is on %v, and %s on %v: all resources of a VM have to be on the same two nodes", s.Name, name, pair, s.Resources[0], nodes)
 		}
+		if s.Failsafe && r.AloneUnasked { // I3
+			bad("vm %s: failsafe has the other node promise not to take over before this one goes on alone, and resource %s goes on alone without asking: choose one", s.Name, name)
+		}
 		if !c.failsOver(s) {
 			continue
 		}
@@ -139,6 +141,9 @@ func (c *Config) validateService(s *Service, bad complain) {
 		if r.Protocol != "C" && (r.MaxLossBytes == 0 || r.MaxLossMS == 0) {
 			bad("vm %s: resource %s has protocol %s, so a failover may lose writes: declare max-loss-bytes and max-loss-seconds, or use protocol C, or manual failover", s.Name, name, r.Protocol)
 		}
+	}
+	if s.Failsafe && !c.Arbiter.HasLeases() {
+		bad("vm %s: failsafe is for the time in which the arbiter is away, and arbiter \"%s\" is the two nodes themselves: leave failsafe out, or use etcd or a witness", s.Name, c.Arbiter)
 	}
 	if len(s.Resources) == 0 {
 		bad("vm %s: it has no resource: name one at least", s.Name)

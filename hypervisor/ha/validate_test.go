@@ -16,7 +16,10 @@ func TestValidate(t *testing.T) {
 		{"a node twice", func(c *Config) { c.Nodes = append(c.Nodes, Node{Name: "a"}) }, "node a: it is listed twice"},
 		{"a name of the arbiter's", func(c *Config) { c.Nodes[2].Name = "_w" }, "does not begin with"},
 		{"no such arbiter", func(c *Config) { c.Arbiter = "raft" }, "want etcd, witness, fence or manual"},
-		{"fence without an agent", func(c *Config) { c.Arbiter, c.Nodes[1].Fence = ArbiterFence, false }, "node b: the arbiter is \"fence\" and no fence agent"},
+		{"fence without an agent for a node", func(c *Config) { c.Arbiter, c.Nodes[1].Fence = ArbiterFence, false }, ""},
+		{"fence with one node so far", func(c *Config) {
+			c.Arbiter, c.Nodes, c.Resources, c.Services = ArbiterFence, c.Nodes[:1], nil, nil
+		}, ""},
 		{"fence with three", func(c *Config) { c.Arbiter, c.Nodes[2] = ArbiterFence, Node{Name: "w", Fence: true} }, "two data nodes, and there are 3"},
 		{"warntime", func(c *Config) { c.Timing.Warntime = 2999 }, "at least three times keepalive"},
 		{"deadtime", func(c *Config) { c.Timing.Warntime = 6000 }, "want more than warntime"},
@@ -42,6 +45,11 @@ func TestValidate(t *testing.T) {
 		{"I3: alone without asking, and automatic failover", func(c *Config) { c.Resources[0].AloneUnasked = true }, "goes on alone without asking, and the VM fails over automatically: both nodes could write"},
 		{"I3: alone without asking, manual failover", func(c *Config) { c.Resources[0].AloneUnasked, c.Services[0].Manual = true, true }, ""},
 		{"I3: alone without asking, no arbiter", func(c *Config) { c.Resources[0].AloneUnasked, c.Arbiter = true, ArbiterManual }, ""},
+		{"I3: failsafe, and alone without asking", func(c *Config) {
+			c.Resources[0].AloneUnasked, c.Services[0].Manual, c.Services[0].Failsafe = true, true, true
+		}, "goes on alone without asking: choose one"},
+		{"I3: failsafe", func(c *Config) { c.Services[0].Failsafe = true }, ""},
+		{"I3: failsafe, and nobody who could be away", func(c *Config) { c.Services[0].Failsafe, c.Arbiter = true, ArbiterManual }, `arbiter "manual" is the two nodes themselves`},
 		{"I6: protocol A without bounds", func(c *Config) { c.Resources[0].Protocol = "A" }, "declare max-loss-bytes and max-loss-seconds"},
 		{"I6: protocol B with one bound", func(c *Config) { c.Resources[0].Protocol, c.Resources[0].MaxLossBytes = "B", 1 }, "declare max-loss-bytes and max-loss-seconds"},
 		{"I6: protocol A with bounds", func(c *Config) {

@@ -82,6 +82,8 @@ type side struct {
 	reads    bool
 	inc      string
 	data     int
+	asks     bool // failsafe
+	back     bool // stands back
 }
 
 // pair is one resource: two copies and the data connection.
@@ -98,6 +100,7 @@ type arb struct {
 	up      bool
 	records map[string]arbiter.Record
 	leases  map[string]*leaseOf
+	voters  int
 }
 
 type leaseOf struct {
@@ -309,9 +312,10 @@ func (h *host) off() {
 	for _, p := range h.w.disks {
 		if s := p.of(h.name); s != nil {
 			s.up, s.role, s.owned, s.sole, s.inc, s.reads = false, "", false, false, "", false
-			if s.disk == UpToDate {
+			if p.goWithoutPeer(); s.disk == UpToDate {
 				s.disk = Consistent
 			}
+			s.asks = false
 		}
 		p.settle()
 	}
@@ -415,7 +419,7 @@ func (h *host) obey(o Order) {
 	switch o.Kind {
 	case Renew, Observe, Claim, Release, Resign:
 		h.askArbiter(o, done)
-	case PromiseTerm, Promote, Demote, Export, Unexport, FreezeReads:
+	case PromiseTerm, Promote, Demote, Export, Unexport, FreezeReads, Failsafe:
 		result(5, func() string { return w.pair(o.Resource).command(h.name, o) })
 	case StartService:
 		result(300, func() string { return h.startVM(o) })
@@ -546,7 +550,7 @@ func (a *arb) answer(now Tick, node string, o Order) Event {
 	case Resign:
 		delete(a.leases, node)
 	case Observe:
-		v := arbiter.View{}
+		v := arbiter.View{Voters: a.voters}
 		for _, n := range o.Resources {
 			v.Records = append(v.Records, a.record(n))
 		}

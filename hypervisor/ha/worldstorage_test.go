@@ -51,6 +51,9 @@ func (p *pair) settle() {
 		can = false
 	}
 	if can != p.connected {
+		if !can {
+			p.goWithoutPeer()
+		}
 		p.connected = can
 		p.w.tracef("%s: connected %v", p.name, can)
 		if can {
@@ -59,7 +62,52 @@ func (p *pair) settle() {
 			p.syncing = false
 		}
 	}
+	for _, s := range p.side {
+		if o := p.other(s); p.connected && s.role != Primary {
+			s.back = o.role == Primary && o.asks
+		}
+	}
 	p.tell()
+}
+
+// goWithoutPeer is the end of a connection to a copy that stands back: it is Outdated,
+// and the owner goes on alone.
+func (p *pair) goWithoutPeer() {
+	for _, s := range p.side {
+		o := p.other(s)
+		if !s.back || s.role == Primary {
+			continue
+		}
+		s.back = false
+		if s.disk == UpToDate || s.disk == Consistent {
+			s.disk = Outdated
+		}
+		if o.role == Primary && o.owned && !o.sole && o.term == o.promised && o.disk == UpToDate {
+			o.sole, o.marked, o.soleTerm = true, true, o.term
+			o.gen += 2
+		}
+	}
+}
+
+// leave is polluxadm down, or the stop of polluxd, on a host that is well.
+func (h *host) leave() {
+	for _, p := range h.w.disks {
+		if s := p.of(h.name); s != nil && s.role == Secondary && p.connected {
+			s.back = p.other(s).role == Primary
+			s.up = false
+			p.settle()
+		}
+	}
+}
+
+// join is polluxadm up.
+func (h *host) join() {
+	for _, p := range h.w.disks {
+		if s := p.of(h.name); s != nil {
+			s.up = true
+			p.settle()
+		}
+	}
 }
 
 func (p *pair) connect() {
@@ -126,6 +174,7 @@ func (p *pair) report(h *host) {
 	o := p.other(s)
 	st := Storage{
 		Resource: p.name, Up: s.up, Role: s.role, Connected: p.connected, Disk: s.disk, PeerDisk: DUnknown, Generation: s.gen, Term: s.term,
+		StandsBack: s.back, AsksPeer: s.asks, PeerStandsBack: s.role == Primary && s.asks && o.back && p.connected,
 		Promised: s.promised, Owned: s.owned, Sole: s.sole, Marked: s.marked, Frozen: p.frozen(s), ReadsFrozen: s.reads, Incarnation: s.inc,
 	}
 	if p.connected {
@@ -159,7 +208,12 @@ func (p *pair) command(name string, o Order) string {
 		if s.inc != "" {
 			return "a client has it open"
 		}
-		s.role, s.owned, s.sole, s.reads = Secondary, false, false, false
+		s.role, s.owned, s.sole, s.reads, s.asks = Secondary, false, false, false, false
+	case Failsafe:
+		if s.role != Primary {
+			return "not Primary"
+		}
+		s.asks = o.On
 	case Export:
 		if s.role != Primary {
 			return "not Primary"

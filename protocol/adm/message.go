@@ -56,6 +56,8 @@ const (
 	CmdPromiseTerm      Command = "promise-term"     // Term: no write of a lower one is accepted from now on
 	CmdFreeze           Command = "freeze"           // reads and writes wait until thaw, or until this node has a new term
 	CmdThaw             Command = "thaw"             // ends freeze; what the terms freeze stays frozen
+	CmdFailsafe         Command = "failsafe"         // a Primary asks its peer to stand back: it does not take over when the connection ends
+	CmdFailsafeOver     Command = "failsafe-over"    // ends failsafe
 	CmdLease            Command = "lease"            // LeaseMS: after that, reads of a shared term wait while the peer is silent. Of one resource, or of all that polluxha manages
 	CmdExport           Command = "export"           // Incarnation -> Exports; ends the exports of any other
 	CmdUnexport         Command = "unexport"         // Incarnation, or "" for whatever there is
@@ -70,7 +72,7 @@ func (c Command) NeedsResource() (needs, known bool) {
 	case CmdPerf, CmdUp, CmdDown, CmdAdjust, CmdAttach, CmdDetach, CmdConnect, CmdDisconnect, CmdPrimary,
 		CmdSecondary, CmdInvalidate, CmdInvalidateRemote, CmdOutdate, CmdResumeIO, CmdSuspendIO,
 		CmdVerify, CmdPauseSync, CmdResumeSync, CmdResize, CmdNewCurrentUUID, CmdDiskOptions, CmdNetOptions, CmdForget,
-		CmdPromiseTerm, CmdFreeze, CmdThaw, CmdExport, CmdUnexport:
+		CmdPromiseTerm, CmdFreeze, CmdThaw, CmdFailsafe, CmdFailsafeOver, CmdExport, CmdUnexport:
 		return true, true
 	}
 	return false, false

@@ -94,6 +94,10 @@ type Term struct {
 	Unknown  string `json:"unknown,omitempty"`  // why there is no promotion under a term
 	Frozen   string `json:"frozen,omitempty"`   // why I/O is frozen
 	Held     bool   `json:"held,omitempty"`     // the manager has frozen it, until thaw or a new term
+
+	StandsBack     bool `json:"stands_back,omitempty"`      // Secondary: Outdated, on disk, as soon as the connection ends
+	AsksPeer       bool `json:"asks_peer,omitempty"`        // Primary: its peer is asked to stand back (failsafe)
+	PeerStandsBack bool `json:"peer_stands_back,omitempty"` // and does
 }
 
 // Volume is the status of one volume.

@@ -58,6 +58,17 @@ func (e *Engine) Freeze() error { return e.do(replication.Command{Kind: replicat
 // Thaw ends Freeze. What the terms freeze stays frozen.
 func (e *Engine) Thaw() error { return e.do(replication.Command{Kind: replication.CmdThaw}) }
 
+// Failsafe has this Primary ask its peer to stand back, or takes that back: a peer that
+// does is Outdated, durably, from the end of the connection on, and this node then goes
+// on alone under its term.
+func (e *Engine) Failsafe(on bool) error {
+	kind := replication.CmdFailsafeOver
+	if on {
+		kind = replication.CmdFailsafe
+	}
+	return e.do(replication.Command{Kind: kind})
+}
+
 // Lease tells how long the failover manager's lease lasts from now on, in
 // milliseconds: after that an owner of a shared term reads only as long as it hears
 // of its peer. 0 takes that back, and so do a new term and a demotion.

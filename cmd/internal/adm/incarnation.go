@@ -29,6 +29,10 @@ func (a *app) managedCommands() []*cobra.Command {
 			"Without INCARNATION: of whichever there is. For experts."),
 		plain(adm.CmdFreeze, "have all I/O of a Primary with a term wait, until thaw or a new term",
 			"What polluxha does before it kills a VM whose lease has ended: reads wait, too. For experts."),
+		plain(adm.CmdFailsafe, "ask the peer of a Primary with a term to stand back",
+			"It answers when its disk says Outdated; when the connection ends, this node goes on alone. polluxha does this while\n"+
+				"the arbiter is away, if the VM's file has failsafe = true. For experts."),
+		plain(adm.CmdFailsafeOver, "end failsafe", "The peer counts again. For experts."),
 		plain(adm.CmdThaw, "end freeze", "What is frozen for its term stays frozen. For experts."),
 	}
 }

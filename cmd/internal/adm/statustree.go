@@ -153,6 +153,12 @@ func termLine(t adm.Term) string {
 	case t.Owned:
 		s += ", owner"
 	}
+	switch {
+	case t.PeerStandsBack:
+		s += ", the peer stands back (failsafe)"
+	case t.StandsBack:
+		s += ", stands back for the Primary"
+	}
 	return s
 }
 

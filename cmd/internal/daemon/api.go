@@ -24,6 +24,8 @@ type engineAPI interface {
 	ForceTerm(term uint64, sole bool) error
 	Freeze() error
 	Thaw() error
+	// Failsafe has the peer asked to stand back while the arbiter is away.
+	Failsafe(on bool) error
 	Lease(ms uint64) error
 	Secondary() error
 	Invalidate(vol int) error

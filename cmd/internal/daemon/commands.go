@@ -42,6 +42,8 @@ func (d *Daemon) execute(req adm.Request) (any, error) {
 		return r.perf(req)
 	case adm.CmdFreeze, adm.CmdThaw:
 		return nil, r.freeze(req.Cmd)
+	case adm.CmdFailsafe, adm.CmdFailsafeOver:
+		return nil, r.failsafe(req.Cmd == adm.CmdFailsafe)
 	}
 	r.admin.Lock()
 	defer r.admin.Unlock()

@@ -205,9 +205,10 @@ func (r *runningEngine) ForceTerm(term uint64, sole bool) error {
 	return r.refusal(r.e.ForceTerm(term, sole))
 }
 
-func (r *runningEngine) Freeze() error         { return r.refusal(r.e.Freeze()) }
-func (r *runningEngine) Thaw() error           { return r.refusal(r.e.Thaw()) }
-func (r *runningEngine) Lease(ms uint64) error { return r.refusal(r.e.Lease(ms)) }
+func (r *runningEngine) Freeze() error          { return r.refusal(r.e.Freeze()) }
+func (r *runningEngine) Thaw() error            { return r.refusal(r.e.Thaw()) }
+func (r *runningEngine) Failsafe(on bool) error { return r.refusal(r.e.Failsafe(on)) }
+func (r *runningEngine) Lease(ms uint64) error  { return r.refusal(r.e.Lease(ms)) }
 
 func (r *runningEngine) Secondary() error               { return r.refusal(r.e.Secondary()) }
 func (r *runningEngine) Invalidate(vol int) error       { return r.refusal(r.e.Invalidate(vol)) }

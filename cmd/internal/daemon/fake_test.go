@@ -132,7 +132,10 @@ func (e *fakeEngine) ForceTerm(term uint64, sole bool) error {
 	return e.do(fmt.Sprintf("force-term %d %t", term, sole), func() { e.role = "Primary" })
 }
 
-func (e *fakeEngine) Freeze() error         { return e.do("freeze", func() {}) }
+func (e *fakeEngine) Freeze() error { return e.do("freeze", func() {}) }
+func (e *fakeEngine) Failsafe(on bool) error {
+	return e.do(fmt.Sprint("failsafe ", on), func() {})
+}
 func (e *fakeEngine) Thaw() error           { return e.do("thaw", func() {}) }
 func (e *fakeEngine) Lease(ms uint64) error { return e.do(fmt.Sprintf("lease %d", ms), func() {}) }
 

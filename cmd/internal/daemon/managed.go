@@ -125,6 +125,18 @@ func (r *resource) freeze(cmd adm.Command) error {
 	return err
 }
 
+// failsafe is failsafe and failsafe-over; as freeze it waits for no other command.
+func (r *resource) failsafe(on bool) error {
+	eng := r.engine()
+	if eng == nil {
+		return r.notUp()
+	}
+	err := eng.Failsafe(on)
+	r.log.Info().Bool("failsafe", on).AnErr("refused", err).Msg("command")
+	r.d.hub.changed(r.name)
+	return err
+}
+
 // lease tells one resource, or all that polluxha manages, how long its lease lasts.
 // It comes every few seconds: nobody is told of it, and nothing is logged.
 func (d *Daemon) lease(req adm.Request) error {

@@ -36,6 +36,8 @@ func TestManagers(t *testing.T) {
 		{"a term", "intern", adm.CmdPrimary, adm.Args{Term: 3}, "primary-with-term 3 false intern", ""},
 		{"a vote", "pace", adm.CmdPrimary, adm.Args{}, "primary-by-vote false pace", ""},
 		{"pacemaker, forced without the name", "pace", adm.CmdPrimary, adm.Args{Force: true}, "", "Pacemaker decides who is Primary"},
+		{"failsafe", "intern", adm.CmdFailsafe, adm.Args{}, "failsafe true intern", ""},
+		{"failsafe over", "intern", adm.CmdFailsafeOver, adm.Args{}, "failsafe false intern", ""},
 		{"freeze", "intern", adm.CmdFreeze, adm.Args{}, "freeze intern", ""},
 		{"thaw", "intern", adm.CmdThaw, adm.Args{}, "thaw intern", ""},
 		{"one lease", "plain", adm.CmdLease, adm.Args{LeaseMS: 5}, "lease 5 plain", ""},

@@ -32,6 +32,7 @@ func (r *runningEngine) Status() adm.Resource {
 	if t := s.Term; t.Promised > 0 {
 		st.Term = &adm.Term{
 			Term: t.Term, Promised: t.Promised, Owned: t.Owned, Sole: t.Sole, Override: t.Override, Marked: t.Marked, Unknown: t.Unknown, Frozen: t.Frozen, Held: t.Held,
+			StandsBack: t.StandsBack, AsksPeer: t.AsksPeer, PeerStandsBack: t.PeerStandsBack,
 		}
 	}
 	switch {

@@ -222,7 +222,8 @@ func (c *configuration) service(v *conf.VM, now time.Time) ha.Service {
 		Failback: ha.Failback(v.Failback), MemoryBytes: uint64(v.Memory), Addresses: len(v.IPs) > 0,
 		StartTimeout: ticks(v.StartTimeout), StopTimeout: ticks(v.StopTimeout),
 		RestartLimit: v.Restart.Limit, RestartDelay: ticks(v.Restart.BackOff), RestartReset: ticks(v.Restart.Within),
-		Target: ha.TargetStarted, Stickiness: int64(v.Stickiness),
+		Failsafe: v.Failsafe,
+		Target:   ha.TargetStarted, Stickiness: int64(v.Stickiness),
 	}
 	if v.TargetRole == "stopped" {
 		s.Target = ha.TargetStopped

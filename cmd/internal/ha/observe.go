@@ -94,6 +94,7 @@ func storageOf(r adm.Resource) ha.Storage {
 	}
 	s.Generation = generationOf(r.Volumes)
 	if t := r.Term; t != nil {
+		s.StandsBack, s.AsksPeer, s.PeerStandsBack = t.StandsBack, t.AsksPeer, t.PeerStandsBack
 		s.Term, s.Promised, s.Owned, s.Sole, s.Marked, s.TermUnknown, s.Frozen = t.Term, t.Promised, t.Owned, t.Sole, t.Marked, t.Unknown, t.Frozen
 		s.ReadsFrozen = t.Held
 	}

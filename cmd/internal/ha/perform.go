@@ -134,7 +134,7 @@ func (m *manager) begin(o ha.Order) {
 		m.lanes.do("resource "+o.Resource, done(func(ctx context.Context, o ha.Order) error {
 			return m.arbiter.Release(ctx, o.Resource, m.self, o.Term)
 		}))
-	case ha.PromiseTerm, ha.Promote, ha.Demote, ha.Export, ha.Unexport:
+	case ha.PromiseTerm, ha.Promote, ha.Demote, ha.Export, ha.Unexport, ha.Failsafe:
 		m.lanes.do("resource "+o.Resource, done(m.toStorage))
 	case ha.FreezeReads:
 		m.worker(done(m.toStorage))
@@ -231,6 +231,11 @@ func (m *manager) toStorage(ctx context.Context, o ha.Order) error {
 		req.Cmd, req.Args.Incarnation = adm.CmdExport, o.Incarnation
 	case ha.Unexport:
 		req.Cmd = adm.CmdUnexport
+	case ha.Failsafe:
+		req.Cmd = adm.CmdFailsafeOver
+		if o.On {
+			req.Cmd = adm.CmdFailsafe
+		}
 	case ha.FreezeReads:
 		req.Cmd = adm.CmdFreeze
 	default:

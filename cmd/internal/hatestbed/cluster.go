@@ -2,9 +2,7 @@ package hatestbed
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"time"
 
@@ -14,10 +12,11 @@ import (
 // An Arbiter is who decides when the hosts do not hear each other.
 type Arbiter string
 
-// The two halves of the rounds.
+// The arbiters. The third host has nothing to say with the last one.
 const (
 	ArbiterEtcd    Arbiter = "etcd"    // a member of etcd in each polluxha
 	ArbiterWitness Arbiter = "witness" // pollux-witness on the third host
+	ArbiterFence   Arbiter = "fence"   // who has switched the other one off
 )
 
 const (
@@ -37,10 +36,13 @@ func (s *Site) startHost(ctx context.Context, h *Host) error {
 			return err
 		}
 	}
-	if s.witnessOnly(h) {
+	switch {
+	case h.Data, s.Arbiter == ArbiterEtcd:
+		return s.StartManager(ctx, h)
+	case s.Arbiter == ArbiterWitness:
 		return s.startWitness(ctx, h)
 	}
-	return s.StartManager(ctx, h)
+	return nil
 }
 
 // BringUp makes metadata and a cluster, and starts everything. The copies are
@@ -86,7 +88,7 @@ func (s *Site) form(ctx context.Context) error {
 		return err
 	}
 	for _, h := range s.Hosts[1:] {
-		if s.witnessOnly(h) {
+		if !s.manages(h) {
 			continue
 		}
 		kind := adm.NodeData
@@ -100,6 +102,9 @@ func (s *Site) form(ctx context.Context) error {
 		var joined adm.HACluster
 		if err := h.order(ctx, adm.HARequest{Cmd: adm.HAClusterJoin, Args: adm.HAArgs{Token: t.Token}}, &joined); err != nil {
 			return fmt.Errorf("%s joins: %w", h.Name, err)
+		}
+		if s.Arbiter == ArbiterFence {
+			return s.armFences(ctx)
 		}
 		if err := s.meets(ctx, h); err != nil {
 			return err
@@ -139,60 +144,6 @@ func (h *Host) heartbeats() []string {
 		links = append(links, fmt.Sprintf("%s:%d", h.Address(Replication), haPort))
 	}
 	return links
-}
-
-var leads = regexp.MustCompile(`(\S+) leads`)
-
-// leader is the host whose member of etcd leads, as a host's polluxha knows; ""
-// if it doesn't.
-func (h *Host) leader(ctx context.Context) string {
-	if c, err := h.cluster(ctx); err == nil {
-		if m := leads.FindStringSubmatch(c.Arbiter.Detail); m != nil {
-			return m[1]
-		}
-	}
-	return ""
-}
-
-// led tells whether anybody believes that a host leads etcd. Then its death costs
-// an election, and the new leader lets all leases begin anew.
-func (s *Site) led(ctx context.Context, struck *Host) bool {
-	return s.Arbiter == ArbiterEtcd && slices.ContainsFunc(s.Hosts, func(h *Host) bool { return h.leader(ctx) == struck.Name })
-}
-
-// LeaderToPrimary brings etcd's leader and the machine to the same host.
-func (s *Site) LeaderToPrimary(ctx context.Context, _ *Host) error {
-	const tries = 6
-	for range tries {
-		p := s.Primary()
-		if p == nil {
-			return errors.New("there is not one Primary")
-		}
-		var err error
-		switch p.leader(ctx) {
-		case p.Name:
-			return nil
-		case s.other(p).Name:
-			err = s.Move(ctx, p)
-		case s.Hosts[2].Name: // another member leads when this one comes back
-			if err = s.CrashManager(ctx, s.Hosts[2]); err == nil {
-				err = sleep(ctx, shortHold)
-			}
-			if err == nil {
-				err = s.StartManager(ctx, s.Hosts[2])
-			}
-		}
-		if err == nil {
-			err = sleep(ctx, longHold) // polluxha looks for the leader every ten seconds
-		}
-		if err == nil {
-			err = s.settled(ctx, s.patience)
-		}
-		if err != nil {
-			return fmt.Errorf("bring etcd's leader and the machine together: %w", err)
-		}
-	}
-	return fmt.Errorf("etcd's leader and the machine did not meet on one host in %d tries", tries)
 }
 
 // sleep waits, or ends with ctx.

@@ -16,6 +16,7 @@ const (
 	goesOn                   // the machine runs on, the client sees a short pause at most
 	moves                    // the machine is shut down and started on the other host
 	survives                 // the machine answers again, wherever
+	stands                   // nothing is acknowledged until it is mended, as it could be lost; then it answers again
 )
 
 // An act is something that is done to a host.
@@ -30,52 +31,106 @@ func witness(do act) act {
 	return func(s *Site, ctx context.Context, _ *Host) error { return do(s, ctx, s.Hosts[2]) }
 }
 
+// both does several things, one at once after the other.
+func both(acts ...act) act {
+	return func(s *Site, ctx context.Context, p *Host) error {
+		for _, do := range acts {
+			if err := do(s, ctx, p); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
 // A fault is one thing that happens to the rack. strike does it to the host with
 // the machine, mend undoes what a person would, on the host that was struck.
 type fault struct {
 	name   string
 	want   outcome
-	bar    time.Duration // takesOver: to the kernel's start; goesOn: to I/O, beyond detection; 0: none
+	before act // nil: nothing is to be prepared
 	strike act
+	then   act           // a second fault while the first one lasts; nil: none
+	gap    time.Duration // between the two
 	hold   time.Duration // how long it stays struck, at least
 	mend   act           // nil: nothing is to be mended
-	only   Arbiter       // in this half of the rounds; "": in both
-	before act           // nil: nothing is to be prepared
-	short  Arbiter       // the short form has it in this half; "": in none
+	barred bool          // a speed is promised
+	fells  side          // the arbiter loses what this host is for it
+	only   Arbiter       // with this arbiter; "": with etcd and the witness
+	short  Arbiter       // the short form has it with this arbiter; "": it does not
+	blind  Arbiter       // the control has it with this arbiter; "": it does not
+	wakes  bool          // a host stood still, and wakes
+	twoRun bool          // nobody is there to end the old machine, whose I/O is frozen
 }
 
-// The speeds that are promised.
+// A side is a data node, by what it has.
+type side uint8
+
 const (
-	barTakeover = 12 * time.Second // with a lease of 6 s
-	barLeader   = 15 * time.Second // when the host also led etcd
-	barResume   = 500 * time.Millisecond
-	barHandover = 500 * time.Millisecond
+	neither side = iota
+	primarySide
+	secondarySide
+)
+
+// How long a fault lasts, at least.
+const (
 	pauseLength = 30 * time.Second
-	longHold    = 12 * time.Second // two leases
+	longHold    = 9 * time.Second // a lease of 6 s, its margin, and time for a wrong decision
 	shortHold   = 2 * time.Second
+	diskHold    = 4 * time.Second // the machine writes all the time: it meets the disk at once
 )
 
 // faults are all kinds, in the order of the table.
-func faults() []fault {
+func faults() []fault { return append(singleFaults(), doubleFaults()...) }
+
+// killPrimary is what the promised speed of a takeover is about.
+const killPrimary = "primary host: kill -9 of all"
+
+func singleFaults() []fault {
 	return []fault{
-		{name: "primary host: kill -9 of all", want: takesOver, bar: barTakeover, hold: shortHold, strike: (*Site).KillAll, mend: (*Site).PowerOn, short: ArbiterEtcd},
-		{name: "primary host loses power", want: takesOver, bar: barTakeover, hold: shortHold, strike: (*Site).PowerOff, mend: (*Site).PowerOn},
+		{name: killPrimary, want: takesOver, barred: true, fells: primarySide, hold: shortHold, strike: (*Site).KillAll, mend: (*Site).PowerOn, short: ArbiterEtcd},
+		{name: "primary host loses power", want: takesOver, barred: true, fells: primarySide, hold: shortHold, strike: (*Site).PowerOff, mend: (*Site).PowerOn},
 		{
-			name: "primary host, etcd's leader, dies", want: takesOver, bar: barLeader, hold: shortHold, only: ArbiterEtcd,
+			name: "primary host, etcd's leader, dies", want: takesOver, barred: true, fells: primarySide, hold: shortHold, only: ArbiterEtcd,
 			before: (*Site).LeaderToPrimary, strike: (*Site).PowerOff, mend: (*Site).PowerOn,
 		},
-		{name: "primary host cut off", want: takesOver, bar: barTakeover, hold: shortHold, strike: (*Site).CutOff, mend: (*Site).MendAll, short: ArbiterWitness},
-		{name: "primary host stopped for 30 s", want: takesOver, bar: barTakeover, hold: pauseLength, strike: (*Site).Pause, mend: (*Site).Resume},
-		{name: "secondary host loses power", want: goesOn, bar: barResume, hold: shortHold, strike: secondary((*Site).PowerOff), mend: secondary((*Site).PowerOn), short: ArbiterWitness},
-		{name: "secondary host cut off", want: goesOn, bar: barResume, hold: shortHold, strike: secondary((*Site).CutOff), mend: secondary((*Site).MendAll)},
-		{name: "secondary host stopped for 30 s", want: goesOn, bar: barResume, hold: pauseLength, strike: secondary((*Site).Pause), mend: secondary((*Site).Resume)},
-		{name: "replication link cut", want: goesOn, bar: barResume, hold: longHold, strike: (*Site).CutReplication, mend: (*Site).MendAll, short: ArbiterEtcd},
-		{name: "primary's disk fails", want: survives, hold: longHold, strike: (*Site).FailDisk, mend: (*Site).ReplaceDisk},
-		{name: "secondary's disk fails", want: goesOn, hold: longHold, strike: secondary((*Site).FailDisk), mend: secondary((*Site).ReplaceDisk)},
+		{name: "primary host cut off", want: takesOver, barred: true, fells: primarySide, hold: shortHold, strike: (*Site).CutOff, mend: (*Site).MendAll, short: ArbiterWitness, blind: ArbiterEtcd},
+		{name: "primary host stopped for 30 s", want: takesOver, barred: true, fells: primarySide, hold: pauseLength, strike: (*Site).Pause, mend: (*Site).Resume, wakes: true},
+		{name: "secondary host: kill -9 of all", want: goesOn, barred: true, fells: secondarySide, hold: shortHold, strike: secondary((*Site).KillAll), mend: secondary((*Site).PowerOn)},
+		{name: "secondary host loses power", want: goesOn, barred: true, fells: secondarySide, hold: shortHold, strike: secondary((*Site).PowerOff), mend: secondary((*Site).PowerOn), short: ArbiterWitness},
+		{
+			name: "secondary host, etcd's leader, dies", want: goesOn, barred: true, fells: secondarySide, hold: shortHold, only: ArbiterEtcd,
+			before: (*Site).LeaderToSecondary, strike: secondary((*Site).PowerOff), mend: secondary((*Site).PowerOn),
+		},
+		{name: "secondary host cut off", want: goesOn, barred: true, fells: secondarySide, hold: shortHold, strike: secondary((*Site).CutOff), mend: secondary((*Site).MendAll)},
+		{name: "secondary host stopped for 30 s", want: goesOn, barred: true, fells: secondarySide, hold: pauseLength, strike: secondary((*Site).Pause), mend: secondary((*Site).Resume), wakes: true},
+		{name: "replication link cut", want: goesOn, barred: true, hold: longHold, strike: (*Site).CutReplication, mend: (*Site).MendAll, short: ArbiterEtcd},
+		{name: "primary's disk fails", want: survives, hold: diskHold, strike: (*Site).FailDisk, mend: (*Site).ReplaceDisk},
+		{name: "secondary's disk fails", want: goesOn, hold: diskHold, strike: secondary((*Site).FailDisk), mend: secondary((*Site).ReplaceDisk)},
 		{name: "arbiter lost", want: goesOn, hold: longHold, strike: (*Site).LoseArbiter, mend: (*Site).ReturnArbiter},
 		{name: "witness host loses power", want: goesOn, hold: shortHold, only: ArbiterEtcd, strike: witness((*Site).PowerOff), mend: witness((*Site).PowerOn)},
 		{name: "polluxha crashes on the primary", want: goesOn, hold: shortHold, strike: (*Site).CrashManager, mend: (*Site).StartManager, short: ArbiterEtcd},
-		{name: "planned move", want: moves, bar: barHandover, strike: (*Site).Move, short: ArbiterEtcd},
+		{name: "polluxha crashes on the secondary", want: goesOn, hold: shortHold, strike: secondary((*Site).CrashManager), mend: secondary((*Site).StartManager)},
+		{name: "planned move", want: moves, barred: true, strike: (*Site).Move, short: ArbiterEtcd},
+	}
+}
+
+// doubleFaults are a second one while a first one lasts: where no rule lets anybody
+// write, nobody does, and all comes back once a person has mended it.
+func doubleFaults() []fault {
+	return []fault{
+		{name: "both hosts lose power at once", want: stands, hold: shortHold, strike: both((*Site).PowerOff, secondary((*Site).PowerOff)), mend: both((*Site).PowerOn, secondary((*Site).PowerOn))},
+		{name: "arbiter lost, then primary dies", want: stands, hold: longHold, gap: shortHold, strike: (*Site).LoseQuorum, then: (*Site).PowerOff, mend: both((*Site).ReturnQuorum, (*Site).PowerOn)},
+		{name: "arbiter lost, then secondary dies", want: stands, hold: longHold, gap: shortHold, strike: (*Site).LoseQuorum, then: secondary((*Site).PowerOff), mend: both((*Site).ReturnQuorum, secondary((*Site).PowerOn))},
+		{name: "link cut, later primary dies", want: stands, hold: longHold, gap: 2 * shortHold, strike: (*Site).CutReplication, then: (*Site).PowerOff, mend: (*Site).PowerOn},
+		{
+			name: "polluxha crashes, primary cut off", want: takesOver, barred: true, fells: primarySide, hold: shortHold, strike: both((*Site).CrashManager, (*Site).CutOff),
+			mend: both((*Site).StartManager, (*Site).MendAll), blind: ArbiterWitness, twoRun: true,
+		},
+		{
+			name: "primary wakes without polluxha", want: takesOver, barred: true, fells: primarySide, hold: pauseLength, strike: both((*Site).Pause, (*Site).CrashManager),
+			mend: (*Site).WakeUnmanaged, blind: ArbiterEtcd, wakes: true, twoRun: true,
+		},
 	}
 }
 
@@ -100,6 +155,9 @@ func (s *Site) PowerOn(ctx context.Context, h *Host) error {
 	}
 	if err := h.Reboot(); err != nil {
 		return err
+	}
+	if s.strip != nil {
+		s.strip.on(h.Name)
 	}
 	return s.startHost(ctx, h)
 }
@@ -166,6 +224,38 @@ func (s *Site) ReturnArbiter(ctx context.Context, p *Host) error {
 		return err
 	}
 	return s.StartManager(ctx, s.other(p))
+}
+
+// LoseQuorum takes the arbiter from both data nodes; everything of theirs runs, and
+// the copies still see each other.
+func (s *Site) LoseQuorum(ctx context.Context, p *Host) error {
+	if err := s.PowerOff(ctx, s.Hosts[2]); err != nil || s.Arbiter == ArbiterWitness {
+		return err
+	}
+	return s.Cut(s.other(p), Management)
+}
+
+// ReturnQuorum undoes LoseQuorum.
+func (s *Site) ReturnQuorum(ctx context.Context, p *Host) error {
+	if err := s.PowerOn(ctx, s.Hosts[2]); err != nil || s.Arbiter == ArbiterWitness {
+		return err
+	}
+	return s.Mend(s.other(p), Management)
+}
+
+// unmanaged is how long a host that has woken has nobody who would end its machine.
+const unmanaged = 3 * time.Second
+
+// WakeUnmanaged lets a host go on whose polluxha has died meanwhile, and starts that
+// some time later: only the terms keep its machine from writing.
+func (s *Site) WakeUnmanaged(ctx context.Context, h *Host) error {
+	if err := s.Resume(ctx, h); err != nil {
+		return err
+	}
+	if err := sleep(ctx, unmanaged); err != nil {
+		return err
+	}
+	return s.StartManager(ctx, h)
 }
 
 // CrashManager kills polluxha on a host.

@@ -13,9 +13,13 @@ import (
 // askPatience is how long polluxha may take for what it knows by heart.
 const askPatience = 2 * time.Second
 
-// calm is how long the client must have been served before all is well: the last
-// word of a stopped host that wakes may still lead its packets astray.
-const calm = 3 * time.Second
+// calm is how long the client must have been served before all is well. The last
+// word of a stopped host that wakes may still lead its packets astray: then it is
+// longer.
+const (
+	calm      = time.Second
+	wakenCalm = 3 * time.Second
+)
 
 // ask asks a host's polluxha for what it knows.
 func (h *Host) ask(ctx context.Context, req adm.HARequest, answer any) error {
@@ -66,7 +70,7 @@ func (s *Site) unwell(ctx context.Context) string {
 		return fmt.Sprintf("%s does not share its term with the other copy: %+v", primary.Name, r.Term)
 	}
 	for _, h := range s.Hosts {
-		if s.witnessOnly(h) {
+		if !s.manages(h) {
 			continue
 		}
 		c, err := h.cluster(ctx)
@@ -80,7 +84,7 @@ func (s *Site) unwell(ctx context.Context) string {
 			if !n.Online || n.State == adm.NodeError {
 				return fmt.Sprintf("%s sees %s as %s: %s", h.Name, n.Name, n.State, n.Why)
 			}
-			if n.Kind == adm.NodeData && n.Lease != "alive" {
+			if n.Kind == adm.NodeData && s.Arbiter != ArbiterFence && n.Lease != "alive" {
 				return fmt.Sprintf("%s sees the lease of %s as %s", h.Name, n.Name, n.Lease)
 			}
 		}
@@ -95,8 +99,8 @@ func (s *Site) unwell(ctx context.Context) string {
 			return why
 		}
 	}
-	if now := time.Now(); len(s.Customer.Acked(now.Add(-answerPatience))) == 0 || s.Customer.LongestGap(now.Add(-calm)) > answerPatience {
-		return fmt.Sprintf("the client was not served without a break for %v", calm)
+	if now := time.Now(); len(s.Customer.Acked(now.Add(-answerPatience))) == 0 || s.Customer.LongestGap(now.Add(-s.calm)) > answerPatience {
+		return fmt.Sprintf("the client was not served without a break for %v", s.calm)
 	}
 	return ""
 }
@@ -113,8 +117,8 @@ func machineUnwell(vm adm.HAVM, h, primary *Host) string {
 	return ""
 }
 
-// witnessOnly tells whether a host runs pollux-witness, not polluxha.
-func (s *Site) witnessOnly(h *Host) bool { return !h.Data && s.Arbiter == ArbiterWitness }
+// manages tells whether a host runs polluxha: with etcd the third one does, too.
+func (s *Site) manages(h *Host) bool { return h.Data || s.Arbiter == ArbiterEtcd }
 
 // settled waits until all is well.
 func (s *Site) settled(ctx context.Context, limit time.Duration) error {

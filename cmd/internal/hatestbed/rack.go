@@ -36,19 +36,21 @@ const (
 type Rack struct {
 	Hosts  []*Host // alpha, beta, witness
 	client *Space
+	number int // of the rack in the sandbox
 }
 
 // NewRack makes the bridges, the hosts and the client's place, all below dir.
-// It must run in a sandbox.
-func NewRack(dir string) (*Rack, error) {
+// It must run in a sandbox, where each rack has a number, 0 to 9; racks don't
+// see each other.
+func NewRack(dir string, number int) (*Rack, error) {
+	r := &Rack{number: number}
 	for _, l := range []Link{Management, Replication, Public} {
-		if err := addUp(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: string(l)}}); err != nil {
+		if err := addUp(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: r.bridge(l)}}); err != nil {
 			return nil, fmt.Errorf("bridge %s: %w", l, err)
 		}
 	}
-	r := &Rack{}
 	for i, name := range []string{"alpha", "beta", "witness"} {
-		h, err := newHost(name, i+1, filepath.Join(dir, name), name != "witness")
+		h, err := r.newHost(name, i+1, filepath.Join(dir, name), name != "witness")
 		if err != nil {
 			return nil, err
 		}
@@ -58,8 +60,12 @@ func NewRack(dir string) (*Rack, error) {
 	if r.client, err = NewSpace("client", func() error { return loopbackUp() }); err != nil {
 		return nil, err
 	}
-	return r, plug(r.client, "client", Public, clientNumber)
+	return r, r.plug(r.client, "client", Public, clientNumber)
 }
+
+// bridge and port are the names of interfaces outside the hosts.
+func (r *Rack) bridge(l Link) string            { return fmt.Sprintf("%d-%s", r.number, l) }
+func (r *Rack) port(host string, l Link) string { return fmt.Sprintf("%d-%s-%s", r.number, host, l) }
 
 // addUp makes a link and puts it up.
 func addUp(l netlink.Link) error {
@@ -79,13 +85,13 @@ func loopbackUp() error {
 
 // plug connects a space with a network: an interface called like the network
 // in it, the other end in the bridge.
-func plug(s *Space, host string, l Link, number int) error {
-	far := port(host, l)
+func (r *Rack) plug(s *Space, host string, l Link, number int) error {
+	far := r.port(host, l)
 	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: far}, PeerName: string(l), PeerNamespace: netlink.NsFd(int(s.net.Fd()))}
 	if err := addUp(veth); err != nil {
 		return fmt.Errorf("cable %s: %w", far, err)
 	}
-	if err := setBridge(far, string(l)); err != nil {
+	if err := setBridge(far, r.bridge(l)); err != nil {
 		return err
 	}
 	return s.Do(func() error {
@@ -100,8 +106,6 @@ func plug(s *Space, host string, l Link, number int) error {
 		return netlink.LinkSetUp(link)
 	})
 }
-
-func port(host string, l Link) string { return host + "-" + string(l) }
 
 // setBridge plugs a port into a bridge.
 func setBridge(name, bridge string) error {
@@ -119,7 +123,7 @@ func setBridge(name, bridge string) error {
 // Cut makes a link lose everything between a host and the others. The host's
 // card sees no change: that is the failure which only timeouts find.
 func (r *Rack) Cut(h *Host, l Link) error {
-	link, err := netlink.LinkByName(port(h.Name, l))
+	link, err := netlink.LinkByName(r.port(h.Name, l))
 	if err == nil {
 		err = netlink.LinkSetNoMaster(link)
 	}
@@ -130,7 +134,7 @@ func (r *Rack) Cut(h *Host, l Link) error {
 }
 
 // Mend undoes Cut.
-func (r *Rack) Mend(h *Host, l Link) error { return setBridge(port(h.Name, l), string(l)) }
+func (r *Rack) Mend(h *Host, l Link) error { return setBridge(r.port(h.Name, l), r.bridge(l)) }
 
 // A Host is one computer of the rack.
 type Host struct {
@@ -148,7 +152,7 @@ func (h *Host) Address(l Link) string { return fmt.Sprint(subnets[l], h.number) 
 
 func (h *Host) path(name string) string { return filepath.Join(h.Dir, name) }
 
-func newHost(name string, number int, dir string, data bool) (*Host, error) {
+func (r *Rack) newHost(name string, number int, dir string, data bool) (*Host, error) {
 	h := &Host{Name: name, Dir: dir, Data: data, number: number}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -167,7 +171,7 @@ func newHost(name string, number int, dir string, data bool) (*Host, error) {
 		return nil, err
 	}
 	for _, l := range h.links() {
-		if err := plug(h.space, name, l, number); err != nil {
+		if err := r.plug(h.space, name, l, number); err != nil {
 			return nil, err
 		}
 	}
@@ -221,19 +225,19 @@ func (r *Rack) Close() error {
 		if h.disk != nil {
 			errs = append(errs, h.disk.Close())
 		}
-		errs = append(errs, unplug(h.Name, h.Data))
+		errs = append(errs, r.unplug(h.Name, h.Data))
 	}
-	errs = append(errs, r.client.Close(), unplug("client", true))
+	errs = append(errs, r.client.Close(), r.unplug("client", true))
 	for _, l := range []Link{Management, Replication, Public} {
-		errs = append(errs, remove(string(l)))
+		errs = append(errs, remove(r.bridge(l)))
 	}
 	return errors.Join(errs...)
 }
 
-func unplug(host string, all bool) error {
+func (r *Rack) unplug(host string, all bool) error {
 	var errs []error
 	for l := range subnets {
-		if name := port(host, l); all || l == Management {
+		if name := r.port(host, l); all || l == Management {
 			errs = append(errs, remove(name))
 		}
 	}

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 
 func newTestRack(t *testing.T) *Rack {
 	t.Helper()
-	r, err := NewRack(t.TempDir())
+	r, err := NewRack(t.TempDir(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,6 +27,8 @@ type Site struct {
 	Dir        string
 	Arbiter    Arbiter
 	patience   time.Duration // until all is well again
+	calm       time.Duration // that the client must have been served
+	strip      *powerStrip   // with arbiter fence
 
 	Customer *Client // the machine's client
 	Watcher  *Watcher
@@ -39,10 +41,11 @@ type Site struct {
 }
 
 // NewSite makes the rack and the disks, which are equal and hold an empty
-// filesystem. Nothing runs yet. Without an arbiter the resource is managed by hand.
-func NewSite(ctx context.Context, bin, guest, dir string, arbiter Arbiter) (s *Site, err error) {
-	s = &Site{Bin: bin, Guest: guest, Dir: dir, Arbiter: arbiter, patience: settleLimit, consoles: map[string]*Console{}, sights: map[string]*Observer{}, daemons: map[string]map[string]*daemon{}}
-	if s.Rack, err = NewRack(dir); err != nil {
+// filesystem. Nothing runs yet. Without an arbiter the resource is managed by hand. Each
+// site of a program has a number, 0 to 9.
+func NewSite(ctx context.Context, bin, guest, dir string, arbiter Arbiter, number int) (s *Site, err error) {
+	s = &Site{Bin: bin, Guest: guest, Dir: dir, Arbiter: arbiter, patience: settleLimit, calm: calm, consoles: map[string]*Console{}, sights: map[string]*Observer{}, daemons: map[string]map[string]*daemon{}}
+	if s.Rack, err = NewRack(dir, number); err != nil {
 		return nil, err
 	}
 	image := filepath.Join(dir, "ext4.img")
@@ -108,7 +111,11 @@ func (s *Site) watch() {
 // Close ends everything.
 func (s *Site) Close() error {
 	s.quit()
-	err := s.Rack.Close()
+	var err error
+	if s.strip != nil {
+		err = s.strip.close()
+	}
+	err = errors.Join(err, s.Rack.Close())
 	s.watching.Wait()
 	return err
 }

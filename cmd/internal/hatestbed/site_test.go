@@ -43,7 +43,7 @@ func byHand(t *testing.T) (s *Site, run string, ctx context.Context) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if s, err = NewSite(ctx, bin, guest, dir, ""); err != nil {
+	if s, err = NewSite(ctx, bin, guest, dir, "", 0); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -130,7 +130,7 @@ func (s *Site) finish(ctx context.Context, rep *Report) error {
 		return err
 	}
 	if boots := s.consoles[p.Name].Boots(); len(boots) == 0 || !boots[len(boots)-1].Halted {
-		rep.Faults = append(rep.Faults, "the guest did not shut down in order")
+		rep.fault(0, "arbiter %s: the guest did not shut down in order", s.Arbiter)
 	}
 	if err := errors.Join(s.Hosts[0].space.Kill(), s.Hosts[1].space.Kill()); err != nil {
 		return err
@@ -142,20 +142,19 @@ func (s *Site) finish(ctx context.Context, rep *Report) error {
 		}
 		for i, l := range lost {
 			if i == 5 {
-				rep.Faults = append(rep.Faults, fmt.Sprintf("%s's disk: and %d more", h.Name, len(lost)-i))
+				rep.fault(len(lost)-i, "arbiter %s: %s's disk: and %d more", s.Arbiter, h.Name, len(lost)-i)
 				break
 			}
-			rep.Faults = append(rep.Faults, fmt.Sprintf("%s's disk: record %d: %s", h.Name, l.Ack.Number, l.Why))
+			rep.fault(1, "arbiter %s: %s's disk: record %d: %s", s.Arbiter, h.Name, l.Ack.Number, l.Why)
 		}
 		if err := storage.CheckFilesystem(ctx, h.disk.Device); err != nil {
-			rep.Faults = append(rep.Faults, fmt.Sprintf("%s's filesystem: %v", h.Name, err))
+			rep.fault(0, "arbiter %s: %s's filesystem: %v", s.Arbiter, h.Name, err)
 		}
-		rep.Harm += len(lost)
 	}
 	if at, err := storage.SameContent(s.Hosts[0].disk.Device, s.Hosts[1].disk.Device, diskBytes-metadataBytes); err != nil {
 		return err
 	} else if at >= 0 {
-		rep.Faults = append(rep.Faults, fmt.Sprintf("the two disks differ, first at byte %d", at))
+		rep.fault(0, "arbiter %s: the two disks differ, first at byte %d", s.Arbiter, at)
 	}
 	rep.secondWriters(s.LateAcks(time.Time{}))
 	return nil
@@ -172,8 +171,7 @@ func (rep *Report) secondWriters(late []Late) {
 	for _, l := range late {
 		key := replaced{l.Host, l.OfBoot}
 		if count[key]++; count[key] == 2 {
-			rep.Harm++
-			rep.Faults = append(rep.Faults, fmt.Sprintf("two guests acknowledged at once: record %d on %s, %v after the first on %s", l.Ack.Number, l.Host, l.After, l.Newer))
+			rep.fault(1, "two guests acknowledged at once: record %d on %s, %v after the first on %s", l.Ack.Number, l.Host, l.After, l.Newer)
 		}
 	}
 }

@@ -61,6 +61,7 @@ type View struct {
 	Records []Record // of the resources asked for, in that order; Term 0 where there is none
 	Leases  []Lease  // of every node that has one, also those that ended and are remembered
 	Detail  string   // one line for people: members, leader, what is ill
+	Voters  int      // that have a say in the arbiter itself; 0: not known, or it is no such one
 }
 
 // Lease returns the lease of a node; one that nobody has heard of is not alive.

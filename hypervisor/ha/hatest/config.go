@@ -13,6 +13,7 @@ type Config struct {
 	Timing   ha.Timing
 	Arbiter  ha.ArbiterKind
 	Watchdog bool
+	Failsafe bool  // of all services
 	Tick     int64 // ms between two Ticked events
 	Jitter   int64 // µs that every message may take longer
 	// Protocol of all resources; 0 is 'C'. Under 'A' and 'B' a takeover may lose what
@@ -58,7 +59,7 @@ func (c *Config) cluster(w *World, h *Host) ha.Config {
 	for _, s := range w.Services {
 		svc := ha.Service{
 			Name: s.name, Hash: "1", MemoryBytes: 1 << 30, Addresses: true, StartTimeout: 10000, StopTimeout: 5000,
-			RestartLimit: 3, RestartDelay: 1000, RestartReset: 60000,
+			RestartLimit: 3, RestartDelay: 1000, RestartReset: 60000, Failsafe: c.Failsafe,
 		}
 		for _, p := range s.pairs {
 			svc.Resources = append(svc.Resources, p.name)

@@ -1,6 +1,10 @@
 package hatest
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/pollux-project/pollux/replication"
+)
 
 // A fault is a kind of failure, or of operator. begin does it, to a host that is
 // the one where the first service runs or another; what it returns ends it after
@@ -136,10 +140,18 @@ var commonFaults = []*fault{
 		return d.between(100, 20000), func() { h.awake(h.manager.start)() }
 	}},
 	{"polluxd crashes", func(w *World, h *Host, d *dice) (int64, func()) {
-		if h.power {
+		lasts := d.between(100, 20000)
+		switch {
+		case !h.power:
+		case d.chance(0.4): // in good order
+			for _, p := range h.pairs {
+				p.node(h).Command(replication.Command{Kind: replication.CmdDisconnect, Force: true}, nil)
+			}
+			w.after(50*millisecond, h.awake(h.KillPolluxd))
+		default:
 			h.KillPolluxd()
 		}
-		return d.between(100, 20000), func() { h.awake(h.StartPolluxd)() }
+		return lasts, func() { h.awake(h.StartPolluxd)() }
 	}},
 	{"VM dies", func(w *World, h *Host, d *dice) (int64, func()) {
 		for _, s := range w.Services {

@@ -311,6 +311,7 @@ func (p *Pair) storage(h *Host) ha.Storage {
 	s.DirtyBytes, s.Generation = v.OutOfSyncBytes, v.UUIDs.Current&^1
 	s.Term, s.Promised, s.Owned, s.Sole, s.Marked = t.Term, t.Promised, t.Owned, t.Sole, t.Marked
 	s.TermUnknown, s.Frozen = t.Unknown, t.Frozen
+	s.StandsBack, s.AsksPeer, s.PeerStandsBack = t.StandsBack, t.AsksPeer, t.PeerStandsBack
 	if p.role[i].wants {
 		s.Frozen = "this node was Primary before polluxd was restarted"
 	}

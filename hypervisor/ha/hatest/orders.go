@@ -43,7 +43,7 @@ func (m *manager) do(o ha.Order) {
 				},
 				func(x answer) { next(); m.answered(o)(x) })
 		})
-	case ha.PromiseTerm, ha.Promote, ha.Demote, ha.Export, ha.Unexport:
+	case ha.PromiseTerm, ha.Promote, ha.Demote, ha.Export, ha.Unexport, ha.Failsafe:
 		m.line(o.Resource, func(next func()) {
 			m.polluxd(o, func(err error) { next(); m.done(o, err) })
 		})
@@ -195,6 +195,12 @@ func (m *manager) polluxd(o ha.Order, done func(error)) {
 				}
 				end(err)
 			})
+		case ha.Failsafe:
+			kind := replication.CmdFailsafeOver
+			if o.On {
+				kind = replication.CmdFailsafe
+			}
+			n.Command(replication.Command{Kind: kind}, end)
 		case ha.Export:
 			p.export[i] = o.Incarnation
 			end(nil)

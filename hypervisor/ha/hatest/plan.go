@@ -59,6 +59,7 @@ func newPlan(seed uint64) *plan {
 		a, b := pairOf(seed*roundsEach+i, common)
 		p.rounds = append(p.rounds, newRound(a, b, d))
 	}
+	c.Failsafe = d.chance(0.3)
 	return p
 }
 
@@ -127,7 +128,7 @@ func kindOf(err error) string {
 // String is the plan for people.
 func (p *plan) String() string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "  %d hosts, %d VMs with %d disks, arbiter %s, ttl %d ms, jitter %d ms", p.cfg.Hosts, len(p.cfg.Services), p.cfg.Services[0].Resources, p.cfg.Arbiter, p.cfg.Timing.TTL, p.cfg.Jitter/millisecond)
+	fmt.Fprintf(&s, "  %d hosts, %d VMs with %d disks, arbiter %s, ttl %d ms, jitter %d ms, failsafe %v", p.cfg.Hosts, len(p.cfg.Services), p.cfg.Services[0].Resources, p.cfg.Arbiter, p.cfg.Timing.TTL, p.cfg.Jitter/millisecond, p.cfg.Failsafe)
 	if p.cfg.weak() {
 		fmt.Fprintf(&s, ", protocol %c, losing %d bytes or %d ms at most", p.cfg.Protocol, p.cfg.MaxLossBytes, p.cfg.MaxLossMS)
 	}

@@ -377,7 +377,7 @@ func (a *Arbiter) Observe(ctx context.Context, resources ...string) (arbiter.Vie
 	if err != nil {
 		return arbiter.View{}, err
 	}
-	v.Detail = a.health.line()
+	v.Detail, v.Voters = a.health.line(), a.health.voters()
 	return v, nil
 }
 
