@@ -68,7 +68,7 @@ func (m *member) startPair(c *configuration, parts *arbiterParts) error {
 		peer = otherOf(names, c.self())
 	}
 	cfg := pair.Config{
-		Cluster: c.cluster.ID, Node: c.self(), Peer: peer, File: m.node.statePath("ha-records.json"), Boot: m.node.boot,
+		Cluster: c.cluster.ID, Node: c.self(), Peer: peer, File: m.node.recordsPath(), Boot: m.node.boot,
 		TTL: c.cluster.Arbiter.TTL.Duration, Caller: pairCaller{m, peer},
 	}
 	if c.cluster.Arbiter.Kind == conf.ArbiterManual {
@@ -76,7 +76,7 @@ func (m *member) startPair(c *configuration, parts *arbiterParts) error {
 		if err != nil {
 			return err
 		}
-		parts.Arbiter, m.serveArbiter = a, a.Serve
+		parts.Arbiter, m.serveArbiter = a, onlyFrom(peer, a.Serve)
 		return nil
 	}
 	devices, err := fenceDevices(c)
@@ -87,10 +87,20 @@ func (m *member) startPair(c *configuration, parts *arbiterParts) error {
 	if err != nil {
 		return err
 	}
-	parts.Arbiter, m.serveArbiter, parts.fence, parts.confirm = a, a.Serve, a.Fence, a.Confirmed
+	parts.Arbiter, m.serveArbiter, parts.fence, parts.confirm = a, onlyFrom(peer, a.Serve), a.Fence, a.Confirmed
 	parts.selfTest = func() *time.Time { return lastTest(devices) }
 	m.selfTests(devices)
 	return nil
+}
+
+// onlyFrom takes requests of the other half of an arbiter, and of no third node.
+func onlyFrom(peer string, serve func(context.Context, []byte) ([]byte, error)) func(context.Context, string, []byte) ([]byte, error) {
+	return func(ctx context.Context, from string, request []byte) ([]byte, error) {
+		if from != peer {
+			return nil, fmt.Errorf("%s has no half of this arbiter, %s has it", from, peer)
+		}
+		return serve(ctx, request)
+	}
 }
 
 // fenceDevices are the agents of the cluster's file.

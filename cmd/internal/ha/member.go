@@ -28,7 +28,7 @@ type member struct {
 	store   control.Store
 	channel atomic.Pointer[control.Channel]
 	// serveArbiter answers the other node's half of an arbiter of two; nil: it is no such one.
-	serveArbiter func(ctx context.Context, request []byte) ([]byte, error)
+	serveArbiter func(ctx context.Context, from string, request []byte) ([]byte, error)
 	closers      []func() // of the parts, in the order in which they were made
 	ended        chan struct{}
 	follow       func(c *configuration) error // has the arbiter follow a change of the nodes; may be nil
@@ -147,11 +147,11 @@ func (m *member) startChannel(id *control.Identity) error {
 		methodDrill: func(_ context.Context, from string, body []byte, _ func([]byte) error) ([]byte, error) {
 			return m.drillKill(from, body)
 		},
-		methodArbiter: func(ctx context.Context, _ string, body []byte, _ func([]byte) error) ([]byte, error) {
+		methodArbiter: func(ctx context.Context, from string, body []byte, _ func([]byte) error) ([]byte, error) {
 			if m.serveArbiter == nil {
 				return nil, errors.New("the arbiter is another one here: compare cluster.toml")
 			}
-			return m.serveArbiter(ctx, body)
+			return m.serveArbiter(ctx, from, body)
 		},
 	})
 	if err != nil {
@@ -494,7 +494,9 @@ func (n *node) foreign(context.Context) error {
 	if _, err := os.Stat(filepath.Join(n.settings.HA.EtcdDir, "member")); err == nil {
 		return fmt.Errorf("%s holds a member of another cluster's etcd: nothing was changed; if that cluster is no more, move the directory away and join again", n.settings.HA.EtcdDir)
 	}
-	var saved ha.Saved
+	if _, err := os.Stat(n.recordsPath()); err == nil {
+		return fmt.Errorf("%s has records of another cluster: nothing was changed; if that cluster is no more, move the file away and join again", n.recordsPath())
+	}
 	saved, err := store[ha.Saved]{path: n.statePath("ha-state.json")}.load()
 	if err != nil {
 		return err
@@ -505,13 +507,16 @@ func (n *node) foreign(context.Context) error {
 	return nil
 }
 
+// recordsPath is the file of an arbiter that two nodes are.
+func (n *node) recordsPath() string { return n.statePath("ha-records.json") }
+
 // leftover moves what belonged to a cluster that this node has left out of the way.
 func (n *node) leftover() error {
 	kept, err := clusterStore(n.settings).Retire()
 	if err != nil {
 		return err
 	}
-	for _, path := range []string{n.statePath("ha-state.json"), inForceStore(n.settings).path, n.settings.HA.EtcdDir} {
+	for _, path := range []string{n.statePath("ha-state.json"), n.recordsPath(), inForceStore(n.settings).path, n.settings.HA.EtcdDir} {
 		if err := os.Rename(path, filepath.Join(kept, filepath.Base(path))); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

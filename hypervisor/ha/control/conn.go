@@ -73,7 +73,8 @@ type conn struct {
 	expect   string // the peer's name: known before by the side that dials
 	n        int    // number of the link
 	version  int
-	peer     *peer // from attach on
+	session  string // of the process at the other end
+	peer     *peer  // from attach on
 	link     *link
 
 	met       func() bool   // the handshake is over: no more limits on its time
@@ -134,6 +135,7 @@ func (c *conn) meet() error {
 	if c.version, err = agree(c.ch.cfg.versions, h); err != nil {
 		return err
 	}
+	c.session = h.Session
 	if c.isServer {
 		c.n = h.Link
 	}
@@ -341,9 +343,14 @@ func (c *conn) receivedBeat(body []byte) error {
 	p.deliver.Lock()
 	defer p.deliver.Unlock()
 	ch.mu.Lock()
-	if l.conn != c {
+	switch {
+	case l.conn != c:
 		ch.mu.Unlock()
 		return errors.New("the link was connected anew")
+	case c.session != p.hello.Session:
+		// Its versions begin anew: a late one would pass for the newest for long.
+		ch.mu.Unlock()
+		return errors.New("it is of an earlier process of " + p.name)
 	}
 	if l.seqIn > 0 && h.seq > l.seqIn+1 {
 		l.lost += h.seq - l.seqIn - 1
