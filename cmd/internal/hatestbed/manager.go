@@ -126,8 +126,11 @@ func (s *Site) settled(ctx context.Context, limit time.Duration) error {
 	defer cancel()
 	why := ""
 	for {
-		if why = s.unwell(ctx); why == "" {
+		switch now := s.unwell(ctx); {
+		case now == "":
 			return nil
+		case ctx.Err() == nil:
+			why = now // else it is only that nobody could be asked any more
 		}
 		select {
 		case <-time.After(10 * pollEvery):

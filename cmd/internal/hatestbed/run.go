@@ -204,9 +204,6 @@ func runJob(ctx context.Context, cfg Config, j job, dir string, number int, rep 
 		rep.count(len(s.Customer.Acked(time.Time{})) + len(s.consoleAcks()))
 		err = errors.Join(err, s.Close())
 	}()
-	if cfg.Kind == Control {
-		s.patience = controlLimit
-	}
 	if err := s.BringUp(ctx); err != nil {
 		return 0, err
 	}
@@ -215,6 +212,9 @@ func runJob(ctx context.Context, cfg Config, j job, dir string, number int, rep 
 	}
 	if err := s.settled(ctx, s.patience); err != nil {
 		return 0, fmt.Errorf("the machine does not come up: %w", err)
+	}
+	if cfg.Kind == Control {
+		s.patience = controlLimit
 	}
 	for _, f := range j.list {
 		if err := s.settled(ctx, s.patience); err != nil {
