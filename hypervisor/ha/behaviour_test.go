@@ -173,13 +173,19 @@ func TestBehaviour(t *testing.T) {
 			b.off()
 			w.run(4000)
 			w.expect("web", "")
-			a.step(Event{Kind: Commanded, Command: Command{ID: 7, Verb: ResumeSoleVerb, Service: "web", PeerIsDown: "b"}})
-			if got := a.answers[len(a.answers)-1]; !got.Done || !strings.Contains(got.Err, "type the name") {
+			a.step(Event{Kind: Commanded, Command: Command{ID: 7, Verb: ResumeSoleVerb, Service: "web"}})
+			if got := a.answers[len(a.answers)-1]; !got.Done || !got.Asks || !strings.Contains(got.Err, "whether b still runs it") || !strings.Contains(got.Err, "type the name of the resource") {
 				t.Errorf("without the name: %+v", got)
 			}
 			w.run(5000) // by now the guest is killed
-			a.step(Event{Kind: Commanded, Command: Command{ID: 8, Verb: ResumeSoleVerb, Service: "web", PeerIsDown: "b", Confirm: "web"}})
+			a.step(Event{Kind: Commanded, Command: Command{ID: 8, Verb: ResumeSoleVerb, Service: "web", Confirm: "web"}})
 			w.until("it goes on", 5000, func() bool { return w.runsOn("web") == "a" })
+			if term := w.pair("r0").of("a").term; term%1000 != 998 {
+				t.Errorf("term %d is no operator's", term)
+			}
+			if !w.noted("the operator says that b is down, and answers for") {
+				t.Error("nothing for the audit log")
+			}
 			w.run(30000)
 			w.expect("web", "a")
 			w.arb.up = true

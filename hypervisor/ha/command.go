@@ -16,7 +16,7 @@ type job struct {
 }
 
 func (c *Core) answer(cmd *Command, done bool, text, err string) {
-	c.give(Order{Kind: Answer, Command: cmd.ID, Service: cmd.Service, Node: cmd.Node, Done: done, Text: text, Err: err}, nil)
+	c.give(Order{Kind: Answer, Command: cmd.ID, Service: cmd.Service, Node: cmd.Node, Done: done, Text: text, Err: err, Asks: cmd.asksName}, nil)
 }
 
 func (c *Core) command(cmd Command) {

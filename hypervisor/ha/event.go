@@ -200,6 +200,7 @@ type Command struct {
 	Force      bool   // use a copy that is known to lack acknowledged writes
 	Confirm    string // the service's name, typed again
 	NoWait     bool   // Done as soon as it is accepted
+	asksName   bool   // it was refused, and would not be with Confirm
 }
 
 // Beat is what a node tells the others in each heartbeat. It changes rarely.

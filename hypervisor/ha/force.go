@@ -13,6 +13,14 @@ func (c *Core) refuseForce(cmd *Command, s *service) string {
 		return fmt.Sprintf("this node has no copy of its disks: give the command on %s or %s", s.nodes[0], s.nodes[1])
 	}
 	p := s.peer.cfg.Name
+	name := "the VM: " + s.name
+	if cmd.Verb == ResumeSoleVerb {
+		name = "the resource"
+		if why := c.refuseResume(s); why != "" {
+			return why
+		}
+		cmd.PeerIsDown = p // that is what the verb says
+	}
 	switch {
 	case cmd.PeerIsDown == "" && c.runsThere(s):
 		return fmt.Sprintf("it runs on %s, which is well: polluxadm vm move %s", p, s.name)
@@ -51,9 +59,20 @@ func (c *Core) refuseForce(cmd *Command, s *service) string {
 		}
 	}
 	if cmd.Confirm != s.name {
-		return "nobody knows " + strings.Join(unknown, "; ") + ". The other side's data is kept. To answer for it, type the name of the VM: " + s.name
+		cmd.asksName = true
+		return "nobody knows " + strings.Join(unknown, "; ") + ". The other side's data is kept. To answer for it, type the name of " + name
 	}
 	c.note(Notice{Level: Critical, Topic: TopicOperator, Service: s.name, Node: p, Text: fmt.Sprintf("%s: the operator says that %s is down, and answers for: %s", s.name, p, strings.Join(unknown, "; "))})
+	return ""
+}
+
+// refuseResume is why frozen I/O of s can't go on alone: it was not this node that had it.
+func (c *Core) refuseResume(s *service) string {
+	for _, r := range s.res {
+		if r.st.Role != Primary && !c.isMine(r) {
+			return fmt.Sprintf("%s: this node did not write it last: to take it over: polluxadm vm failover %s --peer-is-down %s", r.name, s.name, s.peer.cfg.Name)
+		}
+	}
 	return ""
 }
 

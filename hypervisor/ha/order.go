@@ -96,6 +96,7 @@ type Order struct {
 	Done    bool
 	Text    string
 	Err     string // why a command was refused, with the next step
+	Asks    bool   // it was refused for lack of a name in Confirm only
 }
 
 // HookName names a program of the operator's.

@@ -396,3 +396,7 @@ type HADrillMark struct {
 	Node string `json:"node"`  // that saw it
 	Text string `json:"text"`
 }
+
+// HAConfirm is the Number of a refusal for which nothing is missing but the name in
+// Confirm: its text says what the operator has to answer for.
+const HAConfirm = 1

@@ -52,7 +52,10 @@ func (a *app) controlCommands() []*cobra.Command {
 		cmd(adm.CmdResumeIO, groupData, "let I/O go on that is frozen since the peer was lost, or by suspend-io",
 			"With fencing resource-and-stonith a Primary that loses its peer stops all I/O until the peer is fenced or back.\n"+
 				"Run this only when you know that the peer is down: otherwise both nodes may write (split brain).\n"+
-				"Where polluxha decides it wants the resource's name in --confirm.", "confirm"),
+				"Where polluxha decides it wants the resource's name in --confirm.\n\n"+
+				"--sole tells polluxha that the peer is off, or does not run the VM: the VM goes on here alone, under a higher term,\n"+
+				"although neither peer nor arbiter can be asked. It says what is not known and what may be lost, wants the resource's\n"+
+				"name, and is written to the audit log. The peer's data is kept.", "sole", "confirm"),
 		cmd(adm.CmdAttach, groupData, "attach the disk again, after a repair", ""),
 		cmd(adm.CmdDetach, groupData, "work without the local disk",
 			"The node goes on with the peer's data. --force doesn't wait for requests that hang in the disk.", "force"),
@@ -75,6 +78,10 @@ func addControlFlag(co *cobra.Command, c adm.Command, name string, args *adm.Arg
 	case "term":
 		f.Uint64Var(&args.Term, "term", 0, "as the owner of this term, which an arbiter gave")
 	case "sole":
+		if c == adm.CmdResumeIO {
+			f.BoolVar(&args.Sole, "sole", false, "through polluxha: this node goes on as the only writer, and its VM runs")
+			return
+		}
 		f.BoolVar(&args.Sole, "sole", false, "with --term: the arbiter's record names no other copy, so this node may write alone")
 		co.PreRunE = func(*cobra.Command, []string) error {
 			if args.Sole && args.Term == 0 {
@@ -124,6 +131,9 @@ func (a *app) promiseCommand() *cobra.Command {
 // control asks the daemon for one command.
 func (a *app) control(ctx context.Context, c adm.Command, t target, args adm.Args) error {
 	req := adm.Request{Cmd: c, Resource: t.Resource, Volume: t.Volume, Args: args}
+	if c == adm.CmdResumeIO && args.Sole {
+		return a.resumeSole(ctx, t.Resource, args.Confirm)
+	}
 	if a.dryRun {
 		fmt.Fprintf(a.Out, "polluxd: %s\n", describe(c, t, args))
 		return nil

@@ -92,6 +92,8 @@ func (m *manager) command(ctx context.Context, cmd ha.Command, progress func(adm
 			switch {
 			case !ok:
 				return errStopping
+			case o.Asks:
+				return &adm.Error{Exit: adm.ExitRefused, Number: adm.HAConfirm, Text: o.Err}
 			case o.Err != "":
 				return &adm.Error{Exit: adm.ExitRefused, Text: o.Err}
 			case o.Text != "":
