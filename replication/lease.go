@@ -45,6 +45,12 @@ func (r *Resource) leaseIsOver() bool { return r.terms.lease != 0 && r.now >= r.
 // ended. Our own: less than any node waits before it takes over.
 const leaseSilenceMS = 1000
 
+// isOrphan reports whether this Primary waits for a manager that is gone: its lease has
+// ended, its peer is out of reach, and nobody has said that it may go on alone.
+func (r *Resource) isOrphan() bool {
+	return r.leaseIsOver() && r.role == drbd.Primary && r.sharesTerm() && !r.isUp()
+}
+
 // lookForPeer: the lease is over, so a peer that has said nothing for a while is
 // asked, and I/O waits for its answer, or for the end of the connection.
 func (r *Resource) lookForPeer() {

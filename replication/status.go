@@ -42,6 +42,7 @@ type TermSnapshot struct {
 	PeerStandsBack bool   // and it does
 	Lease          bool   // the manager has told one, and
 	LeaseOver      bool   // it has ended
+	Orphan         bool   // and this Primary is frozen without its peer: whoever uses it is to be ended
 }
 
 // A VolumeSnapshot is one volume of a Snapshot; sizes in bytes.
@@ -144,7 +145,7 @@ func (r *Resource) Term() TermSnapshot {
 		Term: t.term, Promised: t.promised, Owned: t.owned, Sole: t.sole, Override: t.override,
 		Marked: r.marked(), Unknown: r.termUnknown(), Frozen: t.frozen,
 		StandsBack: t.standing.stored, AsksPeer: t.standing.asks != 0, PeerStandsBack: r.isUp() && r.peerStandsBack(false),
-		Held: t.held, Lease: t.lease != 0, LeaseOver: r.leaseIsOver(),
+		Held: t.held, Lease: t.lease != 0, LeaseOver: r.leaseIsOver(), Orphan: r.isOrphan(),
 	}
 }
 

@@ -88,7 +88,10 @@ func (r *Resource) timerFired() {
 			r.returnFromAhead()
 		case timerVerify:
 			r.verifyTick()
-		case timerLease: // lookForPeer does it
+		case timerLease: // lookForPeer does the rest; that the cable is cut is seen soon also by whom nobody asks for anything
+			if r.leaseIsOver() && r.role == drbd.Primary && r.sharesTerm() {
+				r.setTimer(timerLease, leaseSilenceMS/2)
+			}
 		}
 	}
 }

@@ -205,7 +205,9 @@ func (c *Core) ownerLives(s *service, r *resource) verdict {
 
 // leaseOver is when the lease of an owner that the arbiter calls dead has ended by
 // this node's clock, too. It counts from the last sign of life; an owner that says
-// itself that it has ended the service gives none. Whoever was without the arbiter for
+// itself that it has ended the service gives none. An owner whose manager died long ago
+// while its data connection stood has a polluxd that ends the service once that is lost:
+// it gets the time for it. Whoever was without the arbiter for
 // a while leaves the owner, which may have been so, too, the time to renew its lease
 // first.
 func (c *Core) leaseOver(s *service, r *resource, n *node) Tick {
@@ -214,6 +216,9 @@ func (c *Core) leaseOver(s *service, r *resource, n *node) Tick {
 	if cp, sb := n.copy(r.name), n.service(s.name); c.isOnline(n) && cp != nil && sb != nil && cp.Role == Secondary &&
 		(sb.State == StateStopped || sb.State == StateBlocked || sb.State == StateFailed) {
 		return at
+	}
+	if !r.st.Connected {
+		at = max(at, r.lostAt+t.TTL/3)
 	}
 	return max(at, n.at+t.TTL+t.margin(), c.woke+t.TTL+t.margin(), c.begun+t.TTL+t.margin())
 }

@@ -34,8 +34,12 @@ type Engine struct {
 	tls   atomic.Pointer[TLS]                    // of cfg, likewise
 	log   zerolog.Logger
 	start time.Time
-	pool  pool
-	loans lender // of payloads, to the data socket
+	// sleeps: a lease was told, so the time in which the host is suspended counts; slept is
+	// how much. Under mu.
+	sleeps bool
+	slept  slept
+	pool   pool
+	loans  lender // of payloads, to the data socket
 
 	startAt int64 // start as perf.Now
 	looks   looks
@@ -130,8 +134,15 @@ func (e *Engine) Volume(n int) *Volume {
 func (e *Engine) Volumes() []*Volume { return e.vols }
 
 // now is the core's clock: milliseconds since the engine began, from 1.
-func (e *Engine) now() replication.Tick {
-	return replication.Tick(time.Since(e.start).Milliseconds()) + 1
+func (e *Engine) now() replication.Tick { return e.tick(time.Since(e.start)) }
+
+// tick is the core's clock at a time since the engine began. A lease ends while the
+// host is suspended, too: then that counts.
+func (e *Engine) tick(since time.Duration) replication.Tick {
+	if e.sleeps {
+		e.slept.look(since)
+	}
+	return replication.Tick((since + e.slept.total).Milliseconds()) + 1
 }
 
 // localIO is one order to a disk.
@@ -211,7 +222,7 @@ func (e *Engine) freeBatch(b *batch) {
 // letting it go.
 func (e *Engine) step(b *batch, ev *replication.Event) {
 	since := time.Since(e.start)
-	ev.At = replication.Tick(since.Milliseconds()) + 1
+	ev.At = e.tick(since)
 	b.at = e.startAt + int64(since)
 	actions := e.core.Step(ev)
 	for i := range actions {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/pollux-project/pollux/replication"
 	"github.com/pollux-project/pollux/replication/meta"
@@ -73,7 +74,20 @@ func (e *Engine) Failsafe(on bool) error {
 // milliseconds: after that an owner of a shared term reads only as long as it hears
 // of its peer. 0 takes that back, and so do a new term and a demotion.
 func (e *Engine) Lease(ms uint64) error {
+	e.mu.Lock()
+	if e.sleeps = ms > 0; e.sleeps {
+		e.slept.look(time.Since(e.start))
+	}
+	e.mu.Unlock()
 	return e.do(replication.Command{Kind: replication.CmdLease, LeaseMS: ms})
+}
+
+// Orphan reports whether the manager's lease has ended while this Primary, whose term is
+// shared, is without its peer: its I/O is frozen, and what uses it is to be ended.
+func (e *Engine) Orphan() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.core.Term().Orphan
 }
 
 const codeInvalid = 162

@@ -186,6 +186,9 @@ func (s *adminServer) serve(conn net.Conn) {
 			s.stream(conn, lines, req)
 			return
 		}
+		if req.Cmd == adm.CmdLease {
+			s.d.guard.told(conn, req.Args.LeaseMS)
+		}
 		data, err := s.d.execute(req)
 		if werr := s.respond(conn, req, data, err); werr != nil {
 			s.log.Warn().Err(werr).Str("cmd", string(req.Cmd)).Msg("control socket: the client did not take its answer")

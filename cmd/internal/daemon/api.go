@@ -27,6 +27,8 @@ type engineAPI interface {
 	// Failsafe has the peer asked to stand back while the arbiter is away.
 	Failsafe(on bool) error
 	Lease(ms uint64) error
+	// Orphan reports whether the lease has ended, and this Primary is frozen without its peer.
+	Orphan() bool
 	Secondary() error
 	Invalidate(vol int) error
 	InvalidateRemote(vol int) error

@@ -30,9 +30,10 @@ type component struct {
 //     shows a resource that is slow to start
 //  3. NBD server        listening; has no exports yet
 //  4. resources         attached, exported, connecting
-//  5. metrics           for Prometheus, if [metrics] says where
-//  6. NBD clients       nothing to start; see below
-//  7. block devices     of resources that are Primary (attach-device)
+//  5. lease guard       ends VMs that nobody cares for any more
+//  6. metrics           for Prometheus, if [metrics] says where
+//  7. NBD clients       nothing to start; see below
+//  8. block devices     of resources that are Primary (attach-device)
 //
 // On the way down the block devices go first, then the clients' requests are
 // drained, then each resource writes its metadata: so no acknowledged write
@@ -53,6 +54,7 @@ func (d *Daemon) components(s *conf.Daemon) []component {
 			d.startResources()
 			return d.stopResources, nil
 		}},
+		{"lease guard", d.guard.start},
 		{"metrics", func() (func(), error) { return d.startMetrics(s.Metrics) }},
 		{"NBD clients", func() (func(), error) { return d.drainNBD, nil }},
 		{"block devices", func() (func(), error) { return d.devices.stop, nil }},

@@ -33,6 +33,7 @@ type Daemon struct {
 	listening []string // NBD listeners, as status shows them
 	devices   *deviceMaker
 	hub       hub
+	guard     leaseGuard
 	syncOrder syncOrder
 	newEngine func(spec resourceSpec, log zerolog.Logger) (engineAPI, error)
 

@@ -210,6 +210,7 @@ func (r *runningEngine) Thaw() error            { return r.refusal(r.e.Thaw()) }
 func (r *runningEngine) Failsafe(on bool) error { return r.refusal(r.e.Failsafe(on)) }
 func (r *runningEngine) Lease(ms uint64) error  { return r.refusal(r.e.Lease(ms)) }
 
+func (r *runningEngine) Orphan() bool                   { return r.e.Orphan() }
 func (r *runningEngine) Secondary() error               { return r.refusal(r.e.Secondary()) }
 func (r *runningEngine) Invalidate(vol int) error       { return r.refusal(r.e.Invalidate(vol)) }
 func (r *runningEngine) InvalidateRemote(vol int) error { return r.refusal(r.e.InvalidateRemote(vol)) }

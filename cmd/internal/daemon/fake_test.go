@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/rs/zerolog"
 
@@ -26,6 +27,7 @@ type fakeEngine struct {
 	frozen  []string // why its I/O is suspended
 	syncing bool     // its volumes are resynced
 	waits   bool     // or would be, but for resync-after
+	orphan  atomic.Bool
 	changed func()
 	closed  bool
 }
@@ -133,6 +135,8 @@ func (e *fakeEngine) ForceTerm(term uint64, sole bool) error {
 }
 
 func (e *fakeEngine) Freeze() error { return e.do("freeze", func() {}) }
+func (e *fakeEngine) Orphan() bool  { return e.orphan.Load() }
+
 func (e *fakeEngine) Failsafe(on bool) error {
 	return e.do(fmt.Sprint("failsafe ", on), func() {})
 }

@@ -140,6 +140,7 @@ func run(ctx context.Context, l *loadedConfig, log zerolog.Logger, h hooks) erro
 		log: log, pid: os.Getpid(), bootID: boot, settings: l.settings, files: l.files, resources: map[string]*resource{},
 		nbd: export.New(export.Config{Log: log}), newEngine: h.engines,
 	}
+	d.guard = leaseGuard{d: d, since: map[string]time.Time{}}
 	if d.newEngine == nil {
 		d.newEngine = d.realEngine
 	}
