@@ -50,6 +50,24 @@ func TestOperatorBehindTheManager(t *testing.T) {
 		{"plain primary of the peer", func(_, b *node) error { return b.Primary(false) }, nil},
 		{"secondary of the owner, in use", func(a, _ *node) error { return a.Secondary() }, nil},
 		{"freeze and thaw", func(a, _ *node) error { return a.Freeze() }, func(a, _ *node) error { return a.Thaw() }},
+		{"failsafe, then the peer disconnects", func(a, b *node) error {
+			if err := a.Failsafe(true); err != nil {
+				return err
+			}
+			return b.Disconnect(true)
+		}, func(_, b *node) error { return b.Connect(ConnectOptions{}) }},
+		{"failsafe, then the peer is killed", func(a, b *node) error {
+			err := a.Failsafe(true)
+			b.crash()
+			b.up()
+			return err
+		}, func(a, _ *node) error { return a.Failsafe(false) }},
+		{"failsafe, then the owner disconnects", func(a, _ *node) error {
+			if err := a.Failsafe(true); err != nil {
+				return err
+			}
+			return a.Disconnect(true)
+		}, func(a, _ *node) error { return a.Connect(ConnectOptions{}) }},
 		{"pause-sync, invalidate", func(_, b *node) error {
 			if err := b.PauseSync(0); err != nil {
 				return err
