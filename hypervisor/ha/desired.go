@@ -72,6 +72,11 @@ func (c *Core) load(saved Saved) {
 			}
 		}
 	}
+	for _, name := range saved.Left {
+		if r := c.resource(name); r != nil {
+			r.left = true
+		}
+	}
 	// A wish that is stored was acted upon: nothing moves because polluxha was restarted.
 	for _, s := range c.services {
 		s.acted = c.wish(s).Version
@@ -89,6 +94,9 @@ func (c *Core) save() {
 	for _, r := range c.resources {
 		if r.met {
 			sv.Met = append(sv.Met, r.name)
+		}
+		if r.left {
+			sv.Left = append(sv.Left, r.name)
 		}
 	}
 	c.give(Order{Kind: Persist, Saved: sv, Timeout: persistTimeout}, func(e Event) {

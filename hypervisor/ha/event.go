@@ -105,6 +105,7 @@ const (
 	Consistent   Disk = "Consistent" // whole, and nobody knows whether it is the newest
 	Outdated     Disk = "Outdated"
 	Inconsistent Disk = "Inconsistent"
+	Failed       Disk = "Failed" // on the way to Diskless
 	Diskless     Disk = "Diskless"
 	DUnknown     Disk = "DUnknown"
 )
@@ -274,6 +275,7 @@ type Wish struct {
 type Saved struct {
 	Boot      string     `json:"boot"`      // of the machine, when it was written
 	Met       []string   `json:"met"`       // resources whose peer was met since that boot
+	Left      []string   `json:"left"`      // resources whose copy here was left behind when its disk had failed
 	Wishes    []Wish     `json:"wishes"`    // sorted
 	Shots     []Shot     `json:"shots"`     // fence shots, the last one at each node
 	Overrides []Override `json:"overrides"` // terms that an operator has made without the arbiter

@@ -19,6 +19,7 @@ type resource struct {
 	rec   arbiter.Record
 	known record
 	met   bool // the peer's copy was connected since this machine's boot
+	left  bool // this copy was left behind: the disk had failed, and the peer's served alone
 
 	lostAt   Tick   // when the data connection ended; 0 while it stands
 	unsafeAt Tick   // since when this node may write only if the arbiter says so; 0: it may
@@ -49,6 +50,9 @@ func (c *Core) storage(r *resource, st Storage) {
 	} else if was.Connected || r.lostAt == 0 {
 		r.lostAt = c.now
 	}
+	if left := r.leftBehind(); left != r.left {
+		r.left, c.saved = left, false
+	}
 	if r.isSafe() {
 		r.unsafeAt = 0
 	} else if r.unsafeAt == 0 {
@@ -73,6 +77,22 @@ func (c *Core) storage(r *resource, st Storage) {
 func (r *resource) isSafe() bool {
 	st := &r.st
 	return st.Role == Primary && (st.Sole || st.Connected && st.Frozen == "")
+}
+
+// leftBehind reports whether this node's copy may lack what was acknowledged while its
+// disk was out of use and this node, Primary, went on with its peer's copy. The disk
+// itself does not say so: it could not be written. That ends when both copies are
+// connected and UpToDate, or when polluxd vouches for the disk that it had in use before,
+// still Primary.
+func (r *resource) leftBehind() bool {
+	st := &r.st
+	switch {
+	case st.Role == Primary && st.Connected && st.PeerDisk == UpToDate && (st.Disk == Diskless || st.Disk == Failed):
+		return true
+	case st.Disk == UpToDate && (st.Role == Primary || st.Connected && st.PeerDisk == UpToDate):
+		return false
+	}
+	return r.left
 }
 
 // isMine reports whether the arbiter's record names this node.
@@ -217,6 +237,9 @@ func (c *Core) goOn(r *resource) bool {
 	switch {
 	case r.svc != nil && r.svc.force != "":
 		c.forceAlone(r)
+	case r.left:
+		v := r.leftVerdict()
+		r.svc.say(v.level, v.text, v.advice)
 	case !r.whole():
 		r.svc.say(Critical, fmt.Sprintf("%s: this node's disk is %s, and its peer is out of reach", r.name, r.st.Disk), "repair the connection to "+r.peer.cfg.Name)
 	case c.cfg.Arbiter == ArbiterFence && !r.peer.fenced && !c.isOnline(r.peer):
@@ -228,6 +251,15 @@ func (c *Core) goOn(r *resource) bool {
 		c.claimAlone(r)
 	}
 	return false
+}
+
+// leftVerdict is why a copy that was left behind counts for nothing on its own (I4).
+func (r *resource) leftVerdict() verdict {
+	peer := r.peer.cfg.Name
+	return verdict{
+		Critical, fmt.Sprintf("%s: this node's disk had failed, and what was written since is on %s only, which is out of reach", r.name, peer),
+		"repair the connection to " + peer,
+	}
 }
 
 // promote has polluxd take the record's term up.

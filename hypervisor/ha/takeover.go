@@ -96,6 +96,8 @@ func (c *Core) claimable(s *service, r *resource) (set []string, v verdict) {
 		return no(Critical, "connect "+peer+", and let the copies become equal", "no node has owned it yet, so nobody knows whether this copy is current")
 	case st.Disk == Outdated:
 		return nil, verdict{Critical, r.outdated(), c.outdatedAdvice(s)}
+	case r.left && !equal:
+		return nil, r.leftVerdict()
 	case !r.whole():
 		return no(Critical, "connect "+peer+" and wait for the resync", "this node's disk is %s", st.Disk)
 	case !rec.Counts(c.self):

@@ -3,7 +3,7 @@ package hatest
 import "slices"
 
 // What is checked beside what storage itself checks: that a VM starts on data
-// that has everything (checkContent), that none runs twice (checkRunning), that a
+// that has everything (checkContent), and is served by such data (checkServed), that none runs twice (checkRunning), that a
 // stopped service stays so (checkStart), that incarnations are used once.
 
 // stop is what the operator has said of a service.
@@ -41,6 +41,17 @@ func (w *World) checkContent(v *VM) {
 		if lost, age := p.missing(v.h); lost > 0 {
 			w.fail("%s: %v runs on stale data: %s lacks %d acknowledged records, the oldest is %d ms old", v.h.name, v, p.name, lost, age/millisecond)
 		}
+	}
+}
+
+// checkServed: the same of the copy from which the clients of h are answered, unless h
+// has stood still since the write was begun: its answer may be older than that.
+func (w *World) checkServed(p *Pair, h *Host, begun int64) {
+	if p.forced || begun < h.woke {
+		return
+	}
+	if lost, age := p.missing(h); lost > 0 {
+		w.fail("%s: a record of %s is acknowledged from stale data: %d acknowledged ones are not in it, the oldest is %d ms old", h.name, p.name, lost, age/millisecond)
 	}
 }
 

@@ -195,7 +195,7 @@ func (m *manager) persist(o ha.Order, then func()) {
 			err = "no space left on device"
 		} else {
 			m.saved = ha.Saved{
-				Boot: o.Saved.Boot, Met: slices.Clone(o.Saved.Met), Wishes: slices.Clone(o.Saved.Wishes),
+				Boot: o.Saved.Boot, Met: slices.Clone(o.Saved.Met), Left: slices.Clone(o.Saved.Left), Wishes: slices.Clone(o.Saved.Wishes),
 				Shots: slices.Clone(o.Saved.Shots), Overrides: slices.Clone(o.Saved.Overrides),
 			}
 		}

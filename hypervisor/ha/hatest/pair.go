@@ -205,6 +205,7 @@ func (p *Pair) submit(h *Host, slot int, done func(err error)) {
 		if q.Err == nil && q.ID > p.acked[slot] {
 			p.acked[slot], p.begun[slot], p.ended[slot] = q.ID, begun, p.world.now
 			p.count++
+			p.world.checkServed(p, h, begun)
 		}
 		p.world.after(0, func() { done(q.Err) })
 	})
