@@ -402,7 +402,13 @@ func (f *tomlFile) absPath(path *string) {
 
 // oneOf checks a value that is one of a few words.
 func (f *tomlFile) oneOf(value string, words []string, key ...string) {
-	if !slices.Contains(words, value) {
-		f.errorf(f.at(key...), "%s: found %q, expected one of %s", strings.Join(key, "."), value, strings.Join(words, ", "))
+	if slices.Contains(words, value) {
+		return
 	}
+	known := slices.DeleteFunc(slices.Clone(words), func(w string) bool { return w == "" }) // as if it were not written
+	expected := "expected one of " + strings.Join(known, ", ")
+	if len(known) == 1 {
+		expected = fmt.Sprintf("expected %q", known[0])
+	}
+	f.errorf(f.at(key...), "%s: found %q, %s", strings.Join(key, "."), value, expected)
 }

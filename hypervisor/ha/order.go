@@ -85,6 +85,7 @@ type Order struct {
 	Sole        bool
 	Force       bool // Promote: of a copy that is known to lack writes, as the operator wants
 	On          bool // Failsafe
+	Deposed     bool // StartService: its last owner did not give it up, and may still answer for its addresses
 	Until       Tick
 	Claim       arbiter.Claim
 	Hook        HookName

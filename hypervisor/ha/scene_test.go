@@ -239,6 +239,22 @@ func TestScenes(t *testing.T) {
 				t.Errorf("later: %q", al)
 			}
 		}},
+		{"only the address of a deposed owner is taken without a question", etcd, func(t *testing.T, w *world, a, b *host) {
+			if a.deposed {
+				t.Error("the first start is told that it deposes somebody")
+			}
+			a.commanded(Command{Verb: MoveVerb, Service: "web", Node: "b"})
+			w.until("it runs on b", 8000, func() bool { return w.runsOn("web") == "b" })
+			if b.deposed {
+				t.Error("a move is told that it deposes somebody")
+			}
+			w.run(3000)
+			b.off()
+			w.until("it is taken over", 20_000, func() bool { return w.runsOn("web") == "a" })
+			if !a.deposed {
+				t.Error("a takeover is not told that it deposes somebody")
+			}
+		}},
 		{"an arbiter of two voters is no good verdict", etcd, func(t *testing.T, w *world, a, b *host) {
 			for voters, want := range []string{"each node's loss is covered", "1 voter, so", "2 voters, so", "each node's loss is covered"} {
 				w.arb.voters = voters

@@ -33,6 +33,7 @@ type service struct {
 	moving  string // while wantDown: the node that it is for
 	byForce bool   // while wantDown: without asking the guest
 	undo    bool   // while wantDown: it never came up
+	deposed bool   // the other node had it, and did not give it up
 	flight  OrderID
 	doing   OrderKind
 	ipsBusy OrderID
@@ -297,8 +298,10 @@ func (c *Core) begin(s *service, w *Wish) {
 	s.want, s.undo, s.wasUp, s.hooked, s.failed = wantUp, true, false, false, false
 	s.inc, s.moving, s.yieldAt, s.handed = "", "", 0, false
 	s.acted = max(s.acted, w.Version)
+	s.deposed = s.force != ""
 	for _, r := range s.res {
 		r.grant, r.failures, r.problem = 0, 0, ""
+		s.deposed = s.deposed || r.rec.Owner == s.peer.cfg.Name && !r.rec.Released
 	}
 	c.urgent, c.beatDue = true, true
 	c.note(Notice{Level: Info, Topic: TopicService, Service: s.name, Text: s.name + ": this node takes it" + c.lossText(s)})

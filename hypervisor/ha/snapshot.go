@@ -126,8 +126,11 @@ func (c *Core) verdict(sn *Snapshot) (level Level, text, advice string) {
 	case len(sn.Nodes) < 2:
 		return Warning, "the cluster has one node: nobody takes over from it", "polluxadm cluster token NODE --link IP:PORT"
 	case c.voters() == 1 || c.voters() == 2:
-		return Warning, fmt.Sprintf("the arbiter has %s, so the death of one silences it: nothing fails over automatically", count(c.voters(), "voter")),
-			"make it three: polluxadm cluster token NODE --link IP:PORT --kind witness, for a third host without disks"
+		text := fmt.Sprintf("the arbiter has %s, so the death of one silences it: nothing fails over automatically", count(c.voters(), "voter"))
+		if c.cfg.Voters > c.voters() && c.cfg.Voters > 2 {
+			return Warning, text, "a node that has just joined has its vote within seconds; one that stays without: polluxadm cluster status there"
+		}
+		return Warning, text, "make it three: polluxadm cluster token NODE --link IP:PORT --kind witness, for a third host without disks"
 	}
 	for i := range sn.Services {
 		if s := &sn.Services[i]; s.Target == TargetStarted && s.Protection != covered {

@@ -54,7 +54,7 @@ func (c *Core) bringUp(s *service) {
 		return
 	}
 	s.startedAt = c.now
-	s.fly(c, Order{Kind: StartService, Incarnation: s.inc, Timeout: s.cfg.StartTimeout}, func(e Event) {
+	s.fly(c, Order{Kind: StartService, Incarnation: s.inc, Deposed: s.deposed, Timeout: s.cfg.StartTimeout}, func(e Event) {
 		if e.Err == "" {
 			s.seen.Phase, s.seen.Incarnation, s.wasUp, s.refusal = PhaseRunning, s.inc, true, verdict{}
 			return

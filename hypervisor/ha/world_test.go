@@ -52,6 +52,7 @@ type host struct {
 	health    Health
 	noKill    bool
 	noStart   string
+	deposed   bool // the last start was told so
 	hooks     []string
 	answers   []Order
 	fences    int
@@ -422,6 +423,7 @@ func (h *host) obey(o Order) {
 	case PromiseTerm, Promote, Demote, Export, Unexport, FreezeReads, Failsafe:
 		result(5, func() string { return w.pair(o.Resource).command(h.name, o) })
 	case StartService:
+		h.deposed = o.Deposed
 		result(300, func() string { return h.startVM(o) })
 	case StopService:
 		result(200, func() string { return h.endVM(o.Service) })

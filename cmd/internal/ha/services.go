@@ -348,7 +348,14 @@ func (w *watcher) perform(ctx context.Context, o ha.Order, killed uint64) error 
 	var err error
 	switch o.Kind {
 	case ha.StartService:
-		err = w.work.start(ctx, o.Incarnation)
+		// An address that somebody else has is not taken from him. An owner that was
+		// deposed is known to be nobody: its kernel may still answer.
+		if !o.Deposed {
+			err = w.work.addressesFree(ctx)
+		}
+		if err == nil {
+			err = w.work.start(ctx, o.Incarnation)
+		}
 	case ha.StopService:
 		err = w.work.stop(ctx)
 	case ha.AddIPs:
