@@ -17,6 +17,9 @@ type failoverOptions struct {
 
 // failover takes the VM over. All checks come before the first change.
 func (m *machine) failover(ctx context.Context, o failoverOptions) error {
+	if err := m.managedElsewhere(); err != nil {
+		return err
+	}
 	if err := m.notRunning(ctx); err != nil {
 		return err
 	}

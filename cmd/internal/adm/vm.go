@@ -264,6 +264,9 @@ func (m *machine) start(ctx context.Context) error {
 	if m.a.dryRun {
 		return m.describeStart(false)
 	}
+	if err := m.managedElsewhere(); err != nil {
+		return err
+	}
 	if err := m.notRunning(ctx); err != nil {
 		return err
 	}

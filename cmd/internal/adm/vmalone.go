@@ -26,6 +26,32 @@ func runsAlone(v *conf.VM) error {
 	}
 }
 
+// managedElsewhere refuses to promote, outside a cluster, what only a manager may.
+func (m *machine) managedElsewhere() error {
+	d, err := m.a.settings()
+	if err != nil {
+		return err
+	}
+	for _, name := range m.resources() {
+		switch d.Resource[name].Manager {
+		case conf.ManagerInternal:
+			return &adm.Error{
+				Exit: adm.ExitRefused,
+				Text: fmt.Sprintf("vm %s: polluxha alone promotes resource %s (manager = \"internal\"), and this node is in no cluster: nothing was started", m.vm.Name, name),
+				Advice: fmt.Sprintf("polluxadm cluster init NAME --link IP:PORT, or cluster join TOKEN; or, to run it by hand: take manager out of [resource.%s] in %s on both nodes, then polluxadm down %s, up %s",
+					name, m.a.settingsPath(), name, name),
+			}
+		case conf.ManagerPacemaker:
+			return &adm.Error{
+				Exit:   adm.ExitRefused,
+				Text:   fmt.Sprintf("vm %s: Pacemaker promotes resource %s (manager = \"pacemaker\"): nothing was started", m.vm.Name, name),
+				Advice: "start it with Pacemaker (pcs, crm)",
+			}
+		}
+	}
+	return nil
+}
+
 // localDisks makes the disks that are not replicated ready for a start.
 func localDisks(v *conf.VM) error {
 	for _, d := range v.LocalDisks {

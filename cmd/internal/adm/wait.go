@@ -54,7 +54,8 @@ func (a *app) waitSyncCommand() *cobra.Command {
 	var timeout time.Duration
 	cmd := a.resourceCommand("wait-sync", groupScripts, "wait until both nodes hold the same data",
 		"Shows the progress: a bar on a terminal, a line every few seconds elsewhere. Ends with status 0 when all volumes are\n"+
-			"UpToDate on both nodes, with 5 when the time is over.",
+			"UpToDate on both nodes, with 5 when the time is over, and at once if both are Inconsistent: somebody has to say which\n"+
+			"data counts (primary --force).",
 		func(ctx context.Context, t target) error { return a.waitSync(ctx, t, timeout) })
 	cmd.Flags().DurationVarP(&timeout, "timeout", "t", 0, "give up after this time, for example 10m; default: never")
 	return cmd
@@ -75,12 +76,29 @@ func (a *app) waitSync(ctx context.Context, t target, limit time.Duration) error
 				Advice: judge(r, a.now()).Advice,
 			}
 		}
+		if v, ok := nobodysData(r, t); ok {
+			return false, &adm.Error{
+				Exit: adm.ExitLowerState, Text: fmt.Sprintf("%s: will not be synchronised: volume %d is Inconsistent on both nodes, so neither has data that the other could get", r.Name, v),
+				Advice: fmt.Sprintf("on the node whose disk is to be kept, once: polluxadm primary --force %s; then wait-sync", confirmed(r)),
+			}
+		}
 		return inSync(r, t), nil
 	})
 	if err == nil {
 		p.done()
 	}
 	return err
+}
+
+// nobodysData finds a volume of which no node has data to copy: fresh metadata on both,
+// or both lost.
+func nobodysData(r adm.Resource, t target) (volume int, ok bool) {
+	for _, v := range r.Volumes {
+		if (t.Volume == nil || *t.Volume == v.Volume) && r.Connection == "Connected" && v.Disk == "Inconsistent" && v.PeerDisk == "Inconsistent" && v.Resync == nil {
+			return v.Volume, true
+		}
+	}
+	return 0, false
 }
 
 func inSync(r adm.Resource, t target) bool {

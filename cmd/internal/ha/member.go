@@ -349,15 +349,39 @@ func (m *member) leave(ctx context.Context, req adm.HARequest, progress func(adm
 			}
 		}
 	}
+	if c.cluster.Node(req.Node) == nil {
+		return c.unknownNode(req.Node)
+	}
 	progress(adm.HAProgress{Step: "leave", Text: "the other nodes are asked"})
+	if err := m.channel.Load().MayLeave(ctx, req.Node); err != nil { // before its vote is gone
+		return refused(err)
+	}
+	if w := fewVoters(c.cluster); w != "" {
+		progress(adm.HAProgress{Step: "leave", Text: "warning: " + w})
+		m.events.add(adm.HAEvent{Level: adm.HALevelWarning, Kind: adm.HAEventArbiter, Peer: req.Node, Text: w})
+	}
 	if err := m.forgetVoter(ctx, c, req.Node); err != nil {
 		return refused(err)
 	}
 	if err := m.channel.Load().Leave(ctx, req.Node); err != nil {
-		return refused(err)
+		return refused(fmt.Errorf("%w: its vote in the arbiter is gone already: polluxadm cluster leave %s once more, when that is mended", err, req.Node))
 	}
 	m.events.add(adm.HAEvent{Kind: adm.HAEventOperator, Peer: req.Node, Text: fmt.Sprintf("node %s was taken out of the cluster", req.Node)})
 	return nil
+}
+
+// fewVoters warns of what a cluster's arbiter is when one more node has left; "": it
+// has enough voters, or none of its own.
+func fewVoters(c *conf.Cluster) string {
+	left := len(c.Nodes) - 1
+	if c.Arbiter.Kind != conf.ArbiterEtcd || !c.Arbiter.Etcd.Embedded() || left == 0 || left > 2 {
+		return ""
+	}
+	voters := "2 voters are"
+	if left == 1 {
+		voters = "1 voter is"
+	}
+	return voters + " left in the arbiter, and the death of one silences it: nothing fails over automatically until there are three again"
 }
 
 // initCluster makes a cluster with this node as its first.

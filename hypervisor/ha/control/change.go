@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -255,15 +256,9 @@ func (p *pendingChange) commit(ctx context.Context, c *conf.Cluster) error {
 // OnCluster is called with a description that lacks it: it stops then, and calls
 // Store.Retire.
 func (ch *Channel) Leave(ctx context.Context, node string) error {
-	c := ch.Cluster()
-	n := c.Node(node)
-	switch {
-	case n == nil:
-		return fmt.Errorf("cluster %q has no node %q", c.Name, node)
-	case len(c.Nodes) == 1:
-		return fmt.Errorf("%s is the only node of cluster %q: nothing is left to leave; stop polluxha and remove %s to forget the cluster", n.Name, c.Name, ch.cfg.Store.Dir)
-	case n.Kind != conf.NodeWitness && len(c.DataNodes()) == 1:
-		return fmt.Errorf("%s is the only node of kind \"data\" of cluster %q: the others must leave before", n.Name, c.Name)
+	n, err := ch.leaver(node)
+	if err != nil {
+		return err
 	}
 	p, err := ch.begin(ctx, Change{Leaves: n.Name}, n.Name)
 	if err != nil {
@@ -273,4 +268,36 @@ func (ch *Channel) Leave(ctx context.Context, node string) error {
 	next.Nodes = slices.DeleteFunc(next.Nodes, func(x conf.ClusterNode) bool { return x.Name == n.Name })
 	next.Fences = slices.DeleteFunc(next.Fences, func(x conf.FenceDevice) bool { return conf.SameHost(x.Node, n.Name) })
 	return p.commit(ctx, next)
+}
+
+// MayLeave says why Leave would be refused now; nothing is changed.
+func (ch *Channel) MayLeave(ctx context.Context, node string) error {
+	n, err := ch.leaver(node)
+	if err != nil {
+		return err
+	}
+	p, err := ch.begin(ctx, Change{Leaves: n.Name}, n.Name)
+	if err == nil {
+		p.abort()
+	}
+	return err
+}
+
+// leaver is the node of a name, if the description can do without it.
+func (ch *Channel) leaver(node string) (*conf.ClusterNode, error) {
+	c := ch.Cluster()
+	var names []string
+	for _, n := range c.Nodes {
+		names = append(names, n.Name)
+	}
+	n := c.Node(node)
+	switch {
+	case n == nil:
+		return nil, fmt.Errorf("node %s: it is not a node of cluster %s%s; its nodes are %s", node, c.Name, conf.DidYouMean(node, names), strings.Join(names, ", "))
+	case len(c.Nodes) == 1:
+		return nil, fmt.Errorf("%s is the only node of cluster %q: nothing is left to leave; stop polluxha and remove %s to forget the cluster", n.Name, c.Name, ch.cfg.Store.Dir)
+	case n.Kind != conf.NodeWitness && len(c.DataNodes()) == 1:
+		return nil, fmt.Errorf("%s is the only node of kind \"data\" of cluster %q: the others must leave before", n.Name, c.Name)
+	}
+	return n, nil
 }

@@ -335,6 +335,9 @@ func TestMembership(t *testing.T) {
 	if _, err := Join(t.Context(), x.store, tok.String(), JoinOptions{Node: "x"}); err == nil || !strings.Contains(err.Error(), "w is not well") || !strings.Contains(err.Error(), "one node at a time") {
 		t.Errorf("join while one is away: %v", err)
 	}
+	if err := a.MayLeave(t.Context(), "b"); err == nil || !strings.Contains(err.Error(), "w is not well") {
+		t.Errorf("asked before: %v", err)
+	}
 	if err := a.Leave(t.Context(), "b"); err == nil || !strings.Contains(err.Error(), "w is not well") {
 		t.Errorf("leave while another one is away: %v", err)
 	}
@@ -342,6 +345,10 @@ func TestMembership(t *testing.T) {
 		t.Errorf("serial %d", a.Cluster().Serial)
 	}
 	// The one that is away may be taken out, and the token of before is still good.
+	before := a.Cluster()
+	if err := a.MayLeave(t.Context(), "w"); err != nil || a.Cluster() != before {
+		t.Errorf("asked before: %v, then it is %+v", err, a.Cluster())
+	}
 	if err := a.Leave(t.Context(), "w"); err != nil {
 		t.Fatal(err)
 	}
@@ -382,7 +389,7 @@ func TestMembership(t *testing.T) {
 	if _, _, err := x.store.Load(); !errors.Is(err, ErrNoCluster) {
 		t.Errorf("after leaving: %v", err)
 	}
-	if err := a.Leave(t.Context(), "nobody"); err == nil || !strings.Contains(err.Error(), `no node "nobody"`) {
+	if err := a.Leave(t.Context(), "nobody"); err == nil || !strings.Contains(err.Error(), `node nobody: it is not a node of cluster`) {
 		t.Errorf("nobody leaves: %v", err)
 	}
 	if err := b.Leave(t.Context(), "a"); err != nil {
