@@ -66,7 +66,7 @@ func TestVMFailoverDefaults(t *testing.T) {
 func TestVMFailoverRefuses(t *testing.T) {
 	const base = "name = 'a'\nresources = ['r']\n"
 	for _, tt := range []struct{ name, text, want string }{
-		{"hypervisor", "hypervisor = 'xl'", `v.toml:3:1: hypervisor: found "xl", expected one of `},
+		{"hypervisor", "hypervisor = 'xl'", `v.toml:3:1: hypervisor: found "xl", expected "qemu"`},
 		{"stickiness", "stickiness = 'always'", `found always, expected 0 to 1000000 or "infinite"`},
 		{"one node", "nodes = ['a']", `v.toml:3:1: nodes: found a, expected the two nodes`},
 		{"same node", "nodes = ['a', 'a']", `nodes: found a, a`},
