@@ -60,7 +60,7 @@ func (s *session) nbdkit(ctx context.Context, socket string, plugin ...string) (
 			return "", nil, err // nbdkit leaves it behind
 		}
 	} else {
-		port, err := freePort()
+		port, err := s.lab.nextPort()
 		if err != nil {
 			return "", nil, err
 		}

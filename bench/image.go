@@ -62,11 +62,21 @@ func warm(images ...string) error {
 	})
 }
 
-// warmRegion reads the first n bytes of images into the page cache.
+// warmRegion reads the first n bytes of images into the page cache, without
+// readahead: that makes folios of up to 2 MiB, and ext4 then looks at each of a
+// folio's blocks for a write of one of them, 45 us instead of 3.4 us a write.
 func warmRegion(images []string, n int64) error {
+	buf := make([]byte, mib)
 	return eachImage(images, func(f *os.File) error {
-		_, err := io.CopyN(io.Discard, f, n)
-		return err
+		if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_RANDOM); err != nil {
+			return err
+		}
+		for at := int64(0); at < n; at += mib {
+			if _, err := f.ReadAt(buf[:min(mib, n-at)], at); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 

@@ -142,21 +142,28 @@ func (p *pair) writeResources() error {
 	return os.WriteFile(filepath.Join(p.dir, "bench.res"), []byte(p.resourceText(p.ports)), 0o600)
 }
 
+// choosePorts gives each node of each resource a port.
+func (p *pair) choosePorts() error {
+	p.ports = make([][2]int, len(p.volumes))
+	for i := range p.ports {
+		for n := range p.ports[i] {
+			var err error
+			if p.ports[i][n], err = p.lab.nextPort(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // prepare writes the configuration and the images, with metadata.
 func (p *pair) prepare(ctx context.Context) error {
 	if err := os.Mkdir(p.dir, 0o700); err != nil {
 		return err
 	}
-	ports := make([][2]int, len(p.volumes))
-	for i := range ports {
-		for n := range ports[i] {
-			var err error
-			if ports[i][n], err = freePort(); err != nil {
-				return err
-			}
-		}
+	if err := p.choosePorts(); err != nil {
+		return err
 	}
-	p.ports = ports
 	if err := p.writeResources(); err != nil {
 		return err
 	}

@@ -76,6 +76,7 @@ type lab struct {
 	dir     string
 	log     *os.File // what the servers say
 	running []*process
+	ports   int // how many of those from firstPort on were given away
 }
 
 func newLab(parent string) (*lab, error) {
@@ -170,13 +171,20 @@ func run(ctx context.Context, name string, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// freePort returns a loopback TCP port that nobody listens on now.
-func freePort() (int, error) {
-	n, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+// Ports for servers: below those that outgoing connections get, which the kernel
+// takes for as long as they last (net.ipv4.ip_local_port_range, from 32768 on).
+const firstPort, lastPort = 10000, 32767
+
+// nextPort returns a loopback TCP port that nobody listens on, another one each
+// time.
+func (l *lab) nextPort() (int, error) {
+	for ; firstPort+l.ports <= lastPort; l.ports++ {
+		if n, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", firstPort+l.ports)); err == nil {
+			l.ports++
+			return firstPort + l.ports - 1, n.Close()
+		}
 	}
-	return n.Addr().(*net.TCPAddr).Port, n.Close()
+	return 0, fmt.Errorf("no free TCP port from %d to %d", firstPort, lastPort)
 }
 
 // tick is the unit of CPU times in /proc, 1/100 s on Linux for all programs

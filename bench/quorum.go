@@ -55,7 +55,7 @@ func (q *quorum) prepare() error {
 
 // start starts both sides and returns the export's URI.
 func (q *quorum) start(ctx context.Context, r rival) (uri string, err error) {
-	port, err := freePort()
+	port, err := q.lab.nextPort()
 	if err != nil {
 		return "", err
 	}

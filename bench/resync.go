@@ -141,7 +141,7 @@ func (c *copyPair) copy(ctx context.Context) (seconds float64, err error) {
 	}
 	args := []string{"--flush"}
 	for _, image := range c.images() {
-		port, err := freePort()
+		port, err := c.lab.nextPort()
 		if err != nil {
 			return 0, err
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -32,7 +31,6 @@ const (
 	scaleMany  = 2       // of scaleCounts: whose cost at rest is measured
 	scaleBusy  = 1       // of scaleCounts: whose resources are all busy
 	scaleBytes = 4 * mib // of each volume
-	scalePorts = 10000   // the first; below the ports that outgoing connections get (from 32768 on)
 
 	scaleRest = 15 * time.Second // in which the bits of the first sync are cleared on disk, and the collector gives memory back
 	scaleIdle = 20 * time.Second // two pings of each connection, ping-int 10
@@ -47,7 +45,7 @@ const (
 func scaleTarget(i int) string { return fmt.Sprintf("pollux-c-%d-res", scaleCounts[i]) }
 
 func (s *session) scale(ctx context.Context) error {
-	pairs, port := make([]*pair, len(scaleCounts)), scalePorts
+	pairs := make([]*pair, len(scaleCounts))
 	for i, n := range scaleCounts {
 		p := s.pair(fmt.Sprintf("of%d", n))
 		for k := range n {
@@ -57,7 +55,7 @@ func (s *session) scale(ctx context.Context) error {
 			return err
 		}
 		s.out.AddTarget(result.Target{Name: scaleTarget(i), Kind: result.KindPollux, Protocol: "C", Detail: fmt.Sprintf("Pollux, one of %d resources in each daemon", n)})
-		if err := p.prepareMany(ctx, &port); err != nil {
+		if err := p.prepareMany(ctx); err != nil {
 			return err
 		}
 		if err := s.startMany(ctx, p, scaleTarget(i)); err != nil {
@@ -81,17 +79,13 @@ func (s *session) scale(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// prepareMany is prepare for many sparse volumes: the metadata of all by one
-// order, and ports from *port on that no outgoing connection can take.
-func (p *pair) prepareMany(ctx context.Context, port *int) error {
+// prepareMany is prepare for many sparse volumes: the metadata of all by one order.
+func (p *pair) prepareMany(ctx context.Context) error {
 	if err := os.Mkdir(p.dir, 0o700); err != nil {
 		return err
 	}
-	p.ports = make([][2]int, len(p.volumes))
-	for i := range p.ports {
-		for n := range p.ports[i] {
-			p.ports[i][n] = nextPort(port)
-		}
+	if err := p.choosePorts(); err != nil {
+		return err
 	}
 	if err := p.writeResources(); err != nil {
 		return err
@@ -113,19 +107,6 @@ func (p *pair) prepareMany(ctx context.Context, port *int) error {
 		}
 	}
 	return nil
-}
-
-// nextPort returns the first loopback TCP port from *port on that nobody listens
-// on, and steps over it. If there is none the daemon says so.
-func nextPort(port *int) int {
-	for ; *port < 32767; *port++ {
-		if n, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", *port)); err == nil {
-			_ = n.Close() // it was ours
-			break
-		}
-	}
-	*port++
-	return *port - 1
 }
 
 // startMany is start by orders for all, as many resources are for their users.
