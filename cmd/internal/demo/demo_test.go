@@ -239,17 +239,24 @@ func TestReport(t *testing.T) {
 	r.began = time.Now().Add(-90 * time.Second)
 	r.chapter("alpha %s", "dies")
 	r.detail("one\ntwo\r\n")
+	r.detail("%s", strings.Repeat("many words ", 9))
 	r.progress("invisible without a terminal")
 	r.table([]row{{"records lost", "0"}, {"resync", "12 KiB"}})
+	r.outage("an outage:", []phase{{"lease", 3 * time.Second}, {"boot", time.Second}})
 	r.verdict(true, "all there")
 	r.verdict(false, "no")
 	want := `  90.0 s  alpha dies
           one
           two
+          many words many words many words many words many words many words many words many words
+            many words
   +--------------+--------+
   | records lost |      0 |
   | resync       | 12 KiB |
   +--------------+--------+
+  an outage:
+  lease                             3.00 s  ` + strings.Repeat("█", 42) + `
+  boot                              1.00 s  ` + strings.Repeat(" ", 42) + strings.Repeat("█", 14) + `
   PASSED: all there
   FAILED: no
 `

@@ -30,25 +30,57 @@ func newReport(out io.Writer) *report {
 // chapter prints what happens now.
 func (r *report) chapter(format string, args ...any) {
 	r.endLive()
-	text := fmt.Sprintf("%6.1f s  %s", time.Since(r.began).Seconds(), fmt.Sprintf(format, args...))
-	if r.terminal {
-		text = "\x1b[1m" + text + "\x1b[0m"
+	head := fmt.Sprintf("%6.1f s  ", time.Since(r.began).Seconds())
+	for i, line := range wrapped(fmt.Sprintf(format, args...), lineWidth-indent) {
+		if i > 0 {
+			head = strings.Repeat(" ", indent)
+		}
+		text := head + line
+		if r.terminal {
+			text = "\x1b[1m" + text + "\x1b[0m"
+		}
+		fmt.Fprintln(r.out, text)
 	}
-	fmt.Fprintln(r.out, text)
+}
+
+// Columns of the output: what a terminal that is split in two has.
+const (
+	lineWidth = 100
+	indent    = 10 // of all but the chapters' times
+)
+
+// wrapped breaks a text between words.
+func wrapped(text string, width int) (lines []string) {
+	line := ""
+	for _, word := range strings.Fields(text) {
+		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width {
+			lines, line = append(lines, line), ""
+		}
+		if line != "" {
+			line += " "
+		}
+		line += word
+	}
+	return append(lines, line)
 }
 
 // detail prints lines that belong to the chapter.
 func (r *report) detail(format string, args ...any) {
 	r.endLive()
-	for line := range strings.Lines(fmt.Sprintf(format, args...)) {
-		fmt.Fprintf(r.out, "          %s\n", strings.TrimRight(line, "\r\n"))
+	for text := range strings.Lines(fmt.Sprintf(format, args...)) {
+		for i, line := range wrapped(text, lineWidth-indent-2) {
+			if i > 0 {
+				line = "  " + line
+			}
+			fmt.Fprintf(r.out, "%*s%s\n", indent, "", line)
+		}
 	}
 }
 
 // progress shows a line that the next one replaces; nothing without a terminal.
 func (r *report) progress(format string, args ...any) {
 	if r.terminal {
-		fmt.Fprintf(r.out, "\r          %s\x1b[K", fmt.Sprintf(format, args...))
+		fmt.Fprintf(r.out, "\r%*s%s\x1b[K", indent, "", wrapped(fmt.Sprintf(format, args...), lineWidth-indent-1)[0])
 		r.live = true
 	}
 }
@@ -76,6 +108,32 @@ func (r *report) table(rows []row) {
 		fmt.Fprintf(r.out, "  | %-*s | %*s |\n", left, x.what, right, x.value)
 	}
 	fmt.Fprintln(r.out, rule)
+}
+
+// A phase is one part of the outage.
+type phase struct {
+	what string
+	took time.Duration
+}
+
+// outage draws the parts of an outage, one behind the other, each as long as it took.
+func (r *report) outage(title string, phases []phase) {
+	r.endLive()
+	const width = lineWidth - 44
+	whole := time.Duration(0)
+	for _, p := range phases {
+		whole += p.took
+	}
+	if whole <= 0 {
+		return
+	}
+	fmt.Fprintf(r.out, "  %s\n", title)
+	from := time.Duration(0)
+	for _, p := range phases {
+		left := int(from * width / whole)
+		from += p.took
+		fmt.Fprintf(r.out, "  %-32s%6.2f s  %*s%s\n", p.what, p.took.Seconds(), left, "", strings.Repeat("█", max(1, int(from*width/whole)-left)))
+	}
 }
 
 // verdict prints the last word.
