@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// TestBehaviour has a row for each row of the behaviour table in docs/failover.md.
+// TestBehaviour has a row for each row of the behaviour table in docs/failover.md; those
+// in which the peer's word takes the arbiter's place are in TestBehaviourWithoutArbiter.
 // The world checks at each moment that there are not two writers, and not two guests
 // for longer than it takes to kill one.
 func TestBehaviour(t *testing.T) {
@@ -147,6 +148,21 @@ func TestBehaviour(t *testing.T) {
 			if a.vms["web"].inc != inc {
 				t.Error("the guest was started anew")
 			}
+		}},
+		{"polluxha on A dies, then the link is cut: B takes over, after A's polluxd had time to kill the guest", func(t *testing.T, w *world) {
+			a, _ := pieces(w)
+			a.killHA()
+			w.run(60000)
+			w.setLink("a", "b", false)
+			w.after(w.cfg.Timing.TTL/3-100, func() { a.endVM("web") }) // polluxd's lease guard
+			took := w.until("b takes over", 15000, func() bool { return w.runsOn("web") == "b" })
+			if took < w.cfg.Timing.TTL/3 {
+				t.Errorf("b had it after %d ms", took)
+			}
+			w.setLink("a", "b", true)
+			a.startHA()
+			w.until("a counts again", 30000, func() bool { return len(w.arb.records["r0"].InSync) == 2 })
+			w.expect("web", "b")
 		}},
 		{"W dies, then the link is cut: A freezes, B refuses", func(t *testing.T, w *world) {
 			a, b := pieces(w)

@@ -39,7 +39,7 @@
 // Comments cite these by number. They are the failover manager's own: those of
 // package replication have numbers of their own.
 //
-//   - I2 An owner that lost its peer acknowledges again only by the peer's word, the
+//   - I2 An owner that lost its peer acknowledges again only by the peer's durable word, the
 //     arbiter's record of it alone, a confirmed fence, or in manual mode.
 //   - I3 Going on alone without asking and automatic failover exclude each other.
 //   - I4 A copy counts again only when both are equal under one generation.
