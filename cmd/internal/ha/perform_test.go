@@ -187,6 +187,51 @@ func TestStorageOf(t *testing.T) {
 	}
 }
 
+// stoppedStorage is a polluxd whose manager is stopped for a while during its first command.
+type stoppedStorage struct {
+	slowStorage
+	at    int64
+	stops []int64
+	told  []uint64
+}
+
+func (s *stoppedStorage) do(_ context.Context, req adm.Request, _ any) error {
+	if len(s.stops) > 0 {
+		s.at += s.stops[0]
+		s.stops = s.stops[1:]
+	}
+	s.told = append(s.told, req.Args.LeaseMS)
+	return nil
+}
+
+func (s *stoppedStorage) now() int64            { return s.at }
+func (s *stoppedStorage) alarm() (alarm, error) { return bootClock{}.alarm() }
+
+// polluxd is told how long the lease lasts; a manager that was stopped on the way
+// tells it again, so that it does not last longer there.
+func TestLeaseIsToldInTime(t *testing.T) {
+	for _, tt := range []struct {
+		stops []int64
+		want  []uint64
+	}{
+		{nil, []uint64{6000}},
+		{[]int64{300}, []uint64{6000}},
+		{[]int64{2000}, []uint64{6000, 4000}},
+		{[]int64{2000, 900}, []uint64{6000, 4000, 3100}},
+		{[]int64{30000}, []uint64{6000, 1}},
+	} {
+		s := &stoppedStorage{at: 1000, stops: tt.stops}
+		m := performer(t, t.TempDir(), s)
+		m.clock = s
+		if err := m.tellLease(t.Context(), ha.Order{Kind: ha.TellLease, Until: 7000}); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(s.told, tt.want) {
+			t.Errorf("stopped for %v ms: polluxd was told %v, want %v", tt.stops, s.told, tt.want)
+		}
+	}
+}
+
 // A status that was overtaken by a newer one is no news.
 func TestOvertakenStatus(t *testing.T) {
 	m := performer(t, t.TempDir(), &slowStorage{})
