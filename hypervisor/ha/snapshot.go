@@ -132,6 +132,12 @@ func (c *Core) verdict(sn *Snapshot) (level Level, text, advice string) {
 		}
 		return Warning, text, "make it three: polluxadm cluster token NODE --link IP:PORT --kind witness, for a third host without disks"
 	}
+	for _, s := range c.services {
+		if n := c.unfenced(s); n != "" {
+			return Warning, "there is no fence device for " + n + ", so nothing fails over automatically when it dies",
+				"add a table [[fence]] for it to cluster.toml on all nodes, with serial one higher, and reload polluxha"
+		}
+	}
 	for i := range sn.Services {
 		if s := &sn.Services[i]; s.Target == TargetStarted && s.Protection != covered {
 			return Warning, "vm " + s.Name + ": " + s.Protection, "polluxadm status shows its disks"
@@ -142,6 +148,9 @@ func (c *Core) verdict(sn *Snapshot) (level Level, text, advice string) {
 
 // covered is the protection of a service that another node would take over.
 const covered = "protected against the loss of a disk or a host"
+
+// IsCovered reports whether another node would take the service over by itself.
+func (s *ServiceStatus) IsCovered() bool { return s.Protection == covered }
 
 func (c *Core) serviceStatus(s *service) ServiceStatus {
 	w := c.wish(s)
@@ -200,7 +209,24 @@ func (c *Core) protection(s *service, sameFile bool) string {
 	case c.voters() == 1 || c.voters() == 2: // half of two is no majority
 		return fmt.Sprintf("protected against disk loss, not against host loss: the arbiter has %d of 3 voters", c.voters())
 	}
+	if n := c.unfenced(s); n != "" {
+		return "protected against disk loss, not against host loss: there is no fence device for " + n
+	}
 	return covered
+}
+
+// unfenced is a node of s that nobody can switch off where that has to decide; "" if
+// there is none.
+func (c *Core) unfenced(s *service) string {
+	if c.cfg.Arbiter != ArbiterFence {
+		return ""
+	}
+	for _, name := range s.nodes {
+		if n := c.node(name); n != nil && !n.cfg.Fence {
+			return name
+		}
+	}
+	return ""
 }
 
 // voters is how many the arbiter has, as it says itself, or as the cluster's file

@@ -18,6 +18,11 @@ func TestProtectionIsHonest(t *testing.T) {
 		{"its file differs", func(_ *Core, s *service) { s.cfg.Hash = "2" }, "not against host loss: its file differs", "its file differs"},
 		{"two voters", func(c *Core, _ *service) { c.cfg.Voters = 2 }, "not against host loss: the arbiter has 2 of 3 voters", ""},
 		{"three voters", func(c *Core, _ *service) { c.cfg.Voters = 3 }, covered, ""},
+		{"fence, and a device for each", func(c *Core, _ *service) { c.cfg.Arbiter = ArbiterFence }, covered, ""},
+		{"fence, and no device", func(c *Core, s *service) {
+			c.cfg.Arbiter = ArbiterFence
+			c.node(s.nodes[1]).cfg.Fence = false
+		}, "not against host loss: there is no fence device for", ""},
 		{"an older file is in force", func(_ *Core, s *service) { s.cfg.Notice = "its file is wrong" }, covered, "its file is wrong"},
 		{"an older file, and more", func(_ *Core, s *service) { s.cfg.Notice, s.why = "its file is wrong", verdict{Info, "it waits", ""} }, covered, "it waits; its file is wrong"},
 	} {

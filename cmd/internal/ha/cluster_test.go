@@ -529,6 +529,14 @@ func TestClusterGoesOnAlone(t *testing.T) {
 func TestClusterDrill(t *testing.T) {
 	hosts := newCluster(t, conf.ArbiterEtcd)
 	a, b := hosts[0], hosts[1]
+	until(t, 30*time.Second, "b to have heard of the third voter", func() string {
+		var vms adm.HAVMs
+		b.ask(adm.HARequest{Cmd: adm.HAVMStatus, VM: "web"}, &vms)
+		if p := vms.VMs[0].Protection; !strings.HasSuffix(p, "a host") {
+			return p
+		}
+		return ""
+	})
 	drill := adm.HARequest{Cmd: adm.HADrill, VM: "web", Args: adm.HAArgs{Kill: "primary"}}
 	for _, tt := range []struct {
 		on   *host
@@ -586,6 +594,10 @@ func TestClusterManual(t *testing.T) {
 		}
 		return ""
 	})
+	drill := adm.HARequest{Cmd: adm.HADrill, VM: "web", Args: adm.HAArgs{Kill: "primary", Confirm: "web"}}
+	if err := b.try(drill, nil); err == nil || !strings.Contains(err.Error(), "nobody would take it over") {
+		t.Fatalf("a drill that would be an outage: %v", err)
+	}
 	a.power()
 	last := a.acked()
 	until(t, 30*time.Second, "b to say that it is a person's turn", func() string {

@@ -96,6 +96,8 @@ func (m *manager) drillable(s ha.Snapshot, req adm.HARequest) (owner string, err
 		return "", refuse("run the same command there", "it runs on this node, %s, which would be killed: the drill is run where it is to go, on %s", m.self, otherOf(st.Nodes, m.self))
 	case st.Level != "" && st.Level != ha.Info:
 		return "", refuse(st.Advice, "it is not protected now, so this would be an outage: %s", st.Why)
+	case !st.IsCovered():
+		return "", refuse("polluxadm cluster status says what is missing", "nobody would take it over: it is %s", st.Protection)
 	}
 	j := slices.IndexFunc(s.Nodes, func(n ha.NodeStatus) bool { return n.Name == st.Node })
 	if j < 0 {
