@@ -45,9 +45,10 @@ func (w *World) checkContent(v *VM) {
 }
 
 // checkServed: the same of the copy from which the clients of h are answered, unless h
-// has stood still since the write was begun: its answer may be older than that.
+// has stood still since the write was begun: its answer may be older than that. Under
+// protocol A and B an owner that was replaced may not know it yet.
 func (w *World) checkServed(p *Pair, h *Host, begun int64) {
-	if p.forced || begun < h.woke {
+	if p.forced || begun < h.woke || w.cfg.weak() {
 		return
 	}
 	if lost, age := p.missing(h); lost > 0 {
