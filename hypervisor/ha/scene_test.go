@@ -255,6 +255,27 @@ func TestScenes(t *testing.T) {
 				t.Error("a takeover is not told that it deposes somebody")
 			}
 		}},
+		{"who can't take over protects nobody", etcd, func(t *testing.T, w *world, a, b *host) {
+			for _, h := range []*host{a, b} {
+				if p := h.status("web").Protection; p != covered {
+					t.Errorf("%s says %q", h.name, p)
+				}
+			}
+			b.killHA()
+			w.run(8000)
+			if p := a.status("web").Protection; !strings.Contains(p, "not against host loss: b is silent") {
+				t.Errorf("b silent: %q", p)
+			}
+			b.startHA()
+			w.run(3000)
+			b.commanded(Command{Verb: StandbyVerb, Node: "b"})
+			w.run(3000)
+			for _, h := range []*host{a, b} {
+				if p := h.status("web").Protection; !strings.Contains(p, "not against host loss: b is standby") {
+					t.Errorf("b standby: %s says %q", h.name, p)
+				}
+			}
+		}},
 		{"an arbiter of two voters is no good verdict", etcd, func(t *testing.T, w *world, a, b *host) {
 			for voters, want := range []string{"each node's loss is covered", "1 voter, so", "2 voters, so", "each node's loss is covered"} {
 				w.arb.voters = voters

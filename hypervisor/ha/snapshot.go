@@ -206,6 +206,8 @@ func (c *Core) protection(s *service, sameFile bool) string {
 		return "protected against disk loss, not against host loss: no arbitration"
 	case !sameFile:
 		return "protected against disk loss, not against host loss: its file differs between its nodes"
+	case c.notThere(s) != "":
+		return "protected against disk loss, not against host loss: " + c.notThere(s)
 	case c.voters() == 1 || c.voters() == 2: // half of two is no majority
 		return fmt.Sprintf("protected against disk loss, not against host loss: the arbiter has %d of 3 voters", c.voters())
 	}
@@ -224,6 +226,29 @@ func (c *Core) unfenced(s *service) string {
 	for _, name := range s.nodes {
 		if n := c.node(name); n != nil && !n.cfg.Fence {
 			return name
+		}
+	}
+	return ""
+}
+
+// notThere is why the node on which s does not run could not take it over; "" if it
+// could, or if s runs nowhere.
+func (c *Core) notThere(s *service) string {
+	_, at := c.overall(s)
+	for _, name := range s.nodes {
+		n := c.node(name)
+		sb := n.service(s.name)
+		switch {
+		case at == "" || name == at:
+		case c.isStandby(name):
+			return name + " is standby"
+		case name == c.self && s.mine && s.notReady != "":
+			return s.notReady
+		case name == c.self:
+		case !c.isOnline(n):
+			return name + " is silent"
+		case sb != nil && !sb.Ready && sb.Why != "" && sb.State != StateUnknown:
+			return name + ": " + sb.Why
 		}
 	}
 	return ""

@@ -1,6 +1,7 @@
 package adm
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -136,7 +137,12 @@ func lifetime(d time.Duration) string {
 
 func (a *app) clusterJoinCommand(asJSON *bool) *cobra.Command {
 	return &cobra.Command{
-		Use: "join TOKEN", Short: "join a cluster with a token of one of its nodes", Args: oneName("cluster join", "a token, no node: what \"polluxadm cluster token\" printed"),
+		Use: "join TOKEN", Short: "join a cluster with a token of one of its nodes", Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return &cobraUsage{errors.New("cluster join: one token is needed: the line that \"polluxadm cluster token\" printed on a member")}
+			}
+			return nil
+		},
 		Long: "Refused while a node of the cluster is unhealthy, and if this node belongs to another cluster already. Nothing on this\n" +
 			"node's disks is touched.",
 		RunE: func(cmd *cobra.Command, args []string) error {

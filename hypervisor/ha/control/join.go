@@ -225,7 +225,7 @@ func Join(ctx context.Context, s Store, token string, o JoinOptions) (*conf.Clus
 		if c.Name == t.Cluster {
 			same = ", another one of the same name"
 		}
-		return nil, fmt.Errorf("node %q is in cluster %q (id %s)%s: nothing was changed; polluxadm cluster leave ends that, if this is what you want", id.Node, c.Name, c.ID, same)
+		return nil, fmt.Errorf("node %q is in cluster %q (id %s)%s: nothing was changed; polluxadm cluster leave %s ends that, if this is what you want", id.Node, c.Name, c.ID, same, id.Node)
 	}
 	if err := s.vacant(); err != nil {
 		return nil, err

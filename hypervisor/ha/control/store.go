@@ -103,7 +103,7 @@ func (s Store) vacant() error {
 	id, c, err := s.Load()
 	switch {
 	case err == nil:
-		return fmt.Errorf("node %q is in cluster %q (id %s) already: nothing was changed; polluxadm cluster leave ends that", id.Node, c.Name, c.ID)
+		return fmt.Errorf("node %q is in cluster %q (id %s) already: nothing was changed; polluxadm cluster leave %s ends that", id.Node, c.Name, c.ID, id.Node)
 	case !errors.Is(err, ErrNoCluster):
 		return fmt.Errorf("this node has state of a cluster that can't be read: nothing was changed; repair it, or move %s and %s away: %w", s.Dir, s.File, err)
 	}
