@@ -2,6 +2,7 @@ package ha
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/pollux-project/pollux/hypervisor/ha/arbiter"
 )
@@ -57,7 +58,7 @@ func (c *Core) keepLease() {
 	case !c.cfg.Arbiter.Automatic():
 		text = "no arbiter: protected against disk loss, not against host loss"
 	case !l.reachable && (c.now-l.since >= c.askTimeout() || !c.leaseGood()):
-		text = "no arbitration, no automatic failover: the arbiter can't be reached: " + orElse(l.detail, "no answer") + "; running services go on as long as their peers are connected"
+		text = "no arbitration, no automatic failover: the arbiter can't be reached: " + l.silence() + "; running services go on as long as their peers are connected"
 	}
 	level := Critical
 	if c.cfg.Arbiter == ArbiterManual {
@@ -111,6 +112,11 @@ func (l *lease) inContact(c *Core) {
 func (l *lease) noContact(c *Core, why string) {
 	l.detail = why
 	l.lostContact(c)
+}
+
+// silence is why the arbiter does not answer.
+func (l *lease) silence() string {
+	return orElse(strings.TrimPrefix(l.detail, arbiter.ErrUnreachable.Error()+": "), "no answer")
 }
 
 func (l *lease) lostContact(c *Core) {

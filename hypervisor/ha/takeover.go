@@ -194,7 +194,7 @@ func (c *Core) ownerLives(s *service, r *resource) verdict {
 		}
 		return verdict{Critical, fmt.Sprintf("%s: %s is silent, and failover is manual", r.name, name), c.forceAdvice(r, name)}
 	case !c.lease.reachable:
-		return verdict{Critical, r.name + ": the arbiter can't be reached: " + orElse(c.lease.detail, "no answer"), "look at polluxadm cluster status"}
+		return verdict{Critical, r.name + ": the arbiter can't be reached: " + c.lease.silence(), "look at polluxadm cluster status"}
 	case n.lease.Alive || !n.leaseKnow:
 		return verdict{Warning, fmt.Sprintf("%s: %s owns term %d, and its lease has not ended", r.name, name, rec.Term), ""}
 	}

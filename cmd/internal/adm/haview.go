@@ -207,7 +207,7 @@ func writeVMs(w io.Writer, vms []adm.HAVM, p palette) {
 		}
 		g.add(paint, v.Name, v.State, orElse(v.Node, "-"), target, orElse(v.Protection, "-"))
 		if v.Why != "" {
-			notes = append(notes, fmt.Sprintf("  %s: %s", v.Name, v.Why))
+			notes = append(notes, fmt.Sprintf("  %s: %s", v.Name, strings.TrimPrefix(v.Why, v.Name+": "))) // its resource often has its name
 		}
 		if v.Advice != "" {
 			notes = append(notes, "  hint: "+v.Advice)
