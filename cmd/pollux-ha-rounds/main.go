@@ -113,7 +113,9 @@ func play(ctx context.Context, cfg hatestbed.Config, opt options) (code int, err
 			fmt.Fprintln(cfg.Out, "logs and disks are in", cfg.Dir)
 			return
 		}
-		err = hatestbed.Clear(cfg.Dir)
+		if err = hatestbed.Clear(cfg.Dir); err == nil && cfg.Kind == hatestbed.Control {
+			err = os.RemoveAll(cfg.Dir) // what went wrong there is what was wanted
+		}
 	}()
 	if cfg.Kind == hatestbed.Control {
 		blind := filepath.Join(cfg.Dir, "bin")
