@@ -109,6 +109,10 @@ func (a *Arbiter) changed() {
 
 // record tells storage which copies have to hold everything from now on.
 func (p *Pair) record(rec arbiter.Record) {
+	if p.person != nil && rec.Owner != p.person.name {
+		return
+	}
+	p.person = nil
 	var in [2]bool
 	owner := -1
 	for k, h := range p.hosts {

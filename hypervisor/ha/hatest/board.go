@@ -17,6 +17,11 @@ type boards struct {
 
 func newBoards(d *duo) boards { return boards{d: d, shot: [2]int64{-1 << 60, -1 << 60}} }
 
+// aiming reports whether a shot is under way, from its manager's order on.
+func (d *duo) aiming() bool {
+	return d.boards.aimed > 0 || d.halves[0].aims || d.halves[1].aims
+}
+
 // An agent is the fence agent of a half.
 type agent struct{ f *half }
 

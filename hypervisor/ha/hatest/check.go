@@ -35,7 +35,7 @@ func (w *World) checkContent(v *VM) {
 		if p.forced {
 			p.forgive(v.h)
 		}
-		if w.cfg.weak() && p.taken && w.judgeLoss(v, p) {
+		if w.cfg.weak() && (p.taken || p.diskLost) && w.judgeLoss(v, p) {
 			continue
 		}
 		if lost, age := p.missing(v.h); lost > 0 {

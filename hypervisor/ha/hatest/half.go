@@ -97,7 +97,7 @@ func (f *half) close() {
 	if f.arb != nil {
 		f.disk.ended = true
 		f.cancel()
-		f.arb = nil
+		f.arb, f.aims = nil, false
 	}
 }
 
@@ -194,7 +194,7 @@ func (f *half) send(request []byte, back chan<- reply) {
 	}
 	life := o.h.manager.life
 	serve := func() {
-		o.h.awake(func() {
+		o.h.manager.awake(func() {
 			if o.arb == nil || o.h.manager.life != life {
 				return
 			}
@@ -205,7 +205,7 @@ func (f *half) send(request []byte, back chan<- reply) {
 					if err == nil {
 						o.hears()
 					}
-					w.net.send(l, o.h.id, f.h.id, f.h.awake(func() {
+					w.net.send(l, o.h.id, f.h.id, f.h.manager.awake(func() {
 						if err == nil {
 							f.hears()
 						}

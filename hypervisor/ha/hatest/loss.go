@@ -42,11 +42,11 @@ func (p *Pair) lacks(h *Host) (bytes uint64, ms int64) {
 	return bytes, max(0, last-first) / millisecond
 }
 
-// judgeLoss is checkContent for a VM whose disk was taken over. It reports whether the
+// judgeLoss is checkContent for a VM whose disk was taken over, or has failed. It reports whether the
 // start is well.
 func (w *World) judgeLoss(v *VM, p *Pair) bool {
 	bytes, ms := p.lacks(v.h)
-	limit, byPerson := w.cfg.MaxLossBytes, p.byPerson
+	limit, byPerson, taken := w.cfg.MaxLossBytes, p.byPerson, p.taken
 	p.taken, p.byPerson = false, false
 	if bytes == 0 {
 		return true
@@ -55,11 +55,11 @@ func (w *World) judgeLoss(v *VM, p *Pair) bool {
 	text := v.h.manager.takes[v.svc.name]
 	bound := fmt.Sprintf("at most %d KiB, or %d.%d s", (limit+1023)/1024, w.cfg.MaxLossMS/1000, w.cfg.MaxLossMS%1000/100)
 	switch {
-	case limit == 0 && byPerson:
+	case limit == 0 && (byPerson || !taken): // a disk has failed, and the other copy is what is left
 	case bytes > limit || ms > w.cfg.MaxLossMS+tick:
 		w.fail("%s: %v lacks %d bytes of %s that were acknowledged within %d ms; %d bytes or %d ms may be lost", v.h.name, v, bytes, p.name, ms, limit, w.cfg.MaxLossMS)
 		return false
-	case !byPerson && !(strings.Contains(text, p.name+":") && strings.Contains(text, bound)):
+	case taken && !byPerson && !(strings.Contains(text, p.name+":") && strings.Contains(text, bound)):
 		w.fail("%s: %v lacks %d bytes of %s, and its manager said %q, want %q", v.h.name, v, bytes, p.name, text, bound)
 		return false
 	}

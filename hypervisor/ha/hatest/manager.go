@@ -32,6 +32,8 @@ type manager struct {
 	commands  uint64
 	stepping  bool
 	pending   []ha.Event
+	asleep    int64 // until when it stands still
+	kept      []func()
 	takes     map[string]string // of each service what this manager said when it took it last
 	leaseEnds int64             // µs: what polluxd was told last; survives the manager
 }
@@ -103,6 +105,7 @@ func (m *manager) crash() {
 func (m *manager) die() {
 	if m.core != nil {
 		m.core = nil
+		m.asleep, m.kept = 0, nil
 		m.life++
 		if m.h.half != nil {
 			m.h.half.close()
@@ -114,10 +117,36 @@ func (m *manager) die() {
 func (m *manager) awake(f func()) func() {
 	life := m.life
 	return m.h.awake(func() {
-		if m.core != nil && m.life == life {
+		switch {
+		case m.core == nil || m.life != life:
+		case m.w.now < m.asleep:
+			m.kept = append(m.kept, f)
+		default:
 			f()
 		}
 	})
+}
+
+// pause stops this process, and no other one of its host, as SIGSTOP does.
+func (m *manager) pause(ms int64) {
+	if m.core == nil || !m.h.power {
+		return
+	}
+	m.w.trace("%s: polluxha stands still for %d ms", m.h.name, ms)
+	m.asleep = m.w.now + ms*millisecond
+	life := m.life
+	m.w.at(m.asleep, m.h.awake(func() {
+		if m.life != life || m.w.now < m.asleep {
+			return
+		}
+		m.w.trace("%s: polluxha goes on", m.h.name)
+		m.since = m.w.now
+		kept := m.kept
+		m.kept = nil
+		for _, f := range kept {
+			f()
+		}
+	}))
 }
 
 // awakeWith is awake for one who is told something.
@@ -134,12 +163,21 @@ func (m *manager) awakeWith(f func(answer)) func(answer) {
 // able reports whether the manager has been able to act since t.
 func (m *manager) able(t int64) bool {
 	h := m.h
-	return m.core != nil && h.running() && m.since <= t && h.woke <= t && h.unkillable == 0
+	return m.core != nil && h.running() && m.w.now >= m.asleep && m.since <= t && h.woke <= t && h.unkillable == 0
 }
 
 // step gives the core an event and begins what it orders.
 func (m *manager) step(e ha.Event) {
 	if m.core == nil || m.w.failure != nil {
+		return
+	}
+	if m.w.now < m.asleep {
+		life := m.life
+		m.kept = append(m.kept, func() {
+			if m.life == life {
+				m.step(e)
+			}
+		})
 		return
 	}
 	if m.stepping { // what an order brings about at once

@@ -63,6 +63,11 @@ var moreFaults = []*fault{
 		h.manager.crash() // it leaves everything as it is
 		return d.between(50, 1500), func() { h.awake(h.manager.start)() }
 	}},
+	{"polluxha stands still", func(_ *World, h *Host, d *dice) (int64, func()) {
+		ms := lasting(d)
+		h.manager.pause(ms)
+		return ms, func() {}
+	}},
 	{"operator kills and starts", func(w *World, h *Host, d *dice) (int64, func()) {
 		h.manager.operatorKills(w.Services[0])
 		return d.between(500, 15000), func() { w.operatorStarts(w.Services[0]) }

@@ -118,7 +118,7 @@ func (w *World) operatorConfirms(off *Host) {
 			s.stopped = stop{}
 			for _, p := range s.pairs { // the arbiter may hear of it later
 				in := [2]bool{}
-				in[p.side(h)], p.byPerson = true, true
+				in[p.side(h)], p.byPerson, p.person = true, true, h
 				p.w.SetRecord(0, -1, in)
 			}
 		}

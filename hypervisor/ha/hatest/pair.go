@@ -38,6 +38,7 @@ type Pair struct {
 	ended       [slots]int64  // when it was acknowledged, µs
 	taken       bool          // by a host whose owner had not released it: it may lack something under protocol A or B
 	byPerson    bool          // a person has said that the other host is off
+	person      *Host         // to this one, and the arbiter has not been told
 	count       int           // of all acknowledged ones
 }
 

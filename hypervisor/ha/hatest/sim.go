@@ -192,7 +192,7 @@ func (h *history) round(r *round) {
 			active--
 		})
 	}
-	w.RunUntil(10*60_000, func() bool { return active == 0 && (w.duo == nil || w.duo.boards.aimed == 0) })
+	w.RunUntil(10*60_000, func() bool { return active == 0 && (w.duo == nil || !w.duo.aiming()) })
 	if w.failure != nil {
 		return
 	}
@@ -206,6 +206,9 @@ func (h *history) round(r *round) {
 			w.forget()
 			for _, s := range w.Services {
 				w.checkContent(s.at())
+			}
+			for _, p := range w.Pairs {
+				p.diskLost = false
 			}
 			return
 		}
@@ -358,7 +361,10 @@ func (w *World) forget() {
 			p.forgive(w.Services[p.service].at().h)
 			p.record(w.Arbiter.record(p.name))
 		}
-		p.diskLost, p.tries = false, 0
+		if p.tries = 0; p.person != nil {
+			p.person = nil
+			p.record(w.Arbiter.record(p.name))
+		}
 	}
 }
 

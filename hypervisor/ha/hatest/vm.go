@@ -209,12 +209,14 @@ func (h *Host) stopVM(s *Service, done func(error)) {
 	if v.stubborn {
 		grace = 8 * second
 	}
+	life := h.manager.life
 	h.w.after(grace, h.awake(func() {
 		if v.phase == vmStopping && v.stubborn {
 			done(fmt.Errorf("vm %s: the guest did not shut down in time and is still running", s.name))
 			return
 		}
 		v.end("it was shut down")
+		h.tellOther(s, life)
 		done(nil)
 	}))
 }
@@ -222,7 +224,7 @@ func (h *Host) stopVM(s *Service, done func(error)) {
 // killVM ends a VM as a power failure would. A stubborn one that is stuck in its
 // kernel cannot be killed.
 func (h *Host) killVM(s *Service, done func(error)) {
-	v := h.vm(s)
+	v, life := h.vm(s), h.manager.life
 	h.w.after(h.w.dice.between(10*millisecond, 150*millisecond), h.awake(func() {
 		switch {
 		case v == nil:
@@ -231,9 +233,17 @@ func (h *Host) killVM(s *Service, done func(error)) {
 			done(fmt.Errorf("vm %s: kill: its process does not end", s.name))
 		default:
 			v.end("it was killed")
+			h.tellOther(s, life)
 			done(nil)
 		}
 	}))
+}
+
+// tellOther tells a manager of the end of a VM that an earlier process of it had ended.
+func (h *Host) tellOther(s *Service, life int) {
+	if h.manager.life != life {
+		h.manager.vmEnded(s)
+	}
 }
 
 // stir has the virtual machines write often for a while: something has happened.

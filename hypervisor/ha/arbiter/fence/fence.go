@@ -14,7 +14,7 @@ import (
 // the power once it was told: about a second.
 const (
 	DefaultHeadStart = 4 * time.Second
-	askLimit         = 300 * time.Millisecond // a peer that answers is not shot at
+	askLimit         = time.Second // a peer that answers is not shot at, nor one whose answer takes half a second
 )
 
 // A Switch switches nodes off: hypervisor/ha/fence.Devices.
