@@ -8,6 +8,7 @@ func (c *Core) leave(s *service, w *Wish) bool {
 	isNew := w.Version > s.acted
 	switch w.Target {
 	case TargetDisabled:
+		s.again = false
 		return false
 	case TargetStopped:
 		s.acted = max(s.acted, w.Version)
@@ -23,7 +24,7 @@ func (c *Core) leave(s *service, w *Wish) bool {
 		s.acted = w.Version
 		s.failed, s.restarts, s.restartAt = false, 0, 0
 		if w.Restart && !s.undo && s.exists() && s.flight == 0 {
-			s.inc, s.wasUp = "", false
+			s.inc, s.wasUp, s.again = "", false, true
 			c.stop(s, false)
 			return true
 		}

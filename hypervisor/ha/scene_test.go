@@ -159,10 +159,38 @@ func TestScenes(t *testing.T) {
 		{"restart is a new incarnation on the same node", etcd, func(t *testing.T, w *world, a, b *host) {
 			inc := a.vms["web"].inc
 			b.commanded(Command{Verb: RestartVerb, Service: "web"})
-			w.until("it was started anew", 3000, func() bool { v := a.vms["web"]; return v.running && v.inc != inc })
+			w.until("it was started anew", 3000, func() bool {
+				if v := a.vms["web"]; v.running && v.inc != inc {
+					return true
+				}
+				if i := slices.IndexFunc(b.answers, func(o Order) bool { return o.Done }); i >= 0 {
+					t.Fatalf("answered before it runs again: %+v", b.answers[i])
+				}
+				return false
+			})
 			w.run(10_000)
 			w.expect("web", "a")
 			if got := b.lastAnswer(); !got.Done || got.Err != "" {
+				t.Errorf("answer %+v", got)
+			}
+		}},
+		{"a restart of a guest that can't be ended fails", etcd, func(t *testing.T, w *world, a, b *host) {
+			inc := a.vms["web"].inc
+			a.noKill = true
+			a.commanded(Command{Verb: RestartVerb, Service: "web"})
+			w.until("it is answered", 90_000, func() bool { return len(a.answers) > 0 && a.lastAnswer().Done })
+			if got := a.lastAnswer(); !strings.Contains(got.Err, "can't be ended: it does not die") {
+				t.Errorf("answer %+v", got)
+			}
+			w.expect("web", "a")
+			a.noKill = false
+			w.until("it is started anew", 5000, func() bool { v := a.vms["web"]; return v.running && v.inc != inc })
+		}},
+		{"a restart of a guest that does not come up fails", etcd, func(t *testing.T, w *world, a, b *host) {
+			b.noStart, a.noStart = "no such kernel", "no such kernel"
+			a.commanded(Command{Verb: RestartVerb, Service: "web"})
+			w.until("it is answered", 120_000, func() bool { return len(a.answers) > 0 && a.lastAnswer().Done })
+			if got := a.lastAnswer(); !strings.Contains(got.Err, "no such kernel") {
 				t.Errorf("answer %+v", got)
 			}
 		}},

@@ -33,6 +33,7 @@ type service struct {
 	moving  string // while wantDown: the node that it is for
 	byForce bool   // while wantDown: without asking the guest
 	undo    bool   // while wantDown: it never came up
+	again   bool   // while wantUp: it ends, and is started anew
 	deposed bool   // the other node had it, and did not give it up
 	flight  OrderID
 	doing   OrderKind
@@ -200,7 +201,7 @@ func (s *service) here() State {
 		return StateStopping
 	case s.want == wantUp && s.failed && !s.exists():
 		return StateFailed
-	case s.want == wantUp && (!s.exists() || s.flight != 0 && s.doing == StartService):
+	case s.want == wantUp && (!s.exists() || s.again || s.flight != 0 && s.doing == StartService):
 		return StateStarting
 	case s.want == wantUp && s.isFrozen():
 		return StateFrozen
@@ -269,7 +270,7 @@ func (c *Core) adopt(s *service, w *Wish) {
 		}
 	}
 	s.want, s.wasUp, s.hooked, s.undo = wantUp, s.seen.Phase != PhaseStopped, s.seen.Phase != PhaseStopped, false
-	s.startedAt = c.now
+	s.startedAt, s.again = c.now, false
 	s.inc = s.seen.Incarnation
 	if s.inc == "" && s.exists() {
 		s.inc = s.res[0].st.Incarnation
@@ -296,7 +297,7 @@ func (c *Core) giveBack(s *service) {
 // begin: this node is to run s.
 func (c *Core) begin(s *service, w *Wish) {
 	s.want, s.undo, s.wasUp, s.hooked, s.failed = wantUp, true, false, false, false
-	s.inc, s.moving, s.yieldAt, s.handed = "", "", 0, false
+	s.inc, s.moving, s.yieldAt, s.handed, s.again = "", "", 0, false, false
 	s.acted = max(s.acted, w.Version)
 	s.deposed = s.force != ""
 	for _, r := range s.res {
@@ -331,6 +332,13 @@ func (c *Core) goUp(s *service, w *Wish) {
 		if all && w.Target != TargetDisabled {
 			c.bringUp(s)
 		}
+	case s.again && w.Target != TargetDisabled:
+		if c.now < s.killAt {
+			s.say(Warning, "it is to be started anew, and can't be ended: "+s.fault, "")
+			c.wake(s, s.killAt)
+			return
+		}
+		c.kill(s, func(bool) {})
 	case s.seen.Phase == PhaseFailed && w.Target != TargetDisabled:
 		s.say(Warning, "its monitor says that it does not serve: "+s.seen.Monitor, "")
 		c.stop(s, false)

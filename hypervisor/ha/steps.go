@@ -27,6 +27,7 @@ func (c *Core) export(s *service) bool {
 
 // bringUp starts s: all its resources are this node's.
 func (c *Core) bringUp(s *service) {
+	s.again, s.killAt = false, 0
 	if s.wasUp {
 		c.died(s, "it ended by itself")
 	}
@@ -136,7 +137,7 @@ func (c *Core) kill(s *service, then func(gone bool)) {
 		if e.Err == "" {
 			s.seen.Phase = PhaseStopped
 		} else {
-			s.killAt = c.now + 1000
+			s.killAt, s.fault = c.now+1000, e.Err
 			c.note(Notice{Level: Critical, Topic: TopicService, Service: s.name, Text: s.name + ": it can't be killed: " + e.Err})
 		}
 		then(e.Err == "")

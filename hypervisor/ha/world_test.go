@@ -426,7 +426,12 @@ func (h *host) obey(o Order) {
 		h.deposed = o.Deposed
 		result(300, func() string { return h.startVM(o) })
 	case StopService:
-		result(200, func() string { return h.endVM(o.Service) })
+		result(200, func() string {
+			if h.noKill {
+				return "it does not shut down"
+			}
+			return h.endVM(o.Service)
+		})
 	case KillService:
 		result(30, func() string {
 			if h.noKill {
