@@ -6,7 +6,8 @@
 //
 // Everything goes through systemctl(1), mount(8) and umount(8). What was started
 // is written down in a directory below /run, which a reboot clears as it ends the
-// units; the rest is asked of systemd and of the kernel each time.
+// units; the rest is asked of systemd and of the kernel each time. An adapter that
+// knows a VM's units (For) finds them also when that directory was lost.
 //
 // The units must not be enabled: systemd would start them at boot, on both nodes.
 // A unit's own Restart= is respected; a VM is ill while one of its units is not

@@ -49,7 +49,10 @@ func (c Config) Validate() error {
 }
 
 // Units is the adapter. It holds no state and needs no closing.
-type Units struct{ cfg Config }
+type Units struct {
+	cfg   Config
+	known hypervisor.Guest // what For was told
+}
 
 var _ hypervisor.Hypervisor = (*Units)(nil)
 
@@ -67,6 +70,12 @@ func New(cfg Config) (*Units, error) {
 	return &Units{cfg: cfg}, nil
 }
 
+// For returns the adapter as it is for one VM, whose units and directories of mounts it
+// knows: while one of those units lives it runs, whether or not its record is there.
+func (u *Units) For(g hypervisor.Guest) hypervisor.Hypervisor {
+	return &Units{cfg: u.cfg, known: g}
+}
+
 // Installed says why no unit can be started on this machine, or nil.
 func (u *Units) Installed() error {
 	if _, err := exec.LookPath(u.cfg.Systemctl); err != nil {
@@ -82,6 +91,7 @@ type record struct {
 	Mounts []hypervisor.Mount `json:"mounts,omitempty"`
 	Disks  []hypervisor.Disk  `json:"disks,omitempty"`
 	Since  time.Time          `json:"since"`
+	lost   bool               // nothing is written down: it is what For was told
 }
 
 const recordSuffix = ".json"
@@ -105,6 +115,16 @@ func (u *Units) read(name string) (*record, error) {
 		return nil, fmt.Errorf("%s is damaged (%w): stop its units by hand and remove it", u.path(name), err)
 	}
 	return &r, nil
+}
+
+// find returns the record of name; if there is none, one of what is known of name, whose
+// units may live nevertheless; or nil.
+func (u *Units) find(name string) (*record, error) {
+	r, err := u.read(name)
+	if err == nil && r == nil && name == u.known.Name && len(u.known.Units) > 0 && u.Installed() == nil {
+		r = &record{Units: u.known.Units, Mounts: u.known.Mounts, lost: true}
+	}
+	return r, err
 }
 
 func (u *Units) write(name string, r record) error {
@@ -140,9 +160,6 @@ func (u *Units) Start(ctx context.Context, g hypervisor.Guest) error {
 }
 
 func (u *Units) start(ctx context.Context, g hypervisor.Guest) error {
-	if err := os.MkdirAll(u.cfg.RunDir, 0o700); err != nil {
-		return err
-	}
 	unlock, err := u.lock(ctx, g.Name)
 	if err != nil {
 		return err
@@ -270,7 +287,7 @@ func (u *Units) Kill(ctx context.Context, name string) error {
 // running returns the record of what runs, or has left something behind, with
 // its lock; else ErrNotRunning.
 func (u *Units) running(ctx context.Context, name string) (*record, func(), error) {
-	r, err := u.read(name)
+	r, err := u.find(name)
 	if err == nil && r == nil {
 		err = hypervisor.ErrNotRunning
 	}
@@ -282,7 +299,7 @@ func (u *Units) running(ctx context.Context, name string) (*record, func(), erro
 		return nil, nil, err
 	}
 	// Another program may have ended it while we waited for the lock.
-	if r, err = u.read(name); err == nil && r == nil {
+	if r, err = u.find(name); err == nil && r == nil {
 		err = hypervisor.ErrNotRunning
 	}
 	if err == nil {
@@ -368,7 +385,7 @@ func (u *Units) AskAgent(ctx context.Context, name string) error {
 // State implements [hypervisor.Hypervisor]. Running means that every unit is
 // active; Unknown that some are not, or that a mount has outlived them.
 func (u *Units) State(ctx context.Context, name string) (hypervisor.State, error) {
-	r, err := u.read(name)
+	r, err := u.find(name)
 	if err == nil {
 		err = ctx.Err()
 	}
@@ -376,6 +393,9 @@ func (u *Units) State(ctx context.Context, name string) (hypervisor.State, error
 		return hypervisor.State{}, fail("query", name, err)
 	}
 	s, err := u.state(ctx, name, r)
+	if err != nil && r.lost && ctx.Err() == nil {
+		return hypervisor.State{Name: name}, nil // where systemd is not at work it has started nothing
+	}
 	return s, fail("query", name, err)
 }
 
@@ -401,7 +421,7 @@ func (u *Units) state(ctx context.Context, name string, r *record) (hypervisor.S
 			ill = append(ill, fmt.Sprintf("unit %s is %s", x.ID, x.ActiveState))
 		}
 	}
-	if !live {
+	if !live && !r.lost { // what is mounted without a unit may be somebody else's
 		for _, m := range r.Mounts {
 			switch is, err := isMounted(m.Dir); {
 			case err != nil:
@@ -447,6 +467,9 @@ func (u *Units) List(ctx context.Context) ([]hypervisor.State, error) {
 
 // lock takes the flock of a VM, waiting for another program until ctx ends.
 func (u *Units) lock(ctx context.Context, name string) (unlock func(), err error) {
+	if err := os.MkdirAll(u.cfg.RunDir, 0o700); err != nil {
+		return nil, err
+	}
 	f, err := os.OpenFile(filepath.Join(u.cfg.RunDir, name+".lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err

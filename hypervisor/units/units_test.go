@@ -416,3 +416,71 @@ func TestClosed(t *testing.T) {
 		t.Errorf("Kill = %v after a question about %+v", err, asked)
 	}
 }
+
+// The records are lost while the units run: they are still seen, watched and stopped by who
+// knows their names. One that never knew them has nothing to go by.
+func TestLostRecords(t *testing.T) {
+	needMount(t)
+	for _, how := range []string{"stop", "kill", "die"} {
+		t.Run(how, func(t *testing.T) {
+			l := newLab(t)
+			g, mount := l.twoUnits()
+			u := l.open().For(g)
+			if err := u.Start(t.Context(), g); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.RemoveAll(l.path("run")); err != nil {
+				t.Fatal(err)
+			}
+			if st, err := l.open().State(t.Context(), "db"); err != nil || st.Phase != hypervisor.Stopped {
+				t.Errorf("State = %+v, %v of units that nobody has named", st, err)
+			}
+			if st, err := u.State(t.Context(), "db"); err != nil || st.Phase != hypervisor.Running || st.PID == 0 {
+				t.Errorf("State = %+v, %v; want Running", st, err)
+			}
+			if err := u.Start(t.Context(), g); !errors.Is(err, hypervisor.ErrRunning) {
+				t.Errorf("Start: %v, want ErrRunning", err)
+			}
+			var err error
+			switch how {
+			case "stop":
+				err = u.Stop(t.Context(), "db", time.Minute)
+			case "kill":
+				err = u.Kill(t.Context(), "db")
+			default:
+				watched := make(chan struct{}, 8)
+				ended := make(chan error, 1)
+				go func() { ended <- u.Watch(t.Context(), "db", func(hypervisor.Event) { watched <- struct{}{} }) }()
+				<-watched
+				l.signal("web.service")
+				l.signal("db.service")
+				err = <-ended
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			if st, err := u.State(t.Context(), "db"); err != nil || st.Phase != hypervisor.Stopped || isMounted(t, mount) {
+				t.Errorf("State = %+v, %v; want Stopped, and nothing mounted", st, err)
+			}
+			if err := u.Kill(t.Context(), "db"); !errors.Is(err, hypervisor.ErrNotRunning) {
+				t.Errorf("Kill: %v, want ErrNotRunning", err)
+			}
+			if err := u.Start(t.Context(), g); err != nil {
+				t.Error(err)
+			}
+			if err := u.Kill(t.Context(), "db"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A machine on which systemd is not at work runs no units, whatever is known of them.
+func TestNoSystemd(t *testing.T) {
+	l := newLab(t)
+	g := l.guest("db", hvtest.Attentive)
+	l.file("systemctl", "#!/bin/sh\necho 'System has not been booted with systemd as init system' >&2\nexit 1\n")
+	if st, err := l.open().For(g).State(t.Context(), "db"); err != nil || st.Phase != hypervisor.Stopped {
+		t.Errorf("State = %+v, %v; want Stopped", st, err)
+	}
+}

@@ -36,7 +36,7 @@ func (u *Units) watch(ctx context.Context, name string, report func(hypervisor.E
 	if err != nil {
 		return unwrapVM(err)
 	}
-	r, err := u.read(name)
+	r, err := u.find(name)
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (u *Units) reaped(ctx context.Context, name string, r record) (hypervisor.S
 	if err != nil {
 		return hypervisor.State{Phase: hypervisor.Unknown}, "", err
 	}
-	if now != nil && now.Since.Equal(r.Since) {
+	if now == nil && r.lost || now != nil && now.Since.Equal(r.Since) {
 		if err := u.release(ctx, name, r); err != nil {
 			return hypervisor.State{Phase: hypervisor.Unknown}, "", err
 		}

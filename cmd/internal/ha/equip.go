@@ -66,6 +66,9 @@ func (e *equipment) work(v *conf.VM) workload {
 	if hv == nil {
 		return nil
 	}
+	if u, ok := hv.(*units.Units); ok {
+		hv = u.For(unitsOf(v))
+	}
 	w := &guestWork{vm: v, hv: hv, ips: vips{e.vips}, nbd: e.settings.NBD.Socket, device: e.device}
 	if v.Monitor.Kind != string(monitor.Process) {
 		p, err := monitor.NewProbe(monitorSpec(v), func(ctx context.Context) error { return hv.AskAgent(ctx, v.Name) })
@@ -75,6 +78,15 @@ func (e *equipment) work(v *conf.VM) workload {
 		w.asks = p.Ask
 	}
 	return w
+}
+
+// unitsOf is what of a VM's units is known without polluxd.
+func unitsOf(v *conf.VM) hypervisor.Guest {
+	g := hypervisor.Guest{Name: v.Name, Units: v.Units}
+	for _, m := range v.Mounts {
+		g.Mounts = append(g.Mounts, hypervisor.Mount{Dir: m.Path, Type: m.Type, Options: m.Options})
+	}
+	return g
 }
 
 func monitorSpec(v *conf.VM) monitor.Spec {
