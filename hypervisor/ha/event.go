@@ -232,16 +232,19 @@ type ServiceBeat struct {
 
 // Copy is what a node tells of its copy of a resource.
 type Copy struct {
-	Resource   string         `json:"resource"`
-	Role       Role           `json:"role"`
-	Connected  bool           `json:"connected"`
-	Disk       Disk           `json:"disk"`
-	DirtyBytes uint64         `json:"dirty,omitempty"` // rounded up to two binary digits
-	Generation uint64         `json:"generation"`
-	Term       uint64         `json:"term"`
-	Promised   uint64         `json:"promised"`
-	Sole       bool           `json:"sole,omitempty"` // or marked so
-	Record     arbiter.Record `json:"record"`         // the newest of the arbiter's that it knows
+	Resource   string `json:"resource"`
+	Role       Role   `json:"role"`
+	Connected  bool   `json:"connected"`
+	Disk       Disk   `json:"disk"`
+	DirtyBytes uint64 `json:"dirty,omitempty"` // rounded up to two binary digits
+	Generation uint64 `json:"generation"`
+	Term       uint64 `json:"term"`
+	Promised   uint64 `json:"promised"`
+	Sole       bool   `json:"sole,omitempty"` // or marked so
+	// MaxLossBytes and MaxLossMS are as in Resource, on that node.
+	MaxLossBytes uint64         `json:"max-loss-bytes,omitempty"`
+	MaxLossMS    uint64         `json:"max-loss-ms,omitempty"`
+	Record       arbiter.Record `json:"record"` // the newest of the arbiter's that it knows
 }
 
 // Target is what a service should do.

@@ -65,6 +65,18 @@ func TestTakeoverConditions(t *testing.T) {
 		{"the arbiter has no record", func(_ *Core, r *resource, _ *service, _ *node) { r.rec = noRecord("r0") }, "no node has owned it yet"},
 		{"the arbiter was not looked at", func(_ *Core, r *resource, _ *service, _ *node) { r.known.viewed = false }, "has not been reached yet"},
 		{"files differ", func(_ *Core, _ *resource, s *service, _ *node) { s.cfg.Hash = "2" }, "its file differs between b and a"},
+		{"protocol A, and the owner has declared another bound", func(_ *Core, r *resource, _ *service, n *node) {
+			r.cfg.Protocol, r.cfg.MaxLossBytes, r.cfg.MaxLossMS = "A", 1<<20, 5000
+			n.beat.Copies = []Copy{{Resource: "r0", MaxLossBytes: 2 << 20, MaxLossMS: 5000}}
+		}, "r0: b and a declare different bounds of what may be lost (at most 1024 KiB, or 5.0 s; at most 2048 KiB, or 5.0 s)"},
+		{"protocol A, and the owner has declared the same bound", func(_ *Core, r *resource, _ *service, n *node) {
+			r.cfg.Protocol, r.cfg.MaxLossBytes, r.cfg.MaxLossMS = "A", 1<<20, 5000
+			n.beat.Copies = []Copy{{Resource: "r0", MaxLossBytes: 1 << 20, MaxLossMS: 5000}}
+		}, ""},
+		{"protocol A, another bound, and the owner has released it", func(_ *Core, r *resource, _ *service, n *node) {
+			r.cfg.Protocol, r.cfg.MaxLossBytes, r.cfg.MaxLossMS, r.rec.Released = "A", 1<<20, 5000, true
+			n.beat.Copies = []Copy{{Resource: "r0", MaxLossBytes: 2 << 20, MaxLossMS: 5000}}
+		}, ""},
 		{"the VM's failover is manual", func(c *Core, _ *resource, s *service, _ *node) { s.cfg.Manual = true }, "failover is manual"},
 		{"this node is standby", func(c *Core, _ *resource, _ *service, _ *node) {
 			c.learnWish(Wish{Node: "b", Target: TargetStandby, Version: 1, By: "a"})

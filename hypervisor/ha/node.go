@@ -167,6 +167,7 @@ func (c *Core) compose() Beat {
 		b.Copies = append(b.Copies, Copy{
 			Resource: r.name, Role: st.Role, Connected: st.Connected, Disk: st.Disk, DirtyBytes: roughly(st.DirtyBytes), Generation: st.Generation,
 			Term: st.Term, Promised: st.Promised, Sole: st.Sole || st.Marked, Record: r.rec,
+			MaxLossBytes: r.cfg.MaxLossBytes, MaxLossMS: r.cfg.MaxLossMS,
 		})
 	}
 	return b
@@ -202,7 +203,8 @@ func sameBeat(a, b *Beat) bool {
 
 func sameCopy(x, y *Copy) bool {
 	return x.Resource == y.Resource && x.Role == y.Role && x.Connected == y.Connected && x.Disk == y.Disk && x.DirtyBytes == y.DirtyBytes &&
-		x.Generation == y.Generation && x.Term == y.Term && x.Promised == y.Promised && x.Sole == y.Sole
+		x.Generation == y.Generation && x.Term == y.Term && x.Promised == y.Promised && x.Sole == y.Sole &&
+		x.MaxLossBytes == y.MaxLossBytes && x.MaxLossMS == y.MaxLossMS
 }
 
 func sameRecord(x, y arbiter.Record) bool {

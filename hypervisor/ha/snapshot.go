@@ -183,6 +183,9 @@ func (c *Core) serviceStatus(s *service) ServiceStatus {
 	if st.Why == "" && s.want == wantUp && s.mine && c.prefersPeer(s) && s.cfg.Failback != FailbackNever {
 		st.Level, st.Why, st.Advice = Info, fmt.Sprintf("it prefers %s", s.peer.cfg.Name), fmt.Sprintf("polluxadm vm move %s --to %s", s.name, s.peer.cfg.Name)
 	}
+	if why := c.lossDiffers(s); why != "" && st.Why == "" && c.cfg.failsOver(&s.cfg) {
+		st.Level, st.Why, st.Advice = Warning, why+": no automatic failover", lossAdvice
+	}
 	if !st.SameFile && st.Why == "" {
 		st.Level, st.Why, st.Advice = Warning, "its file differs between its nodes: no automatic failover", "make the files equal and run polluxadm reload"
 	}
@@ -206,6 +209,8 @@ func (c *Core) protection(s *service, sameFile bool) string {
 		return "protected against disk loss, not against host loss: no arbitration"
 	case !sameFile:
 		return "protected against disk loss, not against host loss: its file differs between its nodes"
+	case c.lossDiffers(s) != "":
+		return "protected against disk loss, not against host loss: " + c.lossDiffers(s)
 	case c.notThere(s) != "":
 		return "protected against disk loss, not against host loss: " + c.notThere(s)
 	case c.voters() == 1 || c.voters() == 2: // half of two is no majority

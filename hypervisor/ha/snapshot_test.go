@@ -16,6 +16,10 @@ func TestProtectionIsHonest(t *testing.T) {
 	}{
 		{"as it should be", func(*Core, *service) {}, covered, ""},
 		{"its file differs", func(_ *Core, s *service) { s.cfg.Hash = "2" }, "not against host loss: its file differs", "its file differs"},
+		{"its bounds of loss differ", func(c *Core, s *service) {
+			s.res[0].cfg.Protocol, s.res[0].cfg.MaxLossBytes, s.res[0].cfg.MaxLossMS = "A", 1<<20, 1000
+			s.peer.beat.Copies = []Copy{{Resource: s.res[0].name, MaxLossBytes: 1 << 30, MaxLossMS: 1000}}
+		}, "not against host loss: r0: ", "declare different bounds"},
 		{"two voters", func(c *Core, _ *service) { c.cfg.Voters = 2 }, "not against host loss: the arbiter has 2 of 3 voters", ""},
 		{"three voters", func(c *Core, _ *service) { c.cfg.Voters = 3 }, covered, ""},
 		{"fence, and a device for each", func(c *Core, _ *service) { c.cfg.Arbiter = ArbiterFence }, covered, ""},

@@ -25,6 +25,10 @@ func (c *Core) mayTake(s *service, w *Wish) bool {
 		s.say(Critical, fmt.Sprintf("its file differs between %s and %s, so it is not started automatically", c.self, p.cfg.Name), "make the two files equal and run polluxadm reload")
 		return false
 	}
+	if why := c.lossDiffers(s); why != "" && c.mayLose(s) {
+		s.say(Critical, why+", so it is not taken over automatically", lossAdvice)
+		return false
+	}
 	var waits verdict
 	for _, r := range s.res {
 		set, v := c.claimable(s, r)
@@ -225,15 +229,50 @@ func (c *Core) leaseOver(s *service, r *resource, n *node) Tick {
 	return max(at, n.at+t.TTL+t.margin(), c.woke+t.TTL+t.margin(), c.begun+t.TTL+t.margin())
 }
 
+// mayLose reports whether taking s over now may lose what its owner acknowledged.
+func (c *Core) mayLose(s *service) bool {
+	for _, r := range s.res {
+		if r.mayLose(c.self) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *resource) mayLose(self string) bool {
+	return r.cfg.Protocol != "C" && r.rec.Term > 0 && r.rec.Owner != self && !r.rec.Released
+}
+
 // lossText says what a takeover may lose.
 func (c *Core) lossText(s *service) string {
 	text := ""
 	for _, r := range s.res {
-		if r.cfg.Protocol != "C" && r.rec.Term > 0 && r.rec.Owner != c.self && !r.rec.Released {
-			text += fmt.Sprintf("; %s: what %s acknowledged last may be missing: %s", r.name, r.rec.Owner, orElse(r.cfg.bound(), "nobody has declared how much"))
+		if r.mayLose(c.self) {
+			bound := r.cfg
+			if cp := r.peer.copy(r.name); cp != nil { // the owner has held to its own
+				bound.MaxLossBytes, bound.MaxLossMS = cp.MaxLossBytes, cp.MaxLossMS
+			}
+			text += fmt.Sprintf("; %s: what %s acknowledged last may be missing: %s", r.name, r.rec.Owner, orElse(bound.bound(), "nobody has declared how much"))
 		}
 	}
 	return text
+}
+
+const lossAdvice = "make max-loss-bytes and max-loss-seconds equal in both nodes' pollux.toml and run polluxadm reload"
+
+// lossDiffers is a sentence if the two nodes of s do not declare the same bounds of what
+// protocol A or B may lose: the one that takes over could not say what was lost.
+func (c *Core) lossDiffers(s *service) string {
+	for _, r := range s.res {
+		cp := r.peer.copy(r.name)
+		if r.cfg.Protocol == "C" || cp == nil || cp.MaxLossBytes == r.cfg.MaxLossBytes && cp.MaxLossMS == r.cfg.MaxLossMS {
+			continue
+		}
+		theirs := Resource{Protocol: r.cfg.Protocol, MaxLossBytes: cp.MaxLossBytes, MaxLossMS: cp.MaxLossMS}
+		return fmt.Sprintf("%s: %s and %s declare different bounds of what may be lost (%s; %s)", r.name, c.self, r.peer.cfg.Name,
+			orElse(r.cfg.bound(), "none"), orElse(theirs.bound(), "none"))
+	}
+	return ""
 }
 
 // bound is what a takeover under protocol A or B loses at most.
