@@ -145,8 +145,8 @@ func refused(folder string, isTest bool, imported string) string {
 		return ""
 	case isOwn && isForTests(own) && !isForTests(folder):
 		return "packages at and below *test are for _test.go files"
-	case within(imported, "github.com/prometheus") && folder != embeddedEtcd:
-		return "only who runs etcd, which counts its syncs there, uses Prometheus' client: it would be in polluxd's memory, too"
+	case imported == "github.com/prometheus/client_golang/prometheus" && folder != "cmd/internal/daemon" && folder != embeddedEtcd:
+		return "only cmd/internal/daemon knows of Prometheus, and who runs etcd, which counts its syncs there"
 	case slices.ContainsFunc(free, func(f string) bool { return within(folder, f) }):
 		return ""
 	}

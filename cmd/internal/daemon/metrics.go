@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"runtime"
@@ -13,6 +12,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/pollux-project/pollux/cmd/internal/service"
 	"github.com/pollux-project/pollux/conf"
@@ -29,37 +31,120 @@ const (
 	scrapeIdle       = 3 * time.Minute  // longer than Prometheus waits between two
 )
 
-// A scraped is what one request for metrics shows of a resource.
-type scraped struct {
-	adm.Resource
-	isUp  bool              // there is more to tell than the state
-	times [][]perf.DirTimes // by volume, as in Resource
+// The buckets of the histograms have powers of two as upper bounds: 2^13 ns
+// (8 us) to 2^33 ns (8.6 s), which are bounds of the buckets of package perf.
+const minBucket, maxBucket = 13, 33
+
+// A collector tells Prometheus what polluxd knows. It reads snapshots, at each scrape.
+type collector struct {
+	d *Daemon
+
+	info, up, resources                                     *prometheus.Desc
+	role, connection, suspended, splitBrain, violations     *prometheus.Desc
+	disk, peerDisk, size, outOfSync, open                   *prometheus.Desc
+	resyncTotal, resyncLeft, resyncRate                     *prometheus.Desc
+	read, written, sent, received, alWrites, bitmapWrites   *prometheus.Desc
+	localPending, peerPending, unacked, appPending          *prometheus.Desc
+	requests, operation, heap, memory, goroutines, gcPauses *prometheus.Desc
+	hops                                                    map[perf.Dir]*prometheus.Desc
 }
 
-// scrape looks at all resources. Those that are not up have no volumes.
-func (d *Daemon) scrape() []scraped {
-	var all []scraped
-	for _, r := range d.sorted() {
-		s, eng := scraped{Resource: r.status()}, r.engine()
-		if s.isUp = s.State == adm.StateUp && eng != nil; !s.isUp {
-			s.Volumes = nil
-		}
-		for _, v := range s.Volumes {
-			s.times = append(s.times, eng.Perf(v.Volume).Snapshot())
-		}
-		all = append(all, s)
+func newCollector(d *Daemon) *collector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("pollux_"+name, help, labels, nil)
 	}
-	return all
+	res := func(name, help string, more ...string) *prometheus.Desc {
+		return desc(name, help, append([]string{"resource"}, more...)...)
+	}
+	vol := func(name, help string, more ...string) *prometheus.Desc {
+		return res(name, help, append([]string{"volume"}, more...)...)
+	}
+	c := &collector{
+		d:         d,
+		info:      desc("build_info", "Version of polluxd and name of the node; always 1.", "version", "node"),
+		resources: desc("resources", "Resources by state: up, down, failed.", "state"),
+		heap:      desc("heap_bytes", "Heap in use by polluxd."),
+		memory:    desc("memory_bytes", "Memory that polluxd has from the kernel, without what it gave back."),
+
+		goroutines: desc("goroutines", "Goroutines of polluxd."),
+		gcPauses:   desc("gc_cycles_total", "Garbage collections of polluxd."),
+
+		up:         res("resource_up", "1 if the resource is up on this node."),
+		role:       res("role", "1 for the role of this node and of the peer.", "node", "role"),
+		connection: res("connection_state", "1 for the state of the connection to the peer, in DRBD's words.", "state"),
+		suspended:  res("suspended", "1 if I/O is frozen."),
+		splitBrain: res("split_brain", "1 if both nodes have written on their own."),
+		violations: res("protocol_violations", "How often the peer has broken the protocol since the last connect."),
+
+		disk:         vol("disk_state", "1 for the state of the local disk, in DRBD's words.", "state"),
+		peerDisk:     vol("peer_disk_state", "1 for the state of the peer's disk, in DRBD's words.", "state"),
+		size:         vol("size_bytes", "Size of the volume."),
+		outOfSync:    vol("out_of_sync_bytes", "What is known to differ from the peer's disk."),
+		open:         vol("open_clients", "NBD clients that hold the volume open."),
+		resyncTotal:  vol("resync_bytes", "What the resync under way has to look at; 0 if none runs."),
+		resyncLeft:   vol("resync_left_bytes", "What of that is left."),
+		resyncRate:   vol("resync_rate_bytes_per_second", "How fast the resync under way is now."),
+		read:         vol("disk_read_bytes_total", "Read from the local disk."),
+		written:      vol("disk_written_bytes_total", "Written to the local disk."),
+		sent:         vol("sent_bytes_total", "Data sent to the peer."),
+		received:     vol("received_bytes_total", "Data received from the peer."),
+		alWrites:     vol("activity_log_writes_total", "Transactions of the activity log."),
+		bitmapWrites: vol("bitmap_writes_total", "Writes of pages of the bitmap."),
+		localPending: vol("local_pending", "Operations on the local disk under way."),
+		peerPending:  vol("peer_pending", "Requests that the peer has not answered."),
+		unacked:      vol("unacked", "Requests of the peer that this node has not answered."),
+		appPending:   vol("application_pending", "Requests of clients under way."),
+
+		requests:  vol("requests_total", "Requests of clients and, as peer_write, of the peer's.", "kind"),
+		operation: vol("disk_operation_seconds", "Times of fdatasync, transactions of the activity log, other metadata writes: all of them.", "operation"),
+		hops:      map[perf.Dir]*prometheus.Desc{},
+	}
+	for dir := range perf.Disk {
+		c.hops[dir] = vol(label(dir.String())+"_hop_seconds", "Where the time of a "+dir.String()+" goes; of the requests that are measured.", "hop")
+	}
+	return c
 }
 
-// writeMetrics writes all metrics, as they are now.
-func (d *Daemon) writeMetrics(w io.Writer) error {
-	p, all := newPage(w), d.scrape()
-	p.process(d.currentSettings().NodeName, all)
-	p.resources(all)
-	p.volumes(all)
-	p.times(all)
-	return p.end()
+// label makes a name out of words.
+func label(words string) string { return strings.ToLower(strings.ReplaceAll(words, " ", "_")) }
+
+// Describe implements prometheus.Collector: which series there are depends on
+// the resources, so none is promised.
+func (c *collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	c.process(ch, gauge)
+	states := map[string]int{adm.StateUp: 0, adm.StateDown: 0, adm.StateFailed: 0}
+	for _, r := range c.d.sorted() {
+		st := r.status()
+		states[st.State]++
+		gauge(c.up, number(st.State == adm.StateUp), st.Name)
+		eng := r.engine()
+		if st.State != adm.StateUp || eng == nil {
+			continue
+		}
+		gauge(c.role, 1, st.Name, "local", st.Role)
+		gauge(c.role, 1, st.Name, "peer", st.PeerRole)
+		gauge(c.connection, 1, st.Name, st.Connection)
+		gauge(c.suspended, number(len(st.Suspended) > 0), st.Name)
+		gauge(c.splitBrain, number(st.SplitBrain != ""), st.Name)
+		broken := 0
+		if st.Violation != nil {
+			broken = st.Violation.Count
+		}
+		gauge(c.violations, float64(broken), st.Name)
+		for _, v := range st.Volumes {
+			c.volume(ch, st.Name, v)
+			c.times(ch, []string{st.Name, strconv.Itoa(v.Volume)}, eng.Perf(v.Volume))
+		}
+	}
+	for state, n := range states {
+		gauge(c.resources, float64(n), state)
+	}
 }
 
 func number(b bool) float64 {
@@ -70,19 +155,8 @@ func number(b bool) float64 {
 }
 
 // process tells of polluxd itself.
-func (p *page) process(node string, all []scraped) {
-	p.family("build_info", gauge, "Version of polluxd and name of the node; always 1.")
-	p.sample(1, "node", node, "version", service.Version)
-	p.family("resources", gauge, "Resources by state: up, down, failed.")
-	for _, state := range []string{adm.StateDown, adm.StateFailed, adm.StateUp} {
-		n := 0
-		for i := range all {
-			if all[i].State == state {
-				n++
-			}
-		}
-		p.sample(float64(n), "state", state)
-	}
+func (c *collector) process(ch chan<- prometheus.Metric, gauge func(*prometheus.Desc, float64, ...string)) {
+	gauge(c.info, 1, service.Version, c.d.currentSettings().NodeName)
 	samples := []metrics.Sample{
 		{Name: "/memory/classes/heap/objects:bytes"},
 		{Name: "/memory/classes/total:bytes"},
@@ -90,152 +164,78 @@ func (p *page) process(node string, all []scraped) {
 		{Name: "/gc/cycles/total:gc-cycles"},
 	}
 	metrics.Read(samples)
-	p.family("heap_bytes", gauge, "Heap in use by polluxd.")
-	p.sample(float64(samples[0].Value.Uint64()))
-	p.family("memory_bytes", gauge, "Memory that polluxd has from the kernel, without what it gave back.")
-	p.sample(float64(samples[1].Value.Uint64() - samples[2].Value.Uint64()))
-	p.family("goroutines", gauge, "Goroutines of polluxd.")
-	p.sample(float64(runtime.NumGoroutine()))
-	p.family("gc_cycles_total", counter, "Garbage collections of polluxd.")
-	p.sample(float64(samples[3].Value.Uint64()))
+	gauge(c.heap, float64(samples[0].Value.Uint64()))
+	gauge(c.memory, float64(samples[1].Value.Uint64()-samples[2].Value.Uint64()))
+	gauge(c.goroutines, float64(runtime.NumGoroutine()))
+	ch <- prometheus.MustNewConstMetric(c.gcPauses, prometheus.CounterValue, float64(samples[3].Value.Uint64()))
 }
 
-// resources tells of connections and roles.
-func (p *page) resources(all []scraped) {
-	p.family("resource_up", gauge, "1 if the resource is up on this node.")
-	for i := range all {
-		p.sample(number(all[i].State == adm.StateUp), "resource", all[i].Name)
+func (c *collector) volume(ch chan<- prometheus.Metric, res string, v adm.Volume) {
+	labels := []string{res, strconv.Itoa(v.Volume)}
+	resync := adm.Resync{}
+	if v.Resync != nil {
+		resync = *v.Resync
 	}
-	each := func(name, kind, help string, f func(r *adm.Resource)) {
-		p.family(name, kind, help)
-		for i := range all {
-			if all[i].isUp {
-				f(&all[i].Resource)
+	for _, g := range []struct {
+		desc  *prometheus.Desc
+		value float64
+	}{
+		{c.size, float64(v.SizeBytes)},
+		{c.outOfSync, float64(v.OutOfSyncBytes)},
+		{c.open, float64(v.OpenCount)},
+		{c.resyncTotal, float64(resync.TotalBytes)},
+		{c.resyncLeft, float64(resync.LeftBytes)},
+		{c.resyncRate, float64(resync.RateBytesPerSec)},
+		{c.localPending, float64(v.LocalPending)},
+		{c.peerPending, float64(v.PeerPending)},
+		{c.unacked, float64(v.Unacked)},
+		{c.appPending, float64(v.AppPending)},
+	} {
+		ch <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, g.value, labels...)
+	}
+	ch <- prometheus.MustNewConstMetric(c.disk, prometheus.GaugeValue, 1, append(labels, v.Disk)...)
+	ch <- prometheus.MustNewConstMetric(c.peerDisk, prometheus.GaugeValue, 1, append(labels, v.PeerDisk)...)
+	for _, n := range []struct {
+		desc  *prometheus.Desc
+		value uint64
+	}{
+		{c.read, v.ReadBytes},
+		{c.written, v.WrittenBytes},
+		{c.sent, v.SentBytes},
+		{c.received, v.ReceivedBytes},
+		{c.alWrites, v.ALWrites},
+		{c.bitmapWrites, v.BitmapWrites},
+	} {
+		ch <- prometheus.MustNewConstMetric(n.desc, prometheus.CounterValue, float64(n.value), labels...)
+	}
+}
+
+// times tells where the time of a volume's requests goes.
+func (c *collector) times(ch chan<- prometheus.Metric, labels []string, v *perf.Volume) {
+	for _, d := range v.Snapshot() {
+		if d.Dir != perf.Disk {
+			ch <- prometheus.MustNewConstMetric(c.requests, prometheus.CounterValue, float64(d.Requests), append(labels, label(d.Dir.String()))...)
+		}
+		for _, h := range d.Hops {
+			desc, of := c.hops[d.Dir], append(labels, label(h.Hop.Name(d.Dir)))
+			if d.Dir == perf.Disk {
+				desc = c.operation
 			}
-		}
-	}
-	each("role", gauge, "1 for the role of this node and of the peer.", func(r *adm.Resource) {
-		p.sample(1, "node", "local", "resource", r.Name, "role", r.Role)
-		p.sample(1, "node", "peer", "resource", r.Name, "role", r.PeerRole)
-	})
-	each("connection_state", gauge, "1 for the state of the connection to the peer, in DRBD's words.", func(r *adm.Resource) {
-		p.sample(1, "resource", r.Name, "state", r.Connection)
-	})
-	each("suspended", gauge, "1 if I/O is frozen.", func(r *adm.Resource) {
-		p.sample(number(len(r.Suspended) > 0), "resource", r.Name)
-	})
-	each("split_brain", gauge, "1 if both nodes have written on their own.", func(r *adm.Resource) {
-		p.sample(number(r.SplitBrain != ""), "resource", r.Name)
-	})
-	each("protocol_violations", gauge, "How often the peer has broken the protocol since the last connect.", func(r *adm.Resource) {
-		broken := 0
-		if r.Violation != nil {
-			broken = r.Violation.Count
-		}
-		p.sample(float64(broken), "resource", r.Name)
-	})
-}
-
-// volumeMetrics are the numbers that each volume has.
-var volumeMetrics = []struct {
-	name, kind, help string
-	value            func(v *adm.Volume) float64
-}{
-	{"size_bytes", gauge, "Size of the volume.", func(v *adm.Volume) float64 { return float64(v.SizeBytes) }},
-	{"out_of_sync_bytes", gauge, "What is known to differ from the peer's disk.", func(v *adm.Volume) float64 { return float64(v.OutOfSyncBytes) }},
-	{"open_clients", gauge, "NBD clients that hold the volume open.", func(v *adm.Volume) float64 { return float64(v.OpenCount) }},
-	{"resync_bytes", gauge, "What the resync under way has to look at; 0 if none runs.", func(v *adm.Volume) float64 { return float64(resyncOf(v).TotalBytes) }},
-	{"resync_left_bytes", gauge, "What of that is left.", func(v *adm.Volume) float64 { return float64(resyncOf(v).LeftBytes) }},
-	{"resync_rate_bytes_per_second", gauge, "How fast the resync under way is now.", func(v *adm.Volume) float64 { return float64(resyncOf(v).RateBytesPerSec) }},
-	{"local_pending", gauge, "Operations on the local disk under way.", func(v *adm.Volume) float64 { return float64(v.LocalPending) }},
-	{"peer_pending", gauge, "Requests that the peer has not answered.", func(v *adm.Volume) float64 { return float64(v.PeerPending) }},
-	{"unacked", gauge, "Requests of the peer that this node has not answered.", func(v *adm.Volume) float64 { return float64(v.Unacked) }},
-	{"application_pending", gauge, "Requests of clients under way.", func(v *adm.Volume) float64 { return float64(v.AppPending) }},
-	{"disk_read_bytes_total", counter, "Read from the local disk.", func(v *adm.Volume) float64 { return float64(v.ReadBytes) }},
-	{"disk_written_bytes_total", counter, "Written to the local disk.", func(v *adm.Volume) float64 { return float64(v.WrittenBytes) }},
-	{"sent_bytes_total", counter, "Data sent to the peer.", func(v *adm.Volume) float64 { return float64(v.SentBytes) }},
-	{"received_bytes_total", counter, "Data received from the peer.", func(v *adm.Volume) float64 { return float64(v.ReceivedBytes) }},
-	{"activity_log_writes_total", counter, "Transactions of the activity log.", func(v *adm.Volume) float64 { return float64(v.ALWrites) }},
-	{"bitmap_writes_total", counter, "Writes of pages of the bitmap.", func(v *adm.Volume) float64 { return float64(v.BitmapWrites) }},
-}
-
-func resyncOf(v *adm.Volume) adm.Resync {
-	if v.Resync == nil {
-		return adm.Resync{}
-	}
-	return *v.Resync
-}
-
-// volumes tells of disks.
-func (p *page) volumes(all []scraped) {
-	each := func(f func(v *adm.Volume, res, vol string)) {
-		for i := range all {
-			for k := range all[i].Volumes {
-				v := &all[i].Volumes[k]
-				f(v, all[i].Name, strconv.Itoa(v.Volume))
+			bounds := map[float64]uint64{}
+			for p := minBucket; p <= maxBucket; p++ {
+				bounds[float64(uint64(1)<<p)/1e9] = h.Below(p)
 			}
+			ch <- prometheus.MustNewConstHistogram(desc, h.Count, float64(h.Sum)/1e9, bounds, of...)
 		}
-	}
-	p.family("disk_state", gauge, "1 for the state of the local disk, in DRBD's words.")
-	each(func(v *adm.Volume, res, vol string) { p.sample(1, "resource", res, "state", v.Disk, "volume", vol) })
-	p.family("peer_disk_state", gauge, "1 for the state of the peer's disk, in DRBD's words.")
-	each(func(v *adm.Volume, res, vol string) { p.sample(1, "resource", res, "state", v.PeerDisk, "volume", vol) })
-	for _, m := range volumeMetrics {
-		p.family(m.name, m.kind, m.help)
-		each(func(v *adm.Volume, res, vol string) { p.sample(m.value(v), "resource", res, "volume", vol) })
-	}
-}
-
-// label makes a name out of words.
-func label(words string) string { return strings.ToLower(strings.ReplaceAll(words, " ", "_")) }
-
-// times tells where the time of requests goes.
-func (p *page) times(all []scraped) {
-	each := func(want func(d perf.Dir) bool, f func(t *perf.DirTimes, res, vol string)) {
-		for i := range all {
-			for k, times := range all[i].times {
-				for n := range times {
-					if want(times[n].Dir) {
-						f(&times[n], all[i].Name, strconv.Itoa(all[i].Volumes[k].Volume))
-					}
-				}
-			}
-		}
-	}
-	p.family("requests_total", counter, "Requests of clients and, as peer_write, of the peer's.")
-	each(func(d perf.Dir) bool { return d != perf.Disk }, func(t *perf.DirTimes, res, vol string) {
-		p.sample(float64(t.Requests), "kind", label(t.Dir.String()), "resource", res, "volume", vol)
-	})
-	for dir := range perf.Dirs {
-		name, help, by := label(dir.String())+"_hop_seconds", "Where the time of a "+dir.String()+" goes; of the requests that are measured.", "hop"
-		if dir == perf.Disk {
-			name, help, by = "disk_operation_seconds", "Times of fdatasync, transactions of the activity log, other metadata writes: all of them.", "operation"
-		}
-		p.family(name, histogram, help)
-		each(func(d perf.Dir) bool { return d == dir }, func(t *perf.DirTimes, res, vol string) {
-			for _, h := range t.Hops {
-				p.histogram(h.Snapshot, by, label(h.Hop.Name(dir)), "resource", res, "volume", vol)
-			}
-		})
 	}
 }
 
 // metricsHandler serves /metrics.
 func metricsHandler(d *Daemon) http.Handler {
-	free := make(chan struct{}, maxScrapes)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(newCollector(d))
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", http.TimeoutHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case free <- struct{}{}:
-			defer func() { <-free }()
-		default:
-			http.Error(w, fmt.Sprintf("%d others are being answered: try again later", maxScrapes), http.StatusServiceUnavailable)
-			return
-		}
-		if err := servePage(w, r, d.writeMetrics); err != nil {
-			d.log.Debug().Err(err).Msg("metrics: not all were sent")
-		}
-	}), scrapeTimeout, fmt.Sprintf("polluxd has not answered within %v", scrapeTimeout)))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes, Timeout: scrapeTimeout}))
 	return mux
 }
 
