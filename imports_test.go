@@ -74,7 +74,8 @@ var rules = []rule{
 	{folder: "hypervisor/ha/fence"},
 	{folder: "hypervisor/ha/control", allow: []string{"conf", "github.com/rs/zerolog", "golang.org/x/sys/unix"}},
 	{folder: "hypervisor/ha/hatest", allow: []string{
-		"hypervisor/ha", "hypervisor/ha/arbiter", "protocol/drbd", "replication", "replication/meta", "replication/repltest", "internal/fuzztest", "github.com/google/go-cmp/cmp",
+		"hypervisor/ha", "hypervisor/ha/arbiter", "hypervisor/ha/arbiter/fence", "hypervisor/ha/arbiter/manual", "hypervisor/ha/arbiter/pair",
+		"protocol/drbd", "replication", "replication/meta", "replication/repltest", "internal/fuzztest", "github.com/google/go-cmp/cmp",
 	}},
 	{folder: "hypervisor/units", allow: []string{"hypervisor", "golang.org/x/sys/unix"}},
 	{folder: "hypervisor/monitor", allow: []string{"golang.org/x/sys/unix"}},
