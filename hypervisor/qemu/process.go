@@ -72,7 +72,10 @@ func isEnding(pid int) bool {
 func allProcesses(pidFile string) ([]process, error) {
 	var found []process
 	err := eachQEMU(func(pid int, file string) {
-		if p, ok := lookAt(pid); ok && file == pidFile {
+		if file != pidFile {
+			return
+		}
+		if p, ok := lookAt(pid); ok {
 			found = append(found, p)
 		}
 	})

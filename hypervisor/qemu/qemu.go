@@ -63,8 +63,12 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// QEMU is the adapter. It holds no state of its VMs and needs no closing.
-type QEMU struct{ cfg Config }
+// QEMU is the adapter. What it keeps of its VMs is a look at the machine's
+// processes, for a second; it needs no closing.
+type QEMU struct {
+	cfg  Config
+	seen sight
+}
 
 var _ hypervisor.Hypervisor = (*QEMU)(nil)
 
@@ -79,7 +83,7 @@ func New(cfg Config) (*QEMU, error) {
 	if cfg.ReconnectDelay == 0 {
 		cfg.ReconnectDelay = defaultReconnectDelay
 	}
-	return &QEMU{cfg: cfg}, nil
+	return &QEMU{cfg: cfg, seen: sight{each: eachQEMU}}, nil
 }
 
 // pidFileName is the last element of a pid file's path; RUNDIR/NAME comes before it.
@@ -167,6 +171,7 @@ func (q *QEMU) start(ctx context.Context, g hypervisor.Guest) error {
 	if len(running) > 0 {
 		return hypervisor.ErrRunning
 	}
+	defer q.seen.starting()()
 	return launch(ctx, binary, argv, p)
 }
 
@@ -323,12 +328,14 @@ func (q *QEMU) Resume(ctx context.Context, name string) error {
 	}))
 }
 
-// State implements [hypervisor.Hypervisor].
+// State implements [hypervisor.Hypervisor]. That a VM is stopped may be the answer
+// of up to a second ago if another program has started it since and its pid file
+// is not there.
 func (q *QEMU) State(ctx context.Context, name string) (hypervisor.State, error) {
 	if !hypervisor.ValidName(name) {
 		return hypervisor.State{Name: name}, nil
 	}
-	ps, err := processes(q.paths(name).pid)
+	ps, err := q.seen.processes(q.paths(name).pid)
 	if err != nil {
 		return hypervisor.State{}, fail("query", name, err)
 	}
