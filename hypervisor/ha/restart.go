@@ -8,7 +8,7 @@ func (c *Core) died(s *service, why string) {
 		s.restarts = 0
 	}
 	s.restarts++
-	s.wasUp, s.inc = false, ""
+	s.wasUp, s.inc, s.ill = false, "", ""
 	s.failed = s.cfg.RestartLimit >= 0 && s.restarts > s.cfg.RestartLimit
 	s.restartAt = c.now + restartDelay(s.cfg.RestartDelay, s.restarts)
 	s.dirty = true

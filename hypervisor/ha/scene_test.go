@@ -236,6 +236,14 @@ func TestScenes(t *testing.T) {
 			a.vms["web"].failed = true
 			a.reportVM("web")
 			w.until("it was started anew", 5000, func() bool { v := a.vms["web"]; return v.running && v.inc != inc && !v.failed })
+			if !w.noted("web: it is stopped: its monitor says that it does not serve: no answer") || !w.noted("does not serve: no answer (1 of 3)") || w.noted("by itself") {
+				t.Errorf("nobody is told why: %q", w.notes)
+			}
+			a.endVM("web")
+			w.run(1000)
+			if !w.noted("web: it ended by itself (2 of 3)") {
+				t.Errorf("an end of its own is taken for the monitor's: %q", w.notes)
+			}
 		}},
 		{"what never came up is started again at the operator's word", etcd, func(t *testing.T, w *world, a, b *host) {
 			a.commanded(Command{Verb: StopVerb, Service: "web"})

@@ -40,7 +40,8 @@ type service struct {
 	ipsBusy OrderID
 	ipsAt   Tick // the next attempt
 	killAt  Tick
-	toKill  bool // while wantLost: it has not been seen to be gone
+	ill     string // why its monitor has it stopped here; "" once it is up
+	toKill  bool   // while wantLost: it has not been seen to be gone
 	inc     string
 	incs    int
 	wasUp   bool // it ran, in this incarnation
@@ -340,7 +341,11 @@ func (c *Core) goUp(s *service, w *Wish) {
 		}
 		c.kill(s, func(bool) {})
 	case s.seen.Phase == PhaseFailed && w.Target != TargetDisabled:
-		s.say(Warning, "its monitor says that it does not serve: "+s.seen.Monitor, "")
+		if s.ill == "" {
+			s.ill = "its monitor says that it does not serve: " + s.seen.Monitor
+			c.note(Notice{Level: Warning, Topic: TopicService, Service: s.name, Text: s.name + ": it is stopped: " + s.ill})
+		}
+		s.say(Warning, s.ill, "")
 		c.stop(s, false)
 	case s.seen.Phase == PhaseUnknown:
 		s.say(Warning, "it gives no answer: "+orElse(s.seen.Monitor, "its hypervisor is silent"), "")

@@ -29,7 +29,7 @@ func (c *Core) export(s *service) bool {
 func (c *Core) bringUp(s *service) {
 	s.again, s.killAt = false, 0
 	if s.wasUp {
-		c.died(s, "it ended by itself")
+		c.died(s, orElse(s.ill, "it ended by itself"))
 	}
 	switch {
 	case s.failed:
@@ -68,7 +68,7 @@ func (c *Core) bringUp(s *service) {
 
 // goneUp: s runs.
 func (c *Core) goneUp(s *service) {
-	s.undo, s.force = false, ""
+	s.undo, s.force, s.ill = false, "", ""
 	if s.restarts > 0 && c.now-s.startedAt > max(s.cfg.RestartReset, 1) && s.cfg.RestartReset > 0 {
 		s.restarts = 0
 	}
