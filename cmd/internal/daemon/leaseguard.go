@@ -118,7 +118,7 @@ func (p process) kill() error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	defer unix.Close(fd)
 	q, err := processOf(p.PID)
 	if err != nil || !q.same(p) {
 		return unix.ESRCH

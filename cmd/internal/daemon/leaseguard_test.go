@@ -23,7 +23,10 @@ func victim(t *testing.T) (process, chan struct{}) {
 		cmd.Wait() //nolint:errcheck // it is killed
 		close(dead)
 	}()
-	t.Cleanup(func() { cmd.Process.Kill(); <-dead })
+	t.Cleanup(func() {
+		cmd.Process.Kill() //nolint:errcheck // it may have ended
+		<-dead
+	})
 	p, err := processOf(cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)

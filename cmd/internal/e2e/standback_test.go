@@ -107,14 +107,14 @@ func TestOrphanIsKilled(t *testing.T) {
 	p.a.command(adm.CmdLease, adm.Args{LeaseMS: 200})
 	p.a.wait("the lease is over", func(r adm.Resource) bool { return r.Lease == adm.LeaseOver })
 	select {
-	case <-ended:
+	case <-ended: //nolint:errcheck // that it has ended is enough
 		t.Fatal("it was killed while the peer is connected")
 	case <-time.After(1500 * time.Millisecond): // three looks of the guard
 	}
 	p.b.signal(syscall.SIGSTOP)
 	began := time.Now()
 	select {
-	case <-ended:
+	case <-ended: //nolint:errcheck // that it has ended is enough
 		t.Logf("killed %v after the peer fell silent", time.Since(began))
 	case <-time.After(waitLimit):
 		t.Fatalf("it lives\n%s", p.a.log())

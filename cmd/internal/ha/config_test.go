@@ -82,8 +82,11 @@ func TestConfigurationProblems(t *testing.T) {
 		{"two VMs on one disk", map[string]string{"db.vm.toml": "name = \"db\"\nresources = [\"web\"]\n"}, "db", "web/0 is a disk of VM web (", 0},
 		{"the other one of these", map[string]string{"db.vm.toml": "name = \"db\"\nresources = [\"web\"]\n"}, "web", "web/0 is a disk of VM db (", 0},
 		{"two volumes of one resource", map[string]string{"db.vm.toml": "name = \"db\"\nresources = [\"web/1\"]\n"}, "db", "resource web belongs to VM web (", 0},
-		{"two VMs of one name", map[string]string{"a.vm.toml": "name = \"web\"\nresources = [\"far\"]\n", "far.res": fmt.Sprintf(resourceFile, "far", 3, "a", 7790, "b")},
-			"web", "name: it is that of VM web (", 0},
+		{
+			"two VMs of one name",
+			map[string]string{"a.vm.toml": "name = \"web\"\nresources = [\"far\"]\n", "far.res": fmt.Sprintf(resourceFile, "far", 3, "a", 7790, "b")},
+			"web", "name: it is that of VM web (", 0,
+		},
 		{"a node that it can't prefer", map[string]string{"web.vm.toml": "name = \"web\"\nresources = [\"web\"]\nprefer = { c = 1 }\n"}, "web", "web.vm.toml:3:", 0},
 		{"a broken file", map[string]string{"db.vm.toml": "name = \"db\"\nmemori = 1\n"}, "db", "db.vm.toml:2", 1},
 	} {

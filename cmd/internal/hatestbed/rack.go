@@ -64,7 +64,8 @@ func NewRack(dir string, number int) (*Rack, error) {
 }
 
 // bridge and port are the names of interfaces outside the hosts.
-func (r *Rack) bridge(l Link) string            { return fmt.Sprintf("%d-%s", r.number, l) }
+func (r *Rack) bridge(l Link) string { return fmt.Sprintf("%d-%s", r.number, l) }
+
 func (r *Rack) port(host string, l Link) string { return fmt.Sprintf("%d-%s-%s", r.number, host, l) }
 
 // addUp makes a link and puts it up.
