@@ -31,6 +31,7 @@ type duo struct {
 	nextID int
 
 	truth   map[string]arbiter.Record // of each resource the record that counts: the newest
+	top     map[string]uint64         // the highest term that a record has had
 	highest map[string]uint64
 }
 
@@ -49,7 +50,7 @@ type said struct {
 }
 
 func newDuo(w *World) *duo {
-	d := &duo{w: w, began: time.Now(), truth: map[string]arbiter.Record{}, highest: map[string]uint64{}}
+	d := &duo{w: w, began: time.Now(), truth: map[string]arbiter.Record{}, top: map[string]uint64{}, highest: map[string]uint64{}}
 	d.inbox.bell = make(chan struct{}, 1)
 	d.boards = newBoards(d)
 	return d
@@ -199,15 +200,22 @@ func (d *duo) compare(resource string) {
 	if now.Term == was.Term && now.Owner == was.Owner && now.Released == was.Released && slices.Equal(now.InSync, was.InSync) {
 		return
 	}
+	if top := d.top[resource]; now.Term != 0 && (now.Term < top || now.Term == top && was.Term == 0) {
+		// Terms only grow. The newer half has just given its record up, as both had changed
+		// it alone, and the other one shows what it was restored with: nobody has granted
+		// that now, and whoever acts on it is to be measured by what came after.
+		d.w.trace("records of %s: term %d of %s comes to light again, term %d was recorded since", resource, now.Term, now.Owner, top)
+		return
+	}
 	d.w.trace("records of %s: term %d of %s, in sync %v released %v", resource, now.Term, now.Owner, now.InSync, now.Released)
-	d.truth[resource] = now
+	d.truth[resource], d.top[resource] = now, max(d.top[resource], now.Term)
 	d.w.ownerChanges(was, now)
 	p := d.w.pairOf(resource)
 	if p.forced || now.Term == 0 {
 		return
 	}
 	together := other.Term == now.Term && other.Owner == now.Owner
-	if !together && now.Term > was.Term && was.Term > 0 {
+	if !together && now.Term > was.Term {
 		d.judge(by, was, now)
 	}
 	p.record(now)

@@ -98,3 +98,31 @@ func TestSparedIsShotLater(t *testing.T) {
 		s.settles()
 	})
 }
+
+// TestOldRecordsComeToLight: one host comes back with records of before the other one went
+// on alone. When the halves meet, the newer one gives its record up first; what the other
+// one shows until it hears of that counts for nothing, and the owner writes all the while.
+// Nobody takes over before both copies are connected.
+func TestOldRecordsComeToLight(t *testing.T) {
+	for _, kind := range []ha.ArbiterKind{ha.ArbiterFence, ha.ArbiterManual} {
+		duoScene(t, kind, func(s *scene) {
+			s.Arbiter.takeBackup()
+			mend := s.cutOff(replicating, s.a, true, true, false)
+			s.until("a goes on alone", 40_000, func() bool { return s.Arbiter.record(s.p.name).Sole() })
+			s.pass(5000)
+			s.b.half.restore(false)
+			s.pass(3000)
+			s.b.Boot()
+			s.until("the halves have met", 40_000, func() bool { return s.Arbiter.record(s.p.name).Term == 0 })
+			s.pass(10_000)
+			s.runs(s.a, 1)
+			s.a.PowerOff(0.5)
+			s.pass(60_000)
+			s.nowhere()
+			s.a.Boot()
+			mend()
+			s.settles()
+			s.inSync(s.s.at().h, s.a, s.b)
+		})
+	}
+}
