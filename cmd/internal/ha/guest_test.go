@@ -113,6 +113,7 @@ func (w *noWork) check(context.Context) error                       { return nil
 func (w *noWork) probe(context.Context) error                       { return nil }
 func (w *noWork) addressesFree(context.Context) error               { return nil }
 func (w *noWork) addIPs(context.Context) error                      { return nil }
+func (w *noWork) untouched() uint64                                 { return 0 }
 func (w *noWork) removeIPs(context.Context) error                   { return nil }
 
 // A processWork is a guest that is a process of its own: it outlives its manager.
@@ -215,6 +216,7 @@ func (p *processWork) watch(ctx context.Context, changed func()) error {
 func (p *processWork) probe(context.Context) error         { return nil }
 func (p *processWork) addressesFree(context.Context) error { return nil }
 func (p *processWork) addIPs(context.Context) error        { return nil }
+func (p *processWork) untouched() uint64                   { return 0 }
 func (p *processWork) removeIPs(context.Context) error     { return nil }
 
 // guestMain counts in the first block of its disk, for ever: each number is

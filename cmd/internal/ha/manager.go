@@ -100,6 +100,8 @@ type manager struct {
 	windows  map[string]bool // of each service: its failback window holds
 	services map[string]*watcher
 	lives    map[string]*life // of services, also of those that have another watcher by now
+
+	total, available uint64 // this machine's memory, and what of it is free, as last measured; bytes
 }
 
 // beatID names a heartbeat's content.
@@ -221,9 +223,7 @@ func (m *manager) event(e ha.Event) {
 // poll is the backstop behind everything that is told by events.
 func (m *manager) poll() {
 	for {
-		if total, free, err := m.memory(); err == nil {
-			m.box.post(func() { m.reportHealth(total, free) })
-		}
+		m.measureMemory()
 		m.box.post(m.pollAll)
 		select {
 		case <-m.ctx.Done():

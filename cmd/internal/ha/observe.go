@@ -194,12 +194,28 @@ func (m *manager) linkChanged(node string, link int, up bool) {
 	m.post(ha.Event{Kind: ha.LinkChanged, Node: node, Link: link, Up: up})
 }
 
-// memory is what this machine has, and what VMs may still take: what is free now,
-// but no more than what the VMs that run leave when they use all they have.
-func (m *manager) memory() (total, free uint64, err error) {
-	t, a, err := hypervisor.HostMemory()
+// measureMemory finds out what this machine has; from any goroutine.
+func (m *manager) measureMemory() {
+	total, available, err := hypervisor.HostMemory()
 	if err != nil {
-		return 0, 0, err
+		return // what was found the last time stays
 	}
-	return uint64(t), uint64(a), nil
+	m.box.post(func() {
+		m.total, m.available = uint64(total), uint64(available) //nolint:gosec // never negative
+		m.reportMemory()
+	})
+}
+
+// reportMemory tells the core what services may still take.
+func (m *manager) reportMemory() { m.reportHealth(m.total, m.free()) }
+
+// free is the memory that is free now, less what the services that run were promised
+// and have not touched yet: a guest takes its memory page by page, and the host would
+// be out of it long after the start.
+func (m *manager) free() uint64 {
+	promised := uint64(0)
+	for _, w := range m.services {
+		promised += w.work.untouched()
+	}
+	return m.available - min(m.available, promised)
 }

@@ -62,6 +62,7 @@ func (w *slowWork) probe(context.Context) error         { return nil }
 func (w *slowWork) addressesFree(context.Context) error { return nil }
 func (w *slowWork) addIPs(context.Context) error        { return nil }
 
+func (w *slowWork) untouched() uint64 { return 0 }
 func (w *slowWork) removeIPs(context.Context) error {
 	<-w.removed
 	return nil

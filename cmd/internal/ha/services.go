@@ -25,6 +25,9 @@ type workload interface {
 	kill(ctx context.Context) error
 	// look finds out what runs. An error means that nobody knows.
 	look(ctx context.Context) (ha.Seen, error)
+	// untouched is the memory that it was promised and has not taken yet, in bytes,
+	// when look looked last; 0 if it did not run.
+	untouched() uint64
 	// watch calls changed whenever look may have something new to tell, until it
 	// is gone or ctx is done.
 	watch(ctx context.Context, changed func()) error
@@ -188,6 +191,9 @@ func (w *watcher) report(ctx context.Context, seen ha.Seen) {
 			return
 		}
 		w.m.seen[name] = seen
+		if w.m.total > 0 {
+			w.m.reportMemory() // before the core takes it for one that runs
+		}
 		w.m.event(ha.Event{Kind: ha.ServiceChanged, Service: name, Seen: seen})
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/pollux-project/pollux/conf"
 	"github.com/pollux-project/pollux/hypervisor"
@@ -39,6 +40,8 @@ type guestWork struct {
 	nbd    string                                                   // unix socket of polluxd's NBD server
 	device func(ctx context.Context, volume string) (string, error) // block device of RESOURCE or RESOURCE/VOLUME
 	asks   func(ctx context.Context) error                          // one probe of the monitor; nil: the process is all that counts
+
+	unused atomic.Uint64 // bytes; see untouched
 }
 
 // check implements workload.
@@ -137,6 +140,11 @@ func (g *guestWork) look(ctx context.Context) (ha.Seen, error) {
 	if err != nil {
 		return ha.Seen{}, err
 	}
+	unused := uint64(0)
+	if memory := uint64(g.vm.Memory); st.Phase != hypervisor.Stopped && !g.vm.IsUnits() {
+		unused = memory - min(memory, uint64(max(st.MemoryBytes, 0))) //nolint:gosec // never negative
+	}
+	g.unused.Store(unused)
 	seen := ha.Seen{Phase: phaseOf(st.Phase), Incarnation: incarnationOf(st.Disks)}
 	if st.Phase == hypervisor.Paused || st.Phase == hypervisor.Unknown {
 		seen.Monitor = st.Reason
@@ -153,6 +161,9 @@ func (g *guestWork) look(ctx context.Context) (ha.Seen, error) {
 	}
 	return seen, nil
 }
+
+// untouched implements workload.
+func (g *guestWork) untouched() uint64 { return g.unused.Load() }
 
 func phaseOf(p hypervisor.Phase) ha.Phase {
 	switch p {
