@@ -56,6 +56,7 @@ type service struct {
 	holdOff   Tick   // no new attempt before
 	handed    bool   // holdOff is for the other node, which has not taken it yet
 	yieldAt   Tick   // since when it is left to a better node; 0: it is not
+	twiceAt   Tick   // since when it runs on both nodes; 0: it does not
 	ready     bool
 	notReady  string
 	refusal   verdict // of the last attempt
@@ -120,6 +121,7 @@ func (c *Core) decide(s *service) {
 			c.tellBehind(r)
 		}
 	}
+	c.tellTwice(s)
 	w := c.wish(s)
 	switch {
 	case !s.isSeen || !s.allSet():

@@ -94,6 +94,8 @@ func (c *Core) claimable(s *service, r *resource) (set []string, v verdict) {
 	case c.isFilling(r):
 		c.wake(s, r.known.since+c.cfg.Timing.Deadtime)
 		return no(Info, "", "the arbiter has term %d, and term %d is promised: it is filled once both copies are connected and equal", rec.Term, c.promisedTerm(r))
+	case r.known.behind && rec.Term == 0:
+		return no(Critical, "connect "+peer+", and let the copies become equal", "the arbiter has no record that counts, and term %d is promised: nobody knows who wrote last%s", c.promisedTerm(r), r.apart())
 	case r.known.behind:
 		return no(Critical, "connect "+peer, "the arbiter knows less than the copies (it was restored, or lost its state): it has term %d, term %d is promised; nobody knows who wrote last until both copies are connected and equal", rec.Term, c.promisedTerm(r))
 	case rec.Term == 0:
@@ -125,6 +127,10 @@ func (c *Core) claimable(s *service, r *resource) (set []string, v verdict) {
 		if !r.met && !st.Marked && !st.Connected {
 			return no(Critical, "connect "+peer, "the arbiter says that this node wrote alone, and its own metadata does not")
 		}
+		if c.mayBeContested(r) {
+			c.wake(s, c.begun+c.cfg.Timing.Initdead)
+			return no(Warning, "", "this node has booted, and waits for %s, whose record may say otherwise", peer)
+		}
 		return alone, verdict{}
 	case rec.Owner != c.self && !rec.Released:
 		if v := c.ownerLives(s, r); v.text != "" {
@@ -151,6 +157,24 @@ func (c *Core) firstMeet(r *resource) ([]string, verdict) {
 
 func (c *Core) forceAdvice(r *resource, peer string) string {
 	return fmt.Sprintf("bring %s back; or, if it is off for certain: polluxadm vm failover %s --peer-is-down %s", peer, r.svc.name, peer)
+}
+
+// apart is what polluxd says of copies that do not connect, such as a split brain and
+// what ends it; "" if it says nothing.
+func (r *resource) apart() string {
+	if r.st.Connected || r.st.Problem == "" {
+		return ""
+	}
+	return "; " + r.st.Problem
+}
+
+// mayBeContested reports whether the record that names this node the sole writer is its
+// own word only, and the other node, which an operator or a fence device that was wrong
+// may have made the sole writer, too, may be booting as well: it is waited for until
+// initdead, as where both say so neither is started before a person has chosen.
+func (c *Core) mayBeContested(r *resource) bool {
+	n := r.peer
+	return !c.cfg.Arbiter.HasLeases() && !r.met && !r.st.Connected && !n.fenced && n.at == 0 && !c.isGone(n)
 }
 
 // stale: the copy lacks writes.

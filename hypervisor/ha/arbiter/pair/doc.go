@@ -20,6 +20,8 @@
 //     change alone any more, as if it had booted.
 //  3. the record names this node the only copy that counts. Then the other one has
 //     either agreed to that, or was off when it was written: it can't take over.
+//     After a boot the other one is asked first all the same: by rule 4 it may have
+//     become the only one, too, and then neither counts.
 //  4. the operator says so (Claim.Force), or, in manual mode, an owner goes on alone,
 //     as the other side never takes over without a person.
 //

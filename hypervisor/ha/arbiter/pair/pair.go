@@ -220,6 +220,12 @@ func (a *Arbiter) change(ctx context.Context, resource string, c change) (arbite
 	case <-ctx.Done():
 		return arbiter.Record{}, unreachable("%w", context.Cause(ctx))
 	}
+	a.mu.Lock()
+	isNew := a.st.Met != a.cfg.Boot
+	a.mu.Unlock()
+	if isNew { // a node that has booted first hears whether the other one has changed the record, too
+		_ = a.meet(ctx) // if that can't be asked, tryAlone decides what may be done without it
+	}
 	for isFresh := false; ; isFresh = true {
 		if ctx.Err() != nil {
 			return arbiter.Record{}, unreachable("%w", context.Cause(ctx))
