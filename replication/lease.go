@@ -11,8 +11,10 @@ import (
 // case that the manager is dead itself, it has told how long its lease lasts. After
 // that the owner of a term whose peer's copy counts reads only as long as it hears
 // of the peer: a node that was stopped for a while, and wakes up with its connection
-// seemingly alive, must not show data that another owner has changed since. Writes
-// need no such thing: they are answered when the peer has them.
+// seemingly alive, must not show data that another owner has changed since. Nor may it
+// answer a write under protocol A or B that the peer has not said it has. A lease that
+// is had anew changes nothing: another owner may have come in between. The peer's word
+// does, or a new term.
 
 // freeze is CmdFreeze and CmdThaw; a node that is not Primary has nothing to freeze.
 func (r *Resource) freeze(on bool) error {
@@ -30,8 +32,7 @@ func (r *Resource) freeze(on bool) error {
 // setLease is CmdLease: the lease lasts so long from now on; 0: none is known.
 func (r *Resource) setLease(ms Tick) {
 	t := &r.terms
-	r.wake = r.wake || t.silent
-	t.lease, t.silent = 0, false
+	t.lease = 0
 	r.stopTimer(timerLease)
 	if ms > 0 {
 		t.lease = r.now + ms
@@ -51,7 +52,10 @@ func (r *Resource) isOrphan() bool {
 	return r.leaseIsOver() && r.role == drbd.Primary && r.sharesTerm() && !r.isUp()
 }
 
-// lookForPeer: the lease is over, so a peer that has said nothing for a while is
+// needsPeer reports whether lookForPeer is due.
+func (r *Resource) needsPeer() bool { return r.leaseIsOver() || r.terms.silent }
+
+// lookForPeer: the lease is over, or was, so a peer that has said nothing for a while is
 // asked, and I/O waits for its answer, or for the end of the connection.
 func (r *Resource) lookForPeer() {
 	t := &r.terms

@@ -9,16 +9,18 @@ type lossAccount struct {
 }
 
 // bound holds the answer to q back if it would exceed what may be lost: the bytes,
-// or the time since the oldest of them was sent. Then q waits for the peer, as
-// under protocol C; its client notices a slow disk and no error. While the
-// connection is lost nothing is in the transfer log: whether the owner of a term
-// may go on alone is for its arbiter to say (termFreeze).
+// or the time since the oldest of them was sent; or if another owner may have come
+// of whom this node does not know (lookForPeer), whose data lacks it. Then q waits
+// for the peer, as under protocol C; its client notices a slow disk and no error.
+// While the connection is lost nothing is in the transfer log: whether the owner of a
+// term may go on alone is for its arbiter to say (termFreeze).
 func (r *Resource) bound(q *request) (holds bool) {
 	most := r.net.MaxLossBytes
-	if most == 0 || !q.is(inLog) || q.is(writeAcked) {
+	silent := r.terms.silent
+	if most == 0 && !silent || !q.is(inLog) || q.is(writeAcked) {
 		return false
 	}
-	if r.loss.bytes+uint64(q.size) <= most && !r.isOverdue() {
+	if !silent && r.loss.bytes+uint64(q.size) <= most && !r.isOverdue() {
 		if q.set(atRisk); r.loss.bytes+uint64(q.size) > most/2 {
 			r.hurry() // before anybody has to wait
 		}

@@ -319,7 +319,7 @@ func (r *Resource) Step(ev *Event) []Action {
 	if ev.At > r.now {
 		r.now = ev.At
 	}
-	if r.leaseIsOver() && ev.Kind != Received {
+	if r.needsPeer() && ev.Kind != Received && ev.Kind != SocketsDown {
 		r.lookForPeer() // before anything is read that another owner may have changed
 	}
 	switch ev.Kind {
@@ -361,7 +361,7 @@ func (r *Resource) Step(ev *Event) []Action {
 	default:
 		panic(fmt.Sprintf("replication: no case for event %d in Step", ev.Kind))
 	}
-	if r.leaseIsOver() {
+	if r.needsPeer() {
 		r.lookForPeer()
 	}
 	r.maintain()

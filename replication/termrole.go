@@ -67,7 +67,10 @@ func (r *Resource) own(c *command) {
 	}
 	t.term, t.promised = c.Term, max(t.promised, c.Term)
 	t.owned, t.sole, t.override = true, c.Sole, false
-	t.held, t.lease, t.silent = false, 0, false
+	t.held, t.silent = false, false
+	if r.leaseIsOver() { // one that lasts is the node's, under whatever term
+		t.lease = 0
+	}
 	r.learnt()
 }
 
@@ -75,7 +78,7 @@ func (r *Resource) own(c *command) {
 func (r *Resource) disown() {
 	t := &r.terms
 	t.owned, t.sole, t.override, t.abandon, t.frozen = false, false, false, false, ""
-	t.held, t.lease, t.silent = false, 0, false
+	t.held, t.silent = false, false
 	t.standing.asks = 0
 }
 

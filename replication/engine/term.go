@@ -72,7 +72,8 @@ func (e *Engine) Failsafe(on bool) error {
 
 // Lease tells how long the failover manager's lease lasts from now on, in
 // milliseconds: after that an owner of a shared term reads only as long as it hears
-// of its peer. 0 takes that back, and so do a new term and a demotion.
+// of its peer. A later lease does not make up for a peer that was silent when one had
+// ended: its word does, or a new term. 0: there is none.
 func (e *Engine) Lease(ms uint64) error {
 	e.mu.Lock()
 	if e.sleeps = ms > 0; e.sleeps {

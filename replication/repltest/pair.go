@@ -117,9 +117,16 @@ func (n *Node) Sleep(t int64) {
 	}
 }
 
-// Jump sets n's clock forward, milliseconds.
+// Clock is n's own clock, milliseconds.
+func (n *Node) Clock() int64 { return int64(n.tick()) }
+
+// Jump sets n's clock forward, milliseconds; back, if n sleeps and its clock stands
+// still meanwhile.
 func (n *Node) Jump(ms int64) {
-	if n.alive {
+	switch {
+	case ms < 0:
+		n.skew += ms
+	case n.alive:
 		n.jump(ms)
 	}
 }

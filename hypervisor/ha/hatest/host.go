@@ -23,7 +23,9 @@ type Host struct {
 	asleep int64 // until when everything on it is stopped
 	stood  int64 // µs of that time in which its clock stood still, too
 	woke   int64 // since when it can know what time it is
-	kept   []func()
+
+	lostTime bool // its clock stands still, too, in a part of the time in which it does now
+	kept     []func()
 
 	addresses  map[int]bool // of services that are on h
 	fullDisk   int          // faults: the manager's state cannot be written
@@ -66,7 +68,7 @@ func (h *Host) Boot() {
 	if h.power {
 		return
 	}
-	h.power, h.booted, h.skew, h.stood, h.asleep = true, h.w.now, 0, 0, 0
+	h.power, h.booted, h.skew, h.stood, h.asleep, h.lostTime = true, h.w.now, 0, 0, 0, false
 	h.boot++
 	h.w.trace("%s: boots", h.name)
 	h.w.after(h.w.dice.between(500*millisecond, 2*second), h.awake(h.StartPolluxd))
@@ -131,10 +133,20 @@ func (h *Host) Pause(ms int64, still bool) {
 	}
 	w := h.w
 	w.trace("%s: stands still for %d ms", h.name, ms)
-	h.asleep = w.now + ms*millisecond
-	boot := h.boot
+	from, end, boot := max(w.now, h.asleep), w.now+ms*millisecond, h.boot
+	if end <= from {
+		return // it stands still for longer anyway
+	}
+	h.asleep = end
+	if still {
+		h.stood, h.lostTime = h.stood+end-from, true
+	}
 	for _, p := range h.pairs {
-		p.node(h).Sleep(h.asleep)
+		n := p.node(h)
+		n.Sleep(h.asleep)
+		if still {
+			n.Jump((from - end) / millisecond)
+		}
 	}
 	for _, s := range w.Services {
 		w.checkRunning(s)
@@ -144,8 +156,8 @@ func (h *Host) Pause(ms int64, still bool) {
 			return
 		}
 		h.woke = w.now
-		if still {
-			h.stood += ms * millisecond
+		if h.lostTime {
+			h.lostTime = false
 			h.woke += w.cfg.ttl() // so long it may take its lease for good
 		}
 		w.trace("%s: goes on", h.name)

@@ -251,6 +251,7 @@ func (m *manager) tellLease(end ha.Tick) {
 	m.leaseEnds = until
 	for _, p := range h.pairs {
 		p.leaseFrozen[p.side(h)] = false
+		p.node(h).Command(replication.Command{Kind: replication.CmdLease, LeaseMS: uint64(max(1, (until-w.now)/millisecond))}, nil)
 	}
 	w.at(until, h.awake(func() {
 		if m.leaseEnds != until || m.core != nil {

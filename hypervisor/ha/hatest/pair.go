@@ -35,8 +35,9 @@ type Pair struct {
 	leaseFrozen [2]bool       // I/O waits: the lease is over and the manager gone
 	acked       [slots]uint32 // of each slot the youngest acknowledged write
 	begun       [slots]int64  // when that was submitted, µs
-	ended       [slots]int64  // when it was acknowledged, µs
+	sent, told  [slots]int64  // when that was, and when it was acknowledged, ms of the clock of who did that
 	taken       bool          // by a host whose owner had not released it: it may lack something under protocol A or B
+	late        lateLoss      // since it was taken
 	byPerson    bool          // a person has said that the other host is off
 	person      *Host         // to this one, and the arbiter has not been told
 	count       int           // of all acknowledged ones
@@ -201,10 +202,10 @@ func (p *Pair) stop(h *Host, power bool, keep float64) {
 // submit has a client write a record into a slot; done hears how it ended.
 func (p *Pair) submit(h *Host, slot int, done func(err error)) {
 	n := p.node(h)
-	begun := p.world.now
+	begun, sent := p.world.now, n.Clock()
 	p.w.Model.Submit(n, repltest.Request{Op: replication.OpWrite, FUA: true, Vol: pairVolume, Sector: slot * slotSize, Count: slotSize}, func(q *repltest.Request) {
-		if q.Err == nil && q.ID > p.acked[slot] {
-			p.acked[slot], p.begun[slot], p.ended[slot] = q.ID, begun, p.world.now
+		if q.Err == nil && q.ID > p.acked[slot] && !p.tooLate(h, sent, slot, q.ID) {
+			p.acked[slot], p.begun[slot], p.sent[slot], p.told[slot] = q.ID, begun, sent, n.Clock()
 			p.count++
 			p.world.checkServed(p, h, begun)
 		}
