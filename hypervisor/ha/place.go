@@ -162,7 +162,7 @@ func (c *Core) checkReserve() {
 		h := c.healthOf(n)
 		need, of := c.needed(n)
 		text := ""
-		if c.isOnline(n) && h.MemoryBytes > 0 && need+c.cfg.ReserveBytes > h.FreeBytes {
+		if c.isOnline(n) && h.MemoryBytes > 0 && need > 0 && need+c.cfg.ReserveBytes > h.FreeBytes {
 			text = fmt.Sprintf("if %s dies, %s needs %d MiB for what ran there, and has %d MiB free: not all of it would be started", of, n.cfg.Name, (need+c.cfg.ReserveBytes)>>20, h.FreeBytes>>20)
 		}
 		c.alarm(Notice{Key: "reserve/" + n.cfg.Name, Level: Warning, Topic: TopicAlarm, Node: n.cfg.Name, Text: text})

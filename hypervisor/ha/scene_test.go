@@ -431,6 +431,17 @@ func TestScenes(t *testing.T) {
 			b.step(Event{Kind: HealthChanged, Health: Health{MemoryBytes: 8 << 30, FreeBytes: 4 << 30}})
 			w.until("b takes over", 5000, func() bool { return w.runsOn("web") == "b" })
 		}},
+		{"a full node that would have to take nothing is no alarm", etcd, func(t *testing.T, w *world, a, b *host) {
+			cfg := testConfig(ArbiterEtcd)
+			cfg.Self, cfg.ReserveBytes = "a", 256<<20
+			a.step(Event{Kind: Reconfigured, Config: &cfg})
+			a.health = Health{MemoryBytes: 8 << 30, FreeBytes: 100 << 20}
+			a.step(Event{Kind: HealthChanged, Health: a.health})
+			w.run(30_000)
+			if al := a.alarms(); strings.Contains(al, "a needs") {
+				t.Errorf("alarms %q", al)
+			}
+		}},
 		{"files that differ block automatic failover", etcd, func(t *testing.T, w *world, a, b *host) {
 			cfg := testConfig(ArbiterEtcd)
 			cfg.Self, cfg.Services[0].Hash = "b", "2"
