@@ -78,6 +78,9 @@ func TestTakeoverConditions(t *testing.T) {
 			n.beat.Copies = []Copy{{Resource: "r0", MaxLossBytes: 2 << 20, MaxLossMS: 5000}}
 		}, ""},
 		{"the VM's failover is manual", func(c *Core, _ *resource, s *service, _ *node) { s.cfg.Manual = true }, "failover is manual"},
+		{"the VM's failover is manual, and its owner was called off for another VM's sake", func(c *Core, _ *resource, s *service, n *node) {
+			s.cfg.Manual, n.fenced = true, true
+		}, "a is off, and failover is manual"},
 		{"this node is standby", func(c *Core, _ *resource, _ *service, _ *node) {
 			c.learnWish(Wish{Node: "b", Target: TargetStandby, Version: 1, By: "a"})
 		}, "standby"},

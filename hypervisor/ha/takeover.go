@@ -211,16 +211,20 @@ func (c *Core) ownerLives(s *service, r *resource) verdict {
 	}
 	name := n.cfg.Name
 	switch {
-	case n.fenced:
+	case n.fenced && (c.cfg.failsOver(&s.cfg) || s.force != ""):
 		return verdict{}
 	case r.st.Connected && c.isOnline(n):
 		// Its manager will release the term, or start the service.
 		return verdict{Info, fmt.Sprintf("%s: %s owns term %d", r.name, name, rec.Term), ""}
 	case !c.cfg.failsOver(&s.cfg):
-		if !c.isGone(n) {
+		if !c.isGone(n) && !n.fenced {
 			return verdict{Info, fmt.Sprintf("%s: %s owns term %d", r.name, name, rec.Term), ""}
 		}
-		return verdict{Critical, fmt.Sprintf("%s: %s is silent, and failover is manual", r.name, name), c.forceAdvice(r, name)}
+		state := "silent"
+		if n.fenced {
+			state = "off"
+		}
+		return verdict{Critical, fmt.Sprintf("%s: %s is %s, and failover is manual", r.name, name, state), c.forceAdvice(r, name)}
 	case !c.lease.reachable:
 		return verdict{Critical, r.name + ": the arbiter can't be reached: " + c.lease.silence(), "look at polluxadm cluster status"}
 	case n.lease.Alive || !n.leaseKnow:
