@@ -131,7 +131,10 @@ func (r *Resource) commandTimer() {
 	if c == nil {
 		return
 	}
-	if r.now-c.began >= commandLimitMS {
+	// What is on its way to the disk ends there: the change that follows can't be taken
+	// back, so no error may be told before. The timer is one of an earlier phase, or the
+	// clock has jumped.
+	if r.now-c.began >= commandLimitMS && (c.phase != phaseStore || c.Kind == CmdDisconnect) {
 		if c.Kind == CmdDisconnect {
 			r.finish(c, nil)
 			r.connectionLost(drbd.Disconnecting, nil)
