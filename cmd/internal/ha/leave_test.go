@@ -2,6 +2,7 @@ package ha
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/pollux-project/pollux/conf"
+	"github.com/pollux-project/pollux/hypervisor/ha/control"
 )
 
 // A node that has left its cluster can join another one, whatever arbiter it had: all
@@ -58,6 +60,39 @@ func TestNothingIsLeftOfACluster(t *testing.T) {
 		if kept, err := filepath.Glob(filepath.Join(settings.StateDir, "cluster.left-*", name)); err != nil || len(kept) != 1 {
 			t.Errorf("%s is kept as %v, %v", name, kept, err)
 		}
+	}
+}
+
+// A polluxha that was killed while its node left a cluster does the rest when it is
+// started again.
+func TestLeavingIsCompleted(t *testing.T) {
+	settings := conf.DefaultDaemon()
+	settings.StateDir = t.TempDir()
+	settings.HA.ClusterFile = filepath.Join(settings.StateDir, "cluster.toml")
+	settings.HA.EtcdDir = filepath.Join(settings.StateDir, "etcd")
+	n := &node{settings: settings, log: zerolog.Nop()}
+	var err error
+	if n.events, err = openEventLog(n.statePath("ha-events.jsonl"), "a", bootClock{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	defer n.events.close()
+	if _, err := control.Init(clusterStore(settings), control.InitOptions{Cluster: "office", Node: "a", Links: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:7790")}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{
+		os.WriteFile(filepath.Join(settings.StateDir, "cluster", "left"), nil, 0o600),
+		os.Remove(filepath.Join(settings.StateDir, "cluster", "node.key")),
+		os.WriteFile(n.recordsPath(), []byte("{}"), 0o600),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m, err := n.become(); m != nil || err != nil {
+		t.Errorf("it becomes %v, %v; want no member", m, err)
+	}
+	if err := n.foreign(t.Context()); err != nil {
+		t.Errorf("it could not join again: %v", err)
 	}
 }
 

@@ -536,14 +536,9 @@ func (n *node) recordsPath() string { return n.statePath("ha-records.json") }
 
 // leftover moves what belonged to a cluster that this node has left out of the way.
 func (n *node) leftover() error {
-	kept, err := clusterStore(n.settings).Retire()
+	kept, err := clusterStore(n.settings).Retire(n.statePath("ha-state.json"), n.recordsPath(), inForceStore(n.settings).path, n.settings.HA.EtcdDir)
 	if err != nil {
 		return err
-	}
-	for _, path := range []string{n.statePath("ha-state.json"), n.recordsPath(), inForceStore(n.settings).path, n.settings.HA.EtcdDir} {
-		if err := os.Rename(path, filepath.Join(kept, filepath.Base(path))); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
 	}
 	n.log.Warn().Str("kept", kept).Msg("this node has left its cluster: what was of it is kept there")
 	n.events.add(adm.HAEvent{Level: adm.HALevelWarning, Kind: adm.HAEventConfig, Text: "this node has left its cluster"})

@@ -168,6 +168,11 @@ func (n *node) become() (*member, error) {
 		n.log.Error().Err(err).Msg("pollux.toml can't be used now: what was read before stays in force")
 		settings = n.settings
 	}
+	if clusterStore(n.settings).IsRetiring() { // an earlier process was cut off as it left
+		if err := n.leftover(); err != nil {
+			return nil, err
+		}
+	}
 	c, err := readWhatCanBe(settings)
 	if err != nil {
 		return nil, err

@@ -213,30 +213,66 @@ func (s Store) Save(c *conf.Cluster) error {
 	return WriteFile(s.File, c.Text())
 }
 
-// Retire forgets the cluster: keys are removed, the rest is kept under another
-// name beside, which is returned.
-func (s Store) Retire() (kept string, err error) {
-	for _, path := range []string{s.caKeyFile(), s.KeyFile()} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("forget the cluster: %w", err)
-		}
-	}
+// leftFile in Dir says that the cluster was left, and that Retire has not ended yet.
+func (s Store) leftFile() string { return filepath.Join(s.Dir, "left") }
+
+// IsRetiring reports whether a Retire was cut off: it is to be called again before
+// anything else.
+func (s Store) IsRetiring() bool {
+	_, err := os.Lstat(s.leftFile())
+	return err == nil
+}
+
+// Retire forgets the cluster: keys are removed, the rest, and what lies at the paths
+// beside, is kept under another name, which is returned. One that is cut off at any
+// point is completed by the next one. What of beside can't be moved stays, and is told
+// when all else is done.
+func (s Store) Retire(beside ...string) (kept string, err error) {
 	for n := 1; ; n++ {
 		kept = fmt.Sprintf("%s.left-%d", s.Dir, n)
 		if _, err := os.Lstat(kept); errors.Is(err, fs.ErrNotExist) {
 			break
 		}
 	}
-	if err := os.Rename(s.Dir, kept); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.retire(kept, beside); err != nil {
 		return "", fmt.Errorf("forget the cluster: %w", err)
 	}
-	if err := os.MkdirAll(kept, 0o700); err != nil {
-		return "", fmt.Errorf("forget the cluster: %w", err)
+	return kept, nil
+}
+
+func (s Store) retire(kept string, beside []string) error {
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		return err
 	}
-	if err := os.Rename(s.File, filepath.Join(kept, "cluster.toml.last")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("forget the cluster: %w", err)
+	if err := WriteFile(s.leftFile(), nil); err != nil {
+		return err
 	}
-	return kept, errors.Join(syncDir(filepath.Dir(s.Dir)), syncDir(filepath.Dir(s.File)))
+	for _, path := range []string{s.caKeyFile(), s.KeyFile()} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := moveAway(s.File, filepath.Join(s.Dir, "cluster.toml.last")); err != nil {
+		return err
+	}
+	var stays []error
+	for _, path := range beside {
+		stays = append(stays, moveAway(path, filepath.Join(s.Dir, filepath.Base(path))))
+	}
+	// The last step: what is in Dir is whole by now.
+	if err := errors.Join(syncDir(s.Dir), syncDir(filepath.Dir(s.File)), os.Rename(s.Dir, kept)); err != nil {
+		return err
+	}
+	stays = append(stays, os.Remove(filepath.Join(kept, filepath.Base(s.leftFile()))), syncDir(filepath.Dir(s.Dir)))
+	return errors.Join(stays...)
+}
+
+// moveAway renames what may not be there.
+func moveAway(from, to string) error {
+	if err := os.Rename(from, to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // maxFile bounds the files of a Store.
