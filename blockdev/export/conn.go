@@ -78,7 +78,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{srv: s, nc: nc, done: make(chan struct{}), remote: nc.RemoteAddr().String()}
 	if nc.RemoteAddr().Network() == "unix" {
 		c.remote = "unix:" + nc.LocalAddr().String() // clients have no name of their own
-		c.pid = peerPID(nc)
+		c.pid = PeerPID(nc)
 	}
 	c.r.init(nc)
 	c.w.init(nc)

@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peerPID is the process that connected to a unix socket, as this process sees
+// PeerPID is the process that connected to a unix socket, as this process sees
 // it; 0 if it cannot be told, as of one in a PID namespace beside ours.
-func peerPID(nc net.Conn) int {
+func PeerPID(nc net.Conn) int {
 	u, ok := nc.(*net.UnixConn)
 	if !ok {
 		return 0

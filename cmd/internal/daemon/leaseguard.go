@@ -9,6 +9,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
+	"github.com/pollux-project/pollux/blockdev/export"
 	"github.com/pollux-project/pollux/conf"
 )
 
@@ -58,7 +59,7 @@ func (g *leaseGuard) start() (stop func(), err error) {
 
 // told notes who tells the lease.
 func (g *leaseGuard) told(conn net.Conn, leaseMS uint64) {
-	p, err := processOf(peerPID(conn))
+	p, err := processOf(export.PeerPID(conn))
 	if err != nil {
 		return // it is gone already, or comes from another PID namespace: nobody to wait for
 	}
@@ -124,25 +125,4 @@ func (p process) kill() error {
 		return unix.ESRCH
 	}
 	return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-}
-
-// peerPID is the process at the other end of a unix socket; 0 if it can't be told.
-func peerPID(conn net.Conn) int {
-	c, ok := conn.(*net.UnixConn)
-	if !ok {
-		return 0
-	}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0
-	}
-	pid := 0
-	if err := raw.Control(func(fd uintptr) {
-		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			pid = int(cred.Pid)
-		}
-	}); err != nil {
-		return 0
-	}
-	return pid
 }

@@ -14,10 +14,9 @@ import (
 	"github.com/pollux-project/pollux/hypervisor/ha/control"
 )
 
-// A node that has left its cluster can join another one, whatever arbiter it had: all
-// that was of the old one is kept beside. What nobody has moved away is told before
-// the new cluster lets it in.
-func TestNothingIsLeftOfACluster(t *testing.T) {
+// loneNode is a node in no cluster, with a state directory of its own.
+func loneNode(t *testing.T) *node {
+	t.Helper()
 	settings := conf.DefaultDaemon()
 	settings.StateDir = t.TempDir()
 	settings.HA.ClusterFile = filepath.Join(settings.StateDir, "cluster.toml")
@@ -27,7 +26,16 @@ func TestNothingIsLeftOfACluster(t *testing.T) {
 	if n.events, err = openEventLog(n.statePath("ha-events.jsonl"), "a", bootClock{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	defer n.events.close()
+	t.Cleanup(n.events.close)
+	return n
+}
+
+// A node that has left its cluster can join another one, whatever arbiter it had: all
+// that was of the old one is kept beside. What nobody has moved away is told before
+// the new cluster lets it in.
+func TestNothingIsLeftOfACluster(t *testing.T) {
+	n := loneNode(t)
+	settings := n.settings
 	if err := n.foreign(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -66,16 +74,8 @@ func TestNothingIsLeftOfACluster(t *testing.T) {
 // A polluxha that was killed while its node left a cluster does the rest when it is
 // started again.
 func TestLeavingIsCompleted(t *testing.T) {
-	settings := conf.DefaultDaemon()
-	settings.StateDir = t.TempDir()
-	settings.HA.ClusterFile = filepath.Join(settings.StateDir, "cluster.toml")
-	settings.HA.EtcdDir = filepath.Join(settings.StateDir, "etcd")
-	n := &node{settings: settings, log: zerolog.Nop()}
-	var err error
-	if n.events, err = openEventLog(n.statePath("ha-events.jsonl"), "a", bootClock{}, nil); err != nil {
-		t.Fatal(err)
-	}
-	defer n.events.close()
+	n := loneNode(t)
+	settings := n.settings
 	if _, err := control.Init(clusterStore(settings), control.InitOptions{Cluster: "office", Node: "a", Links: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:7790")}}); err != nil {
 		t.Fatal(err)
 	}
